@@ -1,0 +1,46 @@
+"""llmlab: how language models work and how they are trained in parallel, by running it.
+
+`import llmlab as lab` loads names only when they are first used, so a notebook's first cell is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "comm.simulator": ["Simulator"],
+    "comm.processes": ["Processes", "Torchrun"],
+    "comm.group": ["Group", "Mesh"],
+    "comm.trace": ["Event", "Trace", "Run"],
+    "comm.errors": [
+        "RankError", "RankDied", "RankTimeout", "DeadlockError", "MismatchError", "RaceError", "OutOfDeviceMemory",
+    ],
+    "model": ["Config", "Transformer"],
+    "parallel.data": ["data_parallel"],
+    "parallel.layout": ["Layout"],
+    "parallel.inspection": ["describe"],
+    "cost": ["predict"],
+    "measuring": ["measure"],
+    "plot": ["show", "explore"],
+}  # fmt: skip
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+_MODULES = ("check", "comm", "cost", "hardware", "model", "optim", "parallel", "plot", "text", "widgets")
+
+__all__ = sorted([*_HOME, *_MODULES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"llmlab.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"llmlab has no {name!r}")
+    value = getattr(import_module(f"llmlab.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""How ranks run and talk: groups, collectives, the simulator and the processes."""

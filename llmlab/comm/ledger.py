@@ -1,0 +1,196 @@
+"""One rank's record of its communication: what it began, from which line, when it ended, what it waits in now.
+
+The trace is made of it, and so is the evidence for a deadlock or a mismatch (`diagnosis.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import os
+import sys
+import sysconfig
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Any
+
+from llmlab.comm.group import Call, Group
+from llmlab.comm.where import short_name
+
+Line = tuple[str, int, str]  # file, line number, function
+Key = tuple[str, tuple[int, ...]]  # names a group: its axis and its members
+SETUP = "the making of "  # precedes the axis in the key of a group that is being made
+
+_COMM = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(_COMM)) + os.sep
+_PYTHON = (sysconfig.get_paths()["stdlib"] + os.sep, "<frozen")
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One operation of this rank. `number` counts from 1 among the group's collectives, or the pair's messages."""
+
+    op: str
+    key: Key
+    number: int
+    signature: tuple[Any, ...]  # what every rank that takes part must agree on
+    nbytes: int
+    line: Line
+    start: float
+    stop: float | None = None
+    peer: int | None = None  # world rank; None for a collective, and for a receive from any until it is known
+    any_source: bool = False
+    waited: bool = False
+
+
+@dataclass
+class State:
+    """What a rank says of itself when asked. Its counts say how many operations it has begun."""
+
+    rank: int
+    waiting: Entry | None
+    line: Line | None
+    collectives: dict[Key, int]
+    sent: dict[tuple[Key, int], int]
+    received: dict[tuple[Key, int], int]
+    any_open: dict[Key, int]
+    recent: list[Entry]
+    when: float
+    others: bool = False  # further threads of the worker's own may still act
+
+    def last(self, n: int) -> State:
+        """The same, with its last n entries only."""
+        return replace(self, recent=self.recent[-n:])
+
+
+@dataclass
+class Ledger:
+    """Kept by the rank's main thread, read by its control thread."""
+
+    rank: int
+    entries: list[Entry] = field(default_factory=list)
+    spans: list[tuple[str, float, float]] = field(default_factory=list)
+    waiting: Entry | None = None
+    collectives: defaultdict[Key, int] = field(default_factory=lambda: defaultdict(int))
+    sent: defaultdict[tuple[Key, int], int] = field(default_factory=lambda: defaultdict(int))
+    received: defaultdict[tuple[Key, int], int] = field(default_factory=lambda: defaultdict(int))
+    any_open: defaultdict[Key, int] = field(default_factory=lambda: defaultdict(int))
+
+    def clear(self) -> None:
+        for kept in (self.entries, self.spans, self.collectives, self.sent, self.received, self.any_open):
+            kept.clear()
+
+    def open(self, group: Group, call: Call) -> Entry:
+        op = call.op.removeprefix("i") if call.op in ("isend", "irecv") else call.op
+        key = (group.axis, group.members)
+        entry = Entry(op, key, 0, signature(call), call.nbytes, worker_line(), time.monotonic())
+        if op in ("send", "recv"):
+            self._open_message(entry, group, call)
+        else:
+            entry.number = self._next(self.collectives, entry.key)
+        self.entries.append(entry)
+        return entry
+
+    def open_setup(self, key: Key) -> Entry:
+        """The making of a group, which waits for its members like a collective. It is not part of the trace."""
+        made = (f"{SETUP}{key[0]}", key[1])
+        entry = Entry("Mesh", made, 0, ("Mesh", None, None, None, None), 0, worker_line(), time.monotonic())
+        entry.number = self._next(self.collectives, made)
+        return entry
+
+    def close(self, entry: Entry, source: int | None = None) -> None:
+        entry.waited = True
+        if entry.stop is None:
+            entry.stop = time.monotonic()
+        if entry.any_source and source is not None:
+            entry.peer, self.any_open[entry.key] = source, self.any_open[entry.key] - 1
+            entry.number = self._next(self.received, (entry.key, source))
+
+    def state(self, main_thread: int, whole: bool = False) -> State:
+        """Take a picture for the caller: the last 64 entries, or all."""
+        frame = sys._current_frames().get(main_thread)
+        return State(
+            self.rank, self.waiting, worker_line(frame) if frame else None,
+            dict(self.collectives), dict(self.sent), dict(self.received), dict(self.any_open),
+            self.entries[0 if whole else -64 :], time.monotonic(), _others(),
+        )  # fmt: skip
+
+    def _open_message(self, entry: Entry, group: Group, call: Call) -> None:
+        entry.peer = None if call.peer is None else group.members[call.peer]
+        entry.any_source = call.peer is None
+        if entry.any_source:
+            self.any_open[entry.key] += 1
+        else:
+            entry.number = self._next(self.sent if entry.op == "send" else self.received, (entry.key, entry.peer))
+
+    @staticmethod
+    def _next(counts: defaultdict[Any, int], key: Any) -> int:
+        counts[key] += 1
+        return counts[key]
+
+
+def signature(call: Call) -> tuple[Any, ...]:
+    """What all ranks of a collective, or both ends of a message, must agree on."""
+    if call.op == "all_to_all":  # shapes may differ
+        return call.op, None, None, None, call.tensors[0].dtype
+    if call.op in ("scatter", "barrier"):  # only src knows the shape
+        return call.op, None, call.root, None, None
+    x = call.tensors[0]
+    op = "message" if call.op in ("send", "recv", "isend", "irecv") else call.op
+    return op, call.reduce, call.root, tuple(x.shape), x.dtype
+
+
+def words(entry: Entry) -> str:
+    """An operation in a few words: `all_reduce(sum) on dp ((4, 5) float32)`."""
+    _, reduce, root, shape, dtype = entry.signature
+    how = ", ".join(([reduce] if reduce else []) + ([f"root {root}"] if root is not None else []))
+    whom = ""
+    if entry.op in ("send", "recv"):
+        whom = (" to " if entry.op == "send" else " from ") + (f"rank {entry.peer}" if entry.peer is not None else "any rank")
+    what = f" ({shape} {str(dtype).removeprefix('torch.')})" if shape is not None else ""
+    return f"{entry.op}{f'({how})' if how else ''}{whom} on {entry.key[0]}{what}"
+
+
+def place(line: Line | None) -> str:
+    """A line of the worker, with its text: `cell:4 in worker: world.recv(x, 1)`."""
+    if line is None or not line[0]:
+        return "a place unknown"
+    file, number, function = line
+    text = linecache.getline(file, number).strip()
+    return f"{short_name(file)}:{number} in {function}" + (f": {text}" if text else "")
+
+
+def worker_line(frame: FrameType | None = None) -> Line:
+    """Find the line of the worker that led here: the innermost frame outside this package, torch and Python itself.
+
+    Where the worker is in this package, the innermost frame outside `comm`.
+    """
+    frame = frame or sys._getframe(1)
+    fallback = None
+    while frame is not None:
+        place = _place(frame.f_code.co_filename)
+        if place == "worker" or (place == "package" and fallback is None):
+            line = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+            if place == "worker":
+                return line
+            fallback = line
+        frame = frame.f_back
+    return fallback or ("", 0, "")
+
+
+@functools.cache
+def _place(filename: str) -> str:
+    if filename.startswith(_COMM):
+        return "library"
+    if filename.startswith(_PACKAGE):
+        return "package"
+    return "library" if "site-packages" in filename or filename.startswith(_PYTHON) else "worker"
+
+
+def _others() -> bool:
+    """Whether the worker has threads of its own, which may do what its main thread waits for."""
+    main = threading.main_thread()
+    return any(t is not main and not t.daemon and not t.name.startswith("llmlab") for t in threading.enumerate())

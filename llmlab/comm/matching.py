@@ -1,0 +1,198 @@
+"""How simulated ranks' operations meet: posts, the result each rank gets, and the errors when they do not fit.
+
+A *post* is one rank's side of one operation. The members' n-th collectives on a group belong together; messages between
+two ranks match in the order they were sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from llmlab.comm.clock import Time, When
+from llmlab.comm.group import Call, Group
+from llmlab.comm.where import Place, describe
+
+if TYPE_CHECKING:
+    from llmlab.comm.rank import Rank
+
+Key = int  # a group, by its axis and members: see Matcher.key_of
+
+
+@dataclass(eq=False)
+class Post:
+    """One rank's side of an operation, and the handle its asynchronous caller holds."""
+
+    rank: Rank
+    group: Group
+    call: Call
+    place: Place
+    ready: Time
+    end: When = field(default_factory=When)
+    matched: bool = False
+    waited: bool = False
+    result: Any = None
+    versions: list[tuple[Tensor, int]] = field(default_factory=list)
+    signature: tuple = ()
+
+    def __post_init__(self) -> None:
+        self.signature = signature(self.call)
+        watched = list(self.call.tensors) if self.call.op not in ("recv", "irecv") else []
+        if self.call.out is not None:
+            watched.append(self.call.out)
+        self.versions = [(x, x._version) for x in watched]
+
+    def wait(self) -> Any:
+        return self.rank.wait(self)
+
+    @property
+    def changed(self) -> bool:
+        return any(x._version != version for x, version in self.versions)
+
+    def __str__(self) -> str:
+        peer = ""
+        if self.call.op in ("send", "isend", "recv", "irecv"):
+            preposition = "to" if "send" in self.call.op else "from"
+            peer = f" {preposition} {'any rank' if self.call.peer is None else f'rank {self.call.peer}'}"
+        shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in self.call.tensors[:1])
+        return f"{self.call.op}{peer} on {self.group.axis} ({shapes})  at {describe(self.place)}"
+
+
+def signature(call: Call) -> tuple:
+    """What all members of a collective must agree in."""
+    shapes: tuple = tuple(tuple(x.shape) for x in call.tensors)
+    if call.op in ("all_to_all", "scatter"):
+        shapes = ()
+    dtypes = tuple(sorted({str(x.dtype) for x in call.tensors})) if call.op != "scatter" else ()
+    return call.op, call.reduce, call.root, dtypes, shapes
+
+
+def result_like(call: Call, size: int, rank: int) -> Tensor | None:
+    """Make the tensor a collective will fill on this rank, where its shape is known from this rank's side alone."""
+    if call.out is not None:
+        return call.out
+    if call.op in ("barrier", "all_to_all", "scatter") or (call.op in ("reduce", "gather") and rank != call.root):
+        return None
+    x = call.tensors[0]
+    shape = list(x.shape)
+    if call.op in ("all_gather", "gather"):
+        shape[0] *= size
+    elif call.op == "reduce_scatter":
+        shape[0] //= size
+    return torch.empty(shape, dtype=x.dtype, device=x.device)
+
+
+def payload(op: str, calls: list[Call], size: int) -> int:
+    """Bytes of the whole operation: what the rank that holds most of it holds."""
+    handed = max(call.nbytes for call in calls)
+    return handed * size if op in ("all_gather", "gather") else handed
+
+
+def fill(op: str, posts: list[Post]) -> None:
+    """Give every member its result. posts: by rank within the group (a folded group repeats its representative)."""
+    inputs = [post.call.tensors for post in posts]
+    reduce, root = posts[0].call.reduce, posts[0].call.root
+    if op == "barrier":
+        return
+    if op == "all_to_all":
+        for i, post in enumerate(posts):
+            post.result = [given[i].clone() for given in inputs]
+    elif op == "scatter":
+        assert root is not None
+        for post, part in zip(posts, inputs[root][0].chunk(len(posts)), strict=True):
+            post.result = part.clone()
+    elif op == "broadcast":
+        assert root is not None
+        _write(posts, inputs[root][0])
+    elif op in ("all_gather", "gather"):
+        _write(posts, torch.cat([given[0] for given in inputs]))
+    elif op == "reduce_scatter":
+        for post, part in zip(posts, reduced([g[0] for g in inputs], reduce).chunk(len(posts)), strict=True):
+            _write([post], part)
+    else:
+        _write(posts, reduced([given[0] for given in inputs], reduce))
+
+
+def _write(posts: list[Post], value: Tensor) -> None:
+    for post in posts:
+        if post.result is not None:
+            post.result.copy_(value)
+
+
+def reduced(parts: list[Tensor], op: str | None) -> Tensor:
+    """Reduce over ranks in rank order, so that it is the same to the bit every time; 16-bit sums are kept in fp32."""
+    total = parts[0].clone()
+    narrow = total.is_floating_point() and total.dtype.itemsize < 4
+    total = total.float() if narrow else total
+    for part in parts[1:]:
+        if op in ("sum", "avg"):
+            total += part
+        elif op == "prod":
+            total *= part
+        else:
+            total = torch.maximum(total, part) if op == "max" else torch.minimum(total, part)
+    total = total / len(parts) if op == "avg" else total
+    return total.to(parts[0].dtype)
+
+
+@dataclass
+class Matcher:
+    """All that is posted and not yet complete, for one run."""
+
+    collectives: dict[tuple[Key, int], dict[int, Post]] = field(default_factory=dict)
+    sends: dict[tuple[Key, int, int], deque[Post]] = field(default_factory=dict)  # group, from, to (world ranks)
+    recvs: dict[tuple[Key, int, int], deque[Post]] = field(default_factory=dict)
+    any_recvs: list[Post] = field(default_factory=list)
+    counts: dict[tuple[Key, int], int] = field(default_factory=dict)
+    keys: dict[tuple[str, tuple[int, ...]], Key] = field(default_factory=dict)
+
+    def key_of(self, group: Group) -> Key:
+        """The same small number on every rank of a group; kept on the rank's Group, as hashing thousands is slow."""
+        known = vars(group)
+        if "_key" not in known:
+            known["_key"] = self.keys.setdefault((group.axis, group.members), len(self.keys))
+        return known["_key"]
+
+    def join(self, post: Post) -> dict[int, Post]:
+        """Put a post among those of the same collective, complete when each member or its stand-in is here."""
+        key = self.key_of(post.group)
+        count = self.counts[key, post.rank.number] = self.counts.get((key, post.rank.number), -1) + 1
+        posts = self.collectives.setdefault((key, count), {})
+        posts[post.rank.number] = post
+        return posts
+
+    def drop(self, post: Post) -> None:
+        """Forget a collective that is complete."""
+        key = self.key_of(post.group)
+        del self.collectives[key, self.counts[key, post.rank.number]]
+
+    def queue(self, table: dict, post: Post, src: int, dst: int) -> deque[Post]:
+        return table.setdefault((self.key_of(post.group), src, dst), deque())
+
+    def senders(self, recv: Post) -> list[Post]:
+        """The first waiting message of each rank that a recv from any rank could take."""
+        key, me = self.key_of(recv.group), recv.rank.number
+        return [queue[0] for (k, _, dst), queue in self.sends.items() if k == key and dst == me and queue]
+
+    def left_over(self) -> list[Post]:
+        """Posts that nobody met, when all ranks have returned."""
+        posts = [p for group in self.collectives.values() for p in group.values()]
+        queues = [*self.sends.values(), *self.recvs.values()]
+        return posts + [p for q in queues for p in q] + self.any_recvs
+
+
+def fill_meta(op: str, everyone: list[Post], posts: Iterable[Post]) -> None:
+    """Give each post that ran the shapes of its results; there are no numbers to fill in."""
+    for post in posts if op in ("all_to_all", "scatter") else ():
+        me = everyone.index(post)
+        if op == "all_to_all":
+            post.result = [torch.empty_like(p.call.tensors[me]) for p in everyone]
+        else:
+            assert post.call.root is not None
+            given = everyone[post.call.root].call.tensors[0]
+            post.result = given.new_empty(given.shape[0] // len(everyone), *given.shape[1:])

@@ -1,0 +1,136 @@
+"""What one rank's device holds: the bytes of live storages, each counted once, by category.
+
+A storage is *placed* when a kernel or a message first touches it, or `.to(world.device)` does; a model just built is
+still on the host. It leaves when the last tensor on it dies, saved activations included.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from llmlab.comm.errors import OutOfDeviceMemory
+from llmlab.comm.trace import Memory
+
+CATEGORIES = ("parameters", "gradients", "optimizer state", "activations", "communication")
+
+
+@dataclass
+class _Live:
+    nbytes: int
+    category: str
+    ref: weakref.ref
+
+
+@dataclass
+class MemoryMeter:
+    """Counts one rank's device memory. `capacity` None counts without a limit."""
+
+    rank: int
+    device_name: str
+    capacity: int | None
+    held: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CATEGORIES, 0))
+    peaks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CATEGORIES, 0))
+    at_peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CATEGORIES, 0))
+    total: int = 0
+    peak: int = 0
+    _live: dict[int, _Live] = field(default_factory=dict)
+    _host: dict[int, weakref.ref] = field(default_factory=dict)  # made, not yet placed
+    _hooks: list = field(default_factory=list)
+    _hooked: dict[int, weakref.ref] = field(default_factory=dict)
+
+    def on_host(self, x: Tensor) -> bool:
+        return x.untyped_storage()._cdata in self._host
+
+    def keep_on_host(self, x: Tensor) -> None:
+        """A fresh tensor that nothing has used yet costs the device nothing."""
+        storage = x.untyped_storage()
+        key = storage._cdata
+        self._drop(key)
+        self._host[key] = weakref.ref(storage, lambda _: self._host.pop(key, None))
+
+    def place(self, x: Tensor, category: str | None = None) -> None:
+        """Count a tensor's storage, once; a given category replaces the one it had."""
+        storage = x.untyped_storage()
+        key = storage._cdata
+        live = self._live.get(key)
+        if live is None:
+            self._host.pop(key, None)
+            parameter = isinstance(x, nn.Parameter)
+            if parameter and x.requires_grad:
+                self._watch_gradient(x)
+            self._add(key, storage, category or ("parameters" if parameter else "activations"))
+        elif category is not None and live.category != category:
+            self._move(live, category)
+
+    def report(self) -> Memory:
+        return Memory(dict(self.peaks), dict(self.at_peak))
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._live.clear()
+        self._host.clear()
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _add(self, key: int, storage, category: str) -> None:
+        nbytes = storage.nbytes()
+        if self.capacity is not None and self.total + nbytes > self.capacity:
+            gc.collect()  # a tensor in a reference cycle lives until the collector runs, and here it must not count
+            if self.total + nbytes > self.capacity:
+                raise self._out_of_memory(nbytes)
+        self._live[key] = _Live(nbytes, category, weakref.ref(storage, lambda _: self._drop(key)))
+        self.held[category] += nbytes
+        self.total += nbytes
+        self._note_peak(category)
+
+    def _drop(self, key: int) -> None:
+        live = self._live.pop(key, None)
+        if live is not None:
+            self.held[live.category] -= live.nbytes
+            self.total -= live.nbytes
+
+    def _move(self, live: _Live, category: str) -> None:
+        self.held[live.category] -= live.nbytes
+        self.held[category] += live.nbytes
+        live.category = category
+        self._note_peak(category)
+
+    def _note_peak(self, category: str) -> None:
+        self.peaks[category] = max(self.peaks[category], self.held[category])
+        if self.total > self.peak:
+            self.peak = self.total
+            self.at_peak = dict(self.held)
+
+    def _watch_gradient(self, parameter: Tensor) -> None:
+        key = id(parameter)
+        if key in self._hooked:
+            return
+        self._hooked[key] = weakref.ref(parameter, lambda _: self._hooked.pop(key, None))
+
+        def count_gradient(p: Tensor) -> None:
+            if p.grad is not None:
+                self.place(p.grad, "gradients")
+
+        self._hooks.append(parameter.register_post_accumulate_grad_hook(count_gradient))
+
+    def _out_of_memory(self, nbytes: int) -> OutOfDeviceMemory:
+        rows = "\n".join(f"  {name:<16}{amount(held):>12}" for name, held in self.held.items() if held)
+        text = (
+            f"{self.device_name} holds {amount(self.capacity or 0)}; rank {self.rank} has {amount(self.total)} "
+            f"and asked for {amount(nbytes)} more\n{rows}"
+        )
+        return OutOfDeviceMemory(text, dict(self.held), self.capacity or 0)
+
+
+def amount(nbytes: float) -> str:
+    """Bytes in words: 1,500,000 is 1.5 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.2f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.2f} TB"

@@ -1,0 +1,62 @@
+"""What ranks print: kept per rank, and shown line by line with the rank's number by the calling thread."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Printing:
+    """Stands in for sys.stdout during a run. The caller shows the lines, so they are in the right cell."""
+
+    def __init__(self) -> None:
+        self.texts: dict[int, list[str]] = {}
+        self._partial: dict[int, str] = {}
+        self._lines: list[str] = []
+
+    def of(self, rank: int) -> str:
+        return "".join(self.texts.get(rank, []))
+
+    @contextmanager
+    def caught(self, current: Callable[[], int | None]) -> Iterator[None]:
+        self._caller, self._out, self._current = threading.get_ident(), sys.stdout, current
+        sys.stdout = _Router(self)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.stdout = self._out
+            for rank, text in sorted(self._partial.items()):
+                self._lines.append(f"rank {rank} | {text}\n")
+            self._partial.clear()
+            self.flush()
+
+    def write(self, text: str) -> None:
+        rank = None if threading.get_ident() == self._caller else self._current()
+        if rank is None:
+            self._out.write(text)
+            return
+        self.texts.setdefault(rank, []).append(text)
+        *whole, rest = (self._partial.pop(rank, "") + text).split("\n")
+        self._lines += [f"rank {rank} | {line}\n" for line in whole]
+        if rest:
+            self._partial[rank] = rest
+
+    def flush(self) -> None:
+        """Show what has come; called by the calling thread."""
+        while self._lines:
+            self._out.write(self._lines.pop(0))
+
+
+class _Router(io.TextIOBase):
+    def __init__(self, printing: Printing):
+        self._printing = printing
+
+    def write(self, text: str) -> int:
+        self._printing.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Lines are shown by the calling thread; there is nothing to push."""

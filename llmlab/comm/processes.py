@@ -1,0 +1,140 @@
+"""Real ranks: processes on this machine (`Processes`), and torchrun's, here or on many machines (`Torchrun`).
+
+    caller (a notebook's kernel)                 never forked
+      nanny      imported torch, one thread      forks, reaps and kills ranks; ends with the caller
+        rank 0   gloo on loopback, or NCCL       its own process group, killed with the nanny
+        rank 1   ...
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from llmlab.comm.launchers import Forks, Subprocesses
+from llmlab.comm.pool import Pool
+from llmlab.comm.shipping import pack_call
+from llmlab.comm.torchrun import Torchrun
+from llmlab.comm.trace import Run
+from llmlab.comm.wall_run import this_hardware, to_run
+from llmlab.comm.watch import Watch
+
+__all__ = ["Processes", "Torchrun"]
+
+
+class Processes:
+    """Real processes on this machine, one per rank: gloo on the CPU, NCCL where each rank can have a GPU.
+
+    `run` gives fresh ranks each time. Between `start()` and `close()`, or in a `with` block, the ranks stay alive, and with
+    them what their modules hold; after a failure they are replaced by fresh ones.
+
+    timeout_s: seconds that a run may take.  threads_per_rank: torch's, within one operation.  strict: before each
+    collective the ranks compare what they are about to do, at the price of a message; without it a mismatch is found
+    when a rank waits in vain, or at the end.  launch: "fork" (Linux), or "warm" (interpreters started once and kept for
+    later runs, which are then not quite fresh); None: "fork" where it is safe.
+    """
+
+    _warm: ClassVar[dict[tuple[Any, ...], Pool]] = {}  # at most one: ranks that were not forked are kept for later runs
+
+    def __init__(
+        self,
+        ranks: int = 2,
+        *,
+        timeout_s: float = 60.0,
+        threads_per_rank: int = 1,
+        strict: bool = False,
+        launch: Literal["fork", "warm"] | None = None,
+    ):
+        for name, value in (("ranks", ranks), ("threads_per_rank", threads_per_rank)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"Processes wants {name} of at least 1, got {value!r}")
+        if not 0 < timeout_s < math.inf:
+            raise ValueError(f"Processes wants timeout_s of more than 0 seconds, got {timeout_s!r}")
+        if launch not in (None, "fork", "warm"):
+            raise ValueError(f'Processes wants launch in "fork", "warm" or None, got {launch!r}')
+        self.ranks, self.timeout_s, self.threads_per_rank, self.strict = ranks, float(timeout_s), threads_per_rank, strict
+        self.launch = launch or ("fork" if sys.platform == "linux" else "warm")
+        self._live = False
+        self._pool: Pool | None = None
+
+    def run(self, worker: Callable[..., Any], *args: Any, **kwargs: Any) -> Run:
+        """Run `worker(world, *args, **kwargs)` on every rank.
+
+        Raises a RankError that names the rank: the worker's own exception (which it is, too), RankDied, DeadlockError,
+        MismatchError or RankTimeout.
+        """
+        payload = pack_call(worker, args, kwargs)
+        backend = self._backend()
+        pool = self._ready(backend)
+        watch = Watch(pool)
+        try:
+            output = watch.run(payload, self.timeout_s, self.strict)
+        except BaseException:
+            pool.close()
+            raise
+        if not self._live and self.launch == "fork":
+            pool.close()
+        return to_run(watch.facts.outcomes, output, this_hardware(self.ranks, backend, self.threads_per_rank))
+
+    def start(self) -> Processes:
+        """Start ranks that stay alive from run to run."""
+        self._live = True
+        self._ready(self._backend())
+        return self
+
+    def close(self) -> None:
+        """End the live ranks."""
+        self._live = False
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def __enter__(self) -> Processes:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _backend(self) -> str:
+        """NCCL wants a GPU for each rank; with fewer, say so and use the CPU."""
+        gpus = torch.cuda.device_count()
+        if gpus >= self.ranks:
+            return "nccl"
+        if gpus:
+            print(f"{self.ranks} ranks and {gpus} GPU{'s' if gpus > 1 else ''}: running on the CPU over gloo")
+        return "gloo"
+
+    def _ready(self, backend: str) -> Pool:
+        """Ranks for the next run: this object's live ones, the shared warm ones, or new ones."""
+        if self._live:
+            if self._pool is None or not self._pool.alive:
+                self._pool = self._open(backend)
+                weakref.finalize(self, self._pool.close)
+            return self._pool
+        return self._open(backend) if self.launch == "fork" else self._shared(backend)
+
+    def _shared(self, backend: str) -> Pool:
+        key = self.ranks, backend, self.threads_per_rank, os.getcwd(), tuple(sys.path)
+        kept = Processes._warm.pop(key, None)
+        close_warm()
+        Processes._warm[key] = kept if kept is not None and kept.alive else self._open(backend)
+        return Processes._warm[key]
+
+    def _open(self, backend: str) -> Pool:
+        return Pool(self.ranks, Forks.shared() if self.launch == "fork" else Subprocesses(), backend, self.threads_per_rank)
+
+
+@atexit.register
+def close_warm() -> None:
+    """End the ranks that are kept for later runs where they cannot be forked."""
+    while Processes._warm:
+        Processes._warm.popitem()[1].close()

@@ -1,0 +1,208 @@
+"""What one real rank does: make itself a process of its own, meet the others, run workers, say where it is when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import cloudpickle
+import numpy
+import torch
+import torch.distributed as dist
+
+from llmlab.comm.ledger import Entry, Ledger, State
+from llmlab.comm.shipping import Failure, know_sources, pack_failure, pack_result
+from llmlab.comm.torch_engine import TorchEngine
+from llmlab.comm.wire import Channel
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a rank is to be. It comes with its birth: a forked rank's inherited environment may be long out of date."""
+
+    rank: int
+    ranks: int
+    folder: str  # private (0700), this pool's own: the meeting place, temporary files, reports of crashes
+    backend: str  # "gloo" or "nccl"
+    threads: int
+    environment: dict[str, str]
+    directory: str
+    path: list[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one rank's part in a run ended. Times are on the machine's monotonic clock."""
+
+    result: bytes | Failure
+    state: State  # all its entries in `recent`
+    not_waited: list[Entry]
+    spans: list[tuple[str, float, float]]
+    start: float
+    stop: float
+    grown: int  # bytes its resident memory rose above where it began, at its peak
+
+
+def main(task: int, control: int) -> None:
+    """A rank that was not forked but started as an interpreter of its own."""
+    open_streams()
+    serve(socket.socket(fileno=task), socket.socket(fileno=control))
+
+
+def serve(task: socket.socket, control: socket.socket) -> None:
+    """Live as a rank until the caller lets go of the other ends. Does not return."""
+    tasks = Channel(task)
+    try:
+        (settings,) = tasks.receive()
+        become(settings)
+        ledger = Ledger(settings.rank)
+        parts = (Channel(control), ledger, settings.folder)
+        threading.Thread(target=_answer, args=parts, name="llmlab-control", daemon=True).start()
+        engine = _meet(settings, ledger)
+        while True:
+            _run_once(tasks, engine)
+    except (EOFError, BrokenPipeError):
+        os._exit(0)
+
+
+def become(settings: Settings) -> None:
+    """Take over the caller's environment, folder and module path, and this rank's place in the world."""
+    place = {
+        "RANK": settings.rank, "LOCAL_RANK": settings.rank, "WORLD_SIZE": settings.ranks,
+        "LOCAL_WORLD_SIZE": settings.ranks, "OMP_NUM_THREADS": settings.threads, "TMPDIR": settings.folder,
+    }  # fmt: skip
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    network = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+    os.environ.clear()
+    os.environ.update(settings.environment | {k: str(v) for k, v in place.items()} | network)
+    tempfile.tempdir = None  # ask TMPDIR again
+    with contextlib.suppress(OSError):  # the caller's folder may be gone
+        os.chdir(settings.directory)
+    sys.path[:] = settings.path
+    torch.set_num_threads(settings.threads)
+    report = open(os.path.join(settings.folder, f"crash-{settings.rank}"), "w")  # noqa: SIM115, lives as long as we do
+    faulthandler.enable(report)
+    # works while C code holds the interpreter's lock, when the control thread cannot answer
+    faulthandler.register(signal.SIGUSR1, report, all_threads=False)
+
+
+def open_streams() -> None:
+    """Print by lines, in UTF-8, to whatever descriptors 1 and 2 are now."""
+    sys.stdin = open(os.devnull)  # noqa: SIM115, these live as long as we do
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def die_with_parent(parent: int) -> None:
+    """Linux: be killed when the parent dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(0)
+
+
+def _meet(settings: Settings, ledger: Ledger) -> TorchEngine:
+    """Find the other ranks through a file in the private folder: no store listens anywhere."""
+    device = torch.device("cpu")
+    if settings.backend == "nccl":
+        device = torch.device("cuda", settings.rank)
+        torch.cuda.set_device(device)
+    store = dist.FileStore(os.path.join(settings.folder, "store"), settings.ranks)
+    forever = timedelta(days=7)  # the caller watches the clock
+    dist.init_process_group(
+        settings.backend, store=store, rank=settings.rank, world_size=settings.ranks, timeout=forever
+    )
+    return TorchEngine(ledger, settings.ranks, device)
+
+
+def _run_once(tasks: Channel, engine: TorchEngine) -> None:
+    payload, sources, engine.strict = tasks.receive()
+    know_sources(sources)
+    before = resident_bytes()
+    result: bytes | Failure
+    try:
+        worker, args, kwargs = cloudpickle.loads(payload)
+        seed(engine.ledger.rank)
+        tasks.send("ready")
+        (began,) = tasks.receive()
+        engine.begin(began)
+        result = _call(worker, engine, args, kwargs)
+    except EOFError:
+        raise
+    except BaseException as error:
+        result = pack_failure(error, time.monotonic())
+    tasks.send("done", outcome(engine, result, before))
+
+
+def _call(worker: Any, engine: TorchEngine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    return pack_result(worker(engine.world(), *args, **kwargs))
+
+
+def outcome(engine: TorchEngine, result: bytes | Failure, resident_before: int) -> Outcome:
+    """Sum up this rank's part, once its worker has returned or raised."""
+    stop = time.monotonic()
+    flush()
+    engine.ledger.waiting = None
+    state = engine.ledger.state(threading.main_thread().ident or 0, whole=True)
+    grown = max(0, peak_bytes() - resident_before)
+    return Outcome(result, state, engine.not_waited(), engine.ledger.spans, engine.began, stop, grown)
+
+
+def seed(rank: int) -> None:
+    """torch's generator equal on all ranks, so that the same seed makes the same weights; numpy's and Python's by rank."""
+    torch.manual_seed(0)
+    numpy.random.set_bit_generator(numpy.random.MT19937(rank))
+    random.seed(rank)
+
+
+def flush() -> None:
+    """Push out what Python and C hold back, so that it is all in the pipe before the result is."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # the worker may have replaced or closed them
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)
+
+
+def _answer(control: Channel, ledger: Ledger, folder: str) -> None:
+    """The control thread: say where the rank is, and end it when the caller is gone, however it went."""
+    main = threading.main_thread().ident or 0
+    try:
+        while True:
+            control.receive()
+            control.send(ledger.state(main))
+    except (EOFError, OSError):
+        shutil.rmtree(os.path.dirname(folder), ignore_errors=True)
+        os._exit(0)
+
+
+def resident_bytes() -> int:
+    """Resident memory now; from here on the kernel counts its peak anew."""
+    gc.collect()
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The highest resident memory since it was last set back; 0 where the system does not tell."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,230 @@
+"""Sees every torch operation of a simulated rank: charges its kernel to the clock and its storages to the memory.
+
+The operation stream is the same on real and on meta tensors. Attention is charged once, as the fused kernel it is on a
+GPU: torch runs it as one operation on a CPU and as dozens, with a T x T tensor, on meta (Dao 2023, FlashAttention-2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+if TYPE_CHECKING:
+    from llmlab.comm.rank import Rank
+
+aten = torch.ops.aten
+MATMULS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
+SYNCS = {  # what they give depends on values, so the host must wait for the device
+    aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2, aten.unique_dim
+}  # fmt: skip
+FREE = {aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty, aten.new_empty_strided, aten.lift_fresh,
+        aten.set_, aten.resize_}  # fmt: skip
+ROWS = {aten.embedding, aten.index_select, aten.gather, aten.index}  # they read only the rows they give
+ATTENTION_BACKWARD = 2.5  # FLOPs against forward: five matrix products for two, the scores computed again
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an operation is to the clock, from its name and schema alone."""
+
+    name: str
+    free: bool
+    sync: bool
+    matmul: bool
+    in_place: bool
+    host_can: bool  # a tensor nothing has used yet stays on the host through it
+    counts_flops: bool
+
+
+@cache
+def kind_of(op: torch._ops.OpOverload) -> Kind:
+    packet = op.overloadpacket
+    writes = any(a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments)
+    aliases = any(a.alias_info is not None for a in op._schema.returns)
+    matmul, free = packet in MATMULS, packet in FREE or (aliases and not writes)
+    return Kind(
+        name="matmul" if matmul else packet.__name__.strip("_"),
+        free=free,
+        sync=packet in SYNCS,
+        matmul=matmul,
+        in_place=writes,
+        host_can=free or writes or packet is aten._to_copy,
+        counts_flops=matmul or packet in flop_registry,
+    )
+
+
+class unseen:
+    """`with unseen():` torch works without its recorder: what happens inside is the simulator's own business."""
+
+    def __enter__(self) -> None:
+        self._function = torch._C.DisableTorchFunction()
+        self._function.__enter__()
+        self._dispatch = torch._C._DisableTorchDispatch()  # in force as long as it lives
+
+    def __exit__(self, *error: object) -> None:
+        del self._dispatch
+        self._function.__exit__(None, None, None)
+
+
+class Recorder(TorchDispatchMode):
+    """One rank's recorder, in force in that rank's thread."""
+
+    def __init__(self, rank: Rank):
+        super().__init__()
+        self.rank = rank
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        rank, kind = self.rank, kind_of(op)
+        rank.check_running()
+        inputs = list(tensors_in(args))
+        if rank.in_flight:
+            rank.check_race(inputs)
+        result = op(*args, **kwargs)
+        self._account(kind, op, args, inputs, result)
+        return result
+
+    def _account(self, kind: Kind, op, args, inputs: list[Tensor], result: Any) -> None:
+        rank, meter = self.rank, self.rank.meter
+        outputs = list(tensors_in((result,)))
+        if all(meter.on_host(x) for x in inputs) and (kind.host_can or not inputs):
+            for x in outputs:  # fresh, or filled in place on the host: not on the device yet
+                if not meter.on_host(x):
+                    meter.keep_on_host(x)
+            return
+        if kind.free:
+            if not kind.in_place and op.overloadpacket in FREE:
+                for x in outputs:
+                    meter.place(x)
+            return
+        for x in inputs:
+            meter.place(x)
+        for x in outputs:
+            meter.place(x)
+        flops = _flops(kind, op, args, result)
+        moved = outputs + ([] if op.overloadpacket in ROWS else inputs)
+        nbytes = sum(rank.priced_bytes(x) for x in {id(x): x for x in moved}.values())
+        rank.kernel(kind.name, "matmul" if kind.counts_flops else "memory", flops, nbytes, widest(outputs or inputs))
+        if kind.sync:
+            rank.host_waits()
+
+
+class Interceptor(TorchFunctionMode):
+    """Catches the few calls whose meaning is lost below: attention, placing on the device, reading a value."""
+
+    def __init__(self, rank: Rank):
+        super().__init__()
+        self.rank = rank
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return attention(self.rank, *args, **kwargs)
+        if func is Tensor.to and names_device(args[1:], kwargs):
+            return self._to(func(*args, **kwargs))
+        if func in (Tensor.item, Tensor.__float__) and args[0].is_meta:
+            return self._no_value(args[0])
+        return func(*args, **kwargs)
+
+    def _to(self, x: Tensor) -> Tensor:
+        if x.device.type == self.rank.device.type:
+            self.rank.meter.place(x)
+        return x
+
+    def _no_value(self, x: Tensor) -> float:
+        if not x.is_floating_point():
+            raise ValueError(f"numerics=False has no values: an integer was asked of a {x.dtype} tensor")
+        self.rank.kernel("local_scalar_dense", "memory", 0, self.rank.priced_bytes(x), x.dtype)
+        self.rank.host_waits()
+        return float("nan")
+
+
+def attention(
+    rank: Rank, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+):
+    """Run torch's attention unseen and charge it as one kernel, forward and backward."""
+    options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+    return _Attention.apply(rank, options, query, key, value, attn_mask)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rank, options, q, k, v, mask):
+        ctx.rank, ctx.flops = rank, 2 * prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        inputs = [x.detach().requires_grad_(x.requires_grad) for x in (q, k, v)]
+        with unseen():
+            same = q.shape[-1] == v.shape[-1]  # laid out as the queries are, as the fused kernels do
+            out = torch.empty_like(q) if same else q.new_empty(*q.shape[:-1], v.shape[-1])
+            if not q.is_meta:
+                with torch.enable_grad():
+                    inner = F.scaled_dot_product_attention(*inputs, attn_mask=mask, **options)
+                ctx.inner = inputs, inner
+                out.copy_(inner.detach())
+            logsumexp = q.new_empty(q.shape[:-1], dtype=torch.float32)
+        _charge(rank, "attention", ctx.flops, [q, k, v], [out, logsumexp])
+        ctx.save_for_backward(q, k, v, out, logsumexp)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        rank, (q, k, v, out, _) = ctx.rank, ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:5]
+        with unseen():
+            if grad.is_meta:
+                grads = [torch.empty_like(x) if w else None for x, w in zip((q, k, v), wanted, strict=True)]
+            else:
+                inputs, inner = ctx.inner
+                found = iter(
+                    torch.autograd.grad(inner, [x for x in inputs if x.requires_grad], grad, retain_graph=True)
+                )
+                grads = [next(found) if w else None for w in wanted]
+        made = [g for g in grads if g is not None]
+        _charge(rank, "attention_backward", int(ATTENTION_BACKWARD * ctx.flops), [q, k, v, out, grad], made)
+        return None, None, *grads, None
+
+
+def _charge(rank: Rank, name: str, flops: int, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+    for x in inputs + outputs:
+        rank.meter.place(x)
+    rank.kernel(name, "attention", flops, sum(rank.priced_bytes(x) for x in inputs + outputs), widest(outputs))
+
+
+def names_device(args: tuple, kwargs: dict) -> bool:
+    """Whether a call of Tensor.to says where to, and not only in which dtype."""
+    return "device" in kwargs or any(isinstance(a, (str, int, torch.device, Tensor)) for a in args[:1])
+
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """The tensors among some arguments, one level of lists deep (as the foreach operations pass them)."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            for inner in value:
+                if isinstance(inner, Tensor):
+                    yield inner
+
+
+def widest(tensors: list[Tensor]) -> torch.dtype:
+    """The dtype that sets a kernel's rate."""
+    return max((x.dtype for x in tensors), key=lambda d: (d.is_floating_point, d.itemsize), default=torch.float32)
+
+
+def _flops(kind: Kind, op, args, result) -> int:
+    """FLOPs of the matrix unit; element-wise kernels are bound by their bytes."""
+    if not kind.counts_flops:
+        return 0
+    if kind.matmul:
+        a, b = args[-2:] if op.overloadpacket in (aten.mm, aten.bmm) else args[1:3]
+        return 2 * a.numel() * b.shape[-1]
+    return int(flop_registry[op.overloadpacket](*args, out_val=result))

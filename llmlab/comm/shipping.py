@@ -1,0 +1,131 @@
+"""What travels between the caller and its ranks: functions with their source, results, exceptions.
+
+Cell functions go by value, and so do functions of modules that a fresh interpreter could not import; functions of
+importable modules go by reference.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import io
+import linecache
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+import torch
+
+from llmlab.comm.copying import Copies
+
+
+class PeerLost(RuntimeError):
+    """A communication broke under this rank; the cause is elsewhere (a peer died, or took part with another shape)."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception on its way home. `when` is seconds on the machine's monotonic clock."""
+
+    error: bytes
+    text: str  # the rank's own traceback
+    summary: str
+    when: float
+    echo: bool  # raised because somebody else failed
+
+
+# --- to the ranks ----------------------------------------------------------------------------------------------------
+
+
+def pack_call(worker: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Pickle a call once for all ranks. Warns above 64 MB: every rank gets its own copy."""
+    strangers = [m for m in _modules_of(worker, *args, *kwargs.values()) if not importable(m)]
+    for module in strangers:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return bytes(Copies(worker, args, kwargs).payload)
+    finally:
+        for module in strangers:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _modules_of(*values: Any) -> list[ModuleType]:
+    """The modules in which the given functions and classes (or the given objects' classes) were defined."""
+    named = (v if hasattr(v, "__qualname__") else type(v) for v in values)
+    names = {getattr(v, "__module__", None) for v in named} - {None, "__main__", "builtins"}
+    return [sys.modules[name] for name in sorted(names) if name in sys.modules]
+
+
+def importable(module: ModuleType) -> bool:
+    """Say whether a fresh interpreter with our sys.path would find this very module under its name."""
+    file, path = getattr(module, "__file__", None), None
+    if file is None:  # built in, frozen, or a namespace
+        return getattr(module, "__spec__", None) is not None
+    parts = module.__name__.split(".")
+    for i in range(len(parts)):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: i + 1]), path)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations
+    return spec.origin is not None and os.path.realpath(spec.origin) == os.path.realpath(file)
+
+
+def cell_sources() -> dict[str, list[str]]:
+    """The source of code that is in no file (notebook cells), so that a rank's traceback can show its lines."""
+    return {
+        name: list(entry[2])
+        for name, entry in list(linecache.cache.items())
+        if len(entry) == 4 and not os.path.exists(name)
+    }
+
+
+def know_sources(sources: dict[str, list[str]]) -> None:
+    for name, lines in sources.items():
+        # mtime None: linecache.checkcache leaves the entry alone although there is no such file
+        linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
+
+
+# --- and back --------------------------------------------------------------------------------------------------------
+
+
+class _ResultPickler(cloudpickle.Pickler):
+    """Results come home on the CPU, so that the caller needs no GPU to read them."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, torch.Tensor) and obj.device.type not in ("cpu", "meta"):
+            return torch.clone, (obj.detach().cpu(),)
+        return super().reducer_override(obj)
+
+
+def pack_result(result: Any) -> bytes:
+    """Pickle what a worker returned. Raises TypeError that says so when it cannot be."""
+    file = io.BytesIO()
+    try:
+        _ResultPickler(file, protocol=5).dump(result)
+    except Exception as error:
+        raise TypeError(f"the worker's result ({type(result).__name__}) cannot be sent back: {error}") from error
+    return file.getvalue()
+
+
+def pack_failure(error: BaseException, when: float) -> Failure:
+    """Pickle an exception with its traceback; one that cannot travel is replaced by a RuntimeError with its words."""
+    inside = error.__traceback__.tb_next if error.__traceback__ else None  # without our own frame that called it
+    text = "".join(traceback.format_exception(type(error), error, inside))
+    summary = "".join(traceback.format_exception_only(type(error), error)).strip()
+    try:
+        packed = cloudpickle.dumps(error)
+        cloudpickle.loads(packed)  # a custom __init__ fails here, not in the caller
+    except Exception:
+        packed = cloudpickle.dumps(RuntimeError(summary))
+    return Failure(packed, text, summary, when, isinstance(error, PeerLost))
+
+
+def unpack_failure(failure: Failure) -> BaseException:
+    try:
+        return cloudpickle.loads(failure.error)
+    except Exception:
+        return RuntimeError(failure.summary)

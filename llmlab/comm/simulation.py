@@ -1,0 +1,327 @@
+"""One simulated run: ranks take turns, what they post meets, and virtual time moves on."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from llmlab.comm import matching, pricing
+from llmlab.comm.clock import PS, Flow, Time, Timeline, known, settled
+from llmlab.comm.copying import Copies
+from llmlab.comm.errors import DeadlockError, MismatchError, RankError
+from llmlab.comm.group import Group
+from llmlab.comm.matching import Matcher, Post
+from llmlab.comm.printing import Printing
+from llmlab.comm.rank import Rank
+from llmlab.comm.recorder import unseen
+from llmlab.comm.scheduler import RandomState, Scheduler, Task
+from llmlab.comm.trace import Event, Run, Trace
+from llmlab.hardware import cluster as find_cluster
+
+if TYPE_CHECKING:
+    from llmlab.comm.simulator import Simulator
+
+NOT_MODELLED = (
+    "memory fragmentation", "clock throttling", "switch congestion", "tile quantisation",
+    "compilers and graphs", "data loading", "work on the host",
+)  # fmt: skip
+
+
+class Simulation:
+    """One run: the ranks, what they have posted, and the clock."""
+
+    def __init__(self, options: Simulator, worker: Callable[..., Any], args: tuple, kwargs: dict):
+        self.options, self.cluster = options, find_cluster(options.cluster)
+        self.copies = Copies(worker, args, kwargs, meta=not options.numerics)
+        self.timeline, self.matcher, self.printing = Timeline(options.comm_slows_matmul), Matcher(), Printing()
+        self.events: list[tuple] = []
+        self.scheduler = Scheduler(idle=self._idle, on_switch=self._advance)
+        self.folding: dict[int, int] | None = None if set(options.fold) - {"world"} else {}
+        if "world" in options.fold:
+            self.folding = dict.fromkeys(range(options.ranks), 0)
+        self.ranks: dict[int, Rank] = {}
+        self._switches = 0
+        self._runs: dict[matching.Key, frozenset[int]] = {}
+        self._prices: dict[tuple, pricing.Price] = {}
+
+    # --- a run ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> Run:
+        first = [0] if self.options.fold else range(self.options.ranks)
+        with self._surroundings():
+            for number in first:
+                self.start_rank(number)
+            self.scheduler.run(every=0.05, meanwhile=self.printing.flush)
+            self._check_nothing_left()
+            while self.timeline.next_event() is not None:
+                self.timeline.step()
+        return self._report()
+
+    @contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        """One intra-op thread, no collector, prints caught, the optimizers heard; all as before afterwards."""
+        threads, collecting, dtype = torch.get_num_threads(), gc.isenabled(), torch.get_default_dtype()
+        with ExitStack() as after:
+            after.callback(torch.set_default_dtype, dtype)
+            after.callback(torch.set_num_threads, threads)
+            torch.set_num_threads(1)
+            if collecting:
+                after.callback(gc.enable)
+            gc.disable()
+            hook = register_optimizer_step_post_hook(self._count_optimizer_state)
+            after.callback(hook.remove)
+            after.callback(lambda: [rank.meter.close() for rank in self.ranks.values()])
+            after.enter_context(self.printing.caught(lambda: self.scheduler.current and self.scheduler.current.number))
+            yield
+
+    def _report(self) -> Run:
+        stands_for = [self.ranks[self.stand_in(number)] for number in range(self.options.ranks)]
+        self.events.sort(key=lambda e: (e[6], e[0], e[7], e[2]))  # start, rank, stop, op
+        events = tuple(Event(*e[:6], e[6] / PS, e[7] / PS, e[8]) for e in self.events)
+        end = max([e[7] for e in self.events] + [known(settled(rank.end())) for rank in self.ranks.values()])
+        meta = () if self.options.numerics else ("values: what depends on them is balanced",)
+        label = self.cluster.name + (" (fictional)" if self.cluster.fictional else "")
+        return Run(
+            results=[rank.result for rank in stands_for],
+            seconds=end / PS,
+            clock="virtual",
+            trace=Trace(events, "virtual", label),
+            memory=[rank.meter.report() for rank in stands_for],
+            output=[self.printing.of(rank.number) for rank in stands_for],
+            hardware=label,
+            not_modelled=NOT_MODELLED + meta,
+        )
+
+    def _check_nothing_left(self) -> None:
+        left = self.matcher.left_over() or [p for rank in self.ranks.values() for p in rank.handles.values()]
+        if left:
+            lines = "\n".join(f"  rank {post.rank.number}: {post}" for post in left)
+            met = "nobody took" if self.matcher.left_over() else "nobody waited for"
+            raise MismatchError(f"the ranks returned, and left what {met}:\n{lines}", left[0].rank.number)
+
+    def _count_optimizer_state(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        rank = self.ranks.get(self.scheduler.current.number) if self.scheduler.current else None
+        for state in optimizer.state.values() if rank else ():
+            for value in state.values():
+                if isinstance(value, Tensor):
+                    rank.meter.place(value, "optimizer state")
+
+    # --- ranks ----------------------------------------------------------------------------------------------------
+
+    def start_rank(self, number: int) -> None:
+        rank = self.ranks[number] = Rank(self, number)
+        rank.task = Task(number, rank.body, RandomState(self.options.seed, number))
+        self.scheduler.add(rank.task)
+
+    def stand_in(self, number: int) -> int:
+        """The rank that runs for this one."""
+        return number if not self.folding else self.folding[number]
+
+    def who_runs(self, group: Group) -> frozenset[int]:
+        """The ranks that run for a group's members."""
+        key = self.matcher.key_of(group)
+        if key not in self._runs:
+            self._runs[key] = frozenset(self.stand_in(member) for member in group.members)
+        return self._runs[key]
+
+    def fold_along(self, families: dict[str, list[tuple[int, ...]]]) -> None:
+        """Hear of the first rank's mesh: ranks alike along the folded axes are stood for by the lowest."""
+        if self.folding is not None:
+            return
+        missing = [axis for axis in self.options.fold if axis not in families]
+        if missing:
+            raise ValueError(f"fold={tuple(self.options.fold)} wants axes of the Mesh, which has {', '.join(families)}")
+        stand_in = list(range(self.options.ranks))
+        for axis in self.options.fold:
+            lowest = {rank: min(members) for members in families[axis] for rank in members}
+            stand_in = [lowest[rank] for rank in stand_in]
+        self.folding = dict(enumerate(stand_in))
+        for number in sorted(set(stand_in) - set(self.ranks)):
+            self.start_rank(number)
+
+    # --- posts meet -------------------------------------------------------------------------------------------------
+
+    def post(self, post: Post) -> None:
+        """Put one rank's side of an operation where the others' will find it."""
+        if self.folding is None:
+            raise ValueError("with fold, make the Mesh before the first communication: it says who is alike")
+        kind = post.call.op
+        if kind in ("send", "isend"):
+            self._send(post)
+        elif kind in ("recv", "irecv"):
+            self._recv(post)
+        else:
+            self._collective(post)
+
+    def _collective(self, post: Post) -> None:
+        posts = self.matcher.join(post)
+        first = next(iter(posts.values()))
+        wanted = self.who_runs(post.group)
+        if first.signature != post.signature:
+            raise self._mismatch(post.group, posts, wanted)
+        if len(posts) < len(wanted):
+            return
+        self.matcher.drop(post)
+        everyone = [posts[self.stand_in(member)] for member in post.group.members]
+        with unseen():
+            for p in posts.values():
+                p.rank.check_unchanged(p)
+            if self.options.numerics:
+                matching.fill(post.call.op, everyone)
+            else:
+                matching.fill_meta(post.call.op, everyone, posts.values())
+            for p in posts.values():
+                p.rank.received(p)
+        self._time_collective(post, list(posts.values()))
+
+    def _time_collective(self, post: Post, posts: list[Post]) -> None:
+        op, group = post.call.op, post.group
+        nbytes = matching.payload(op, [p.call for p in posts], group.size)
+        price = self._price(op, group, nbytes, post.call.root)
+        self._fly(price, [p.ready for p in posts], posts)
+        for p in posts:
+            p.rank.streams[self.matcher.key_of(group)] = p.end
+            self._complete(p)
+
+    def _price(self, op: str, group: Group, nbytes: int, root: int | None) -> pricing.Price:
+        key = op, self.matcher.key_of(group), nbytes, root
+        if key not in self._prices:
+            ports = self.who_runs(group)
+            self._prices[key] = pricing.collective(self.cluster, op, group.members, nbytes, root, ports)
+        return self._prices[key]
+
+    def _send(self, post: Post) -> None:
+        src, dst = post.rank.number, self.stand_in(post.group.members[post.call.peer])
+        recvs = self.matcher.queue(self.matcher.recvs, post, src, dst)
+        if recvs:
+            self._deliver(post, recvs.popleft())
+        else:
+            self.matcher.queue(self.matcher.sends, post, src, dst).append(post)
+
+    def _recv(self, post: Post) -> None:
+        if post.call.peer is None:
+            self.matcher.any_recvs.append(post)
+            return
+        src, dst = self.stand_in(post.group.members[post.call.peer]), post.rank.number
+        sends = self.matcher.queue(self.matcher.sends, post, src, dst)
+        if sends:
+            self._deliver(sends.popleft(), post)
+        else:
+            self.matcher.queue(self.matcher.recvs, post, src, dst).append(post)
+
+    def _deliver(self, send: Post, recv: Post) -> None:
+        x, like = send.call.tensors[0], recv.call.tensors[0]
+        if (x.shape, x.dtype) != (like.shape, like.dtype):
+            lines = f"  rank {send.rank.number}: {send}\n  rank {recv.rank.number}: {recv}"
+            raise MismatchError(f"a message does not fit what its receiver asked for:\n{lines}", recv.rank.number)
+        with unseen():
+            send.rank.check_unchanged(send)
+            recv.result = x.detach().clone(memory_format=torch.contiguous_format)
+            recv.rank.received(recv)
+        src, dst = send.group.members.index(send.rank.number), recv.group.members.index(recv.rank.number)
+        recv.call = replace(recv.call, peer=src) if recv.call.peer is None else recv.call
+        price = self._message_price(send, recv)
+        channel = (self.matcher.key_of(send.group), src, dst)
+        ready = [send.ready, recv.ready, send.rank.streams.get(channel, 0)]
+        self._fly(price, ready, [send, recv])
+        send.rank.streams[channel] = send.end
+        self._complete(send)
+        self._complete(recv)
+
+    def _message_price(self, send: Post, recv: Post) -> pricing.Price:
+        """A message's cost; of a folded rank's, the dearest among those it stands for."""
+        nbytes, members = send.call.nbytes, send.group.members
+        src, dst = send.rank.number, members[recv.group.members.index(recv.rank.number)]
+        if self.options.fold and send.call.peer is not None:
+            step = send.call.peer - send.group.rank
+            hops = [(a, members[(i + step) % len(members)]) for i, a in enumerate(members) if self.stand_in(a) == src]
+            return max((pricing.message(self.cluster, a, b, nbytes) for a, b in hops), key=lambda price: price.alone_ps)
+        return pricing.message(self.cluster, src, dst, nbytes)
+
+    def _fly(self, price: pricing.Price, ready: list[Time], posts: list[Post]) -> None:
+        """Let the bytes of an operation go as soon as all its sides are ready, and say when they have arrived."""
+
+        def arrived(ps: int) -> None:
+            for p in posts:
+                self.timeline.resolve(p.end, ps)
+
+        def leave(ps: int) -> None:
+            flow = Flow(float(price.transfer_ps), price.loads, arrived)
+            self.timeline.start_flow(ps + price.latency_ps, flow)
+
+        self.timeline.after(ready, leave)
+
+    def _complete(self, post: Post) -> None:
+        post.matched = True
+        post.rank.log_comm(post)
+        self.scheduler.wake(post.rank.task)
+
+    def _mismatch(self, group: Group, posts: dict[int, Post], wanted: frozenset[int]) -> MismatchError:
+        lines = [f"  rank {n}: {posts[n] if n in posts else self.ranks[n].doing()}" for n in sorted(wanted)]
+        text = f"the ranks of {group.axis} are not in the same operation:\n" + "\n".join(lines)
+        return MismatchError(text, min(posts))
+
+    # --- time moves -----------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Now and then, replay the flows that nothing still to be issued can come before."""
+        self._switches += 1
+        if self._switches % (len(self.ranks) + 1):
+            return
+        while (moment := self.timeline.next_event()) is not None:
+            live = (rank.host for rank in self.ranks.values() if rank.task.status != "done")
+            if any(isinstance(host, int) and host < moment for host in map(settled, live)):
+                return
+            self.timeline.step()
+
+    def _idle(self) -> bool:
+        """Nobody can run: let time move until a rank wakes. False, and the run fails, if nothing wakes one."""
+        try:
+            while not self.scheduler.ready:
+                choice = self._earliest_message()
+                moment = self.timeline.next_event()
+                if choice is not None and (moment is None or choice[0] <= moment):
+                    _, _, send, recv = choice
+                    self.matcher.any_recvs.remove(recv)
+                    self.matcher.queue(self.matcher.sends, send, send.rank.number, recv.rank.number).popleft()
+                    self._deliver(send, recv)
+                elif moment is not None:
+                    self.timeline.step()
+                    self._wake_those_who_asked_the_time()
+                else:
+                    self.scheduler.fail(self._deadlock())
+                    return False
+        except RankError as error:
+            self.scheduler.fail(error)
+            return False
+        return True
+
+    def _earliest_message(self) -> tuple[int, int, Post, Post] | None:
+        """The message a recv from any rank takes first: the earliest ready on both sides, then the lowest rank's."""
+        found = []
+        for recv in self.matcher.any_recvs:
+            for send in self.matcher.senders(recv):
+                sides = settled(send.ready), settled(recv.ready)
+                if all(isinstance(t, int) for t in sides):
+                    found.append((max(sides), send.rank.number, send, recv))
+        return min(found, key=lambda f: f[:2], default=None)
+
+    def _wake_those_who_asked_the_time(self) -> None:
+        for rank in self.ranks.values():
+            if rank.wants_time and isinstance(settled(rank.host), int):
+                self.scheduler.wake(rank.task)
+
+    def _deadlock(self) -> DeadlockError:
+        stuck = next(n for n, rank in sorted(self.ranks.items()) if rank.task.status == "waiting")
+        return DeadlockError(f"deadlock: no rank can go on\n{self.all_doing()}", stuck)
+
+    def all_doing(self) -> str:
+        """A line for every rank that runs: what it is at."""
+        return "\n".join(f"  rank {n}: {rank.doing()}" for n, rank in sorted(self.ranks.items()))

@@ -1,0 +1,66 @@
+"""Simulated ranks: the same worker, exact numbers, and a virtual clock of any hardware, inside this process.
+
+Each rank is a thread used as a coroutine (scheduler.py). Running it *issues* operations: torch's are seen by the
+recorder (recorder.py), messages and collectives meet in the matcher (matching.py). When each starts and ends is *timed*
+apart, in picoseconds, on the cluster's devices and links (clock.py, pricing.py). With numerics=False the same worker
+runs on meta tensors: its cost and memory without its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llmlab.comm.rank import COST_BYTES
+from llmlab.comm.simulation import Simulation
+from llmlab.comm.trace import Run
+from llmlab.hardware import Cluster, Device
+from llmlab.hardware import cluster as find_cluster
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """`Simulator(ranks=4).run(worker, *args)` runs `worker(world, *args)` on simulated ranks.
+
+    cluster: whose clock it is, a name of `hardware.clusters()` or a Cluster.  numerics: False runs on meta tensors.
+    fold: axes of the worker's Mesh (or "world") along which ranks are alike: one runs and stands for all.
+    cost_dtype: floating-point kernels wider than this are priced as if they ran in it; memory and messages count the
+    bytes there are.  out_of_memory: "raise" as the device would, or "record" and go on.
+    speeds: rank -> factor on its compute speed.  devices: rank -> Device, where they differ.
+    jitter: kernels last up to this share longer, drawn from the seed.  comm_slows_matmul: share of a matrix product's
+    speed lost while a collective of its rank is under way.
+    """
+
+    ranks: int
+    cluster: str | Cluster = "classroom"
+    numerics: bool = True
+    fold: Sequence[str] = ()
+    cost_dtype: str = "bf16"
+    out_of_memory: Literal["raise", "record"] = "raise"
+    speeds: Mapping[int, float] = field(default_factory=dict)
+    devices: Mapping[int, Device] = field(default_factory=dict)
+    jitter: float = 0.0
+    comm_slows_matmul: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ranks, int) or self.ranks < 1:
+            raise ValueError(f"Simulator wants ranks of at least 1, got {self.ranks!r}")
+        if isinstance(self.fold, str):
+            raise ValueError(f"Simulator wants fold as a tuple of axis names, got {self.fold!r}: try ({self.fold!r},)")
+        if self.fold and self.numerics:
+            raise ValueError("fold runs one rank for many alike, which only their cost is: it wants numerics=False")
+        if self.cost_dtype not in COST_BYTES:
+            raise ValueError(f"Simulator wants cost_dtype in {', '.join(COST_BYTES)}, got {self.cost_dtype!r}")
+        if not 0 <= self.comm_slows_matmul < 1:
+            raise ValueError(f"Simulator wants 0 <= comm_slows_matmul < 1, got {self.comm_slows_matmul}")
+        for name, keyed in (("speeds", self.speeds), ("devices", self.devices)):
+            for rank in keyed:
+                if not 0 <= rank < self.ranks:
+                    raise ValueError(f"Simulator wants {name} of ranks 0 to {self.ranks - 1}, got one of rank {rank}")
+        find_cluster(self.cluster)
+
+    def run(self, worker: Callable[..., Any], *args: Any, **kwargs: Any) -> Run:
+        """Run `worker(world, *args, **kwargs)` on every rank. Raises a rank's exception as a RankError."""
+        return Simulation(self, worker, args, kwargs).run()

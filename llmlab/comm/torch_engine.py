@@ -1,0 +1,173 @@
+"""One rank's way to the others over torch.distributed: gloo on the CPU, NCCL with a GPU each.
+
+Used by real processes on this machine and by torchrun jobs. Every operation is written down in the rank's ledger, from
+which the trace is made, and which shows what the rank waits in while it waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from llmlab.comm.errors import MismatchError, RankError
+from llmlab.comm.group import Call, Group
+from llmlab.comm.ledger import Entry, Key, Ledger, place, words
+from llmlab.comm.shipping import PeerLost
+from llmlab.comm.torch_ops import OPERATIONS, Link
+
+_LABEL = 256  # bytes of a strict header
+
+
+class TorchEngine:
+    """The Engine protocol of `comm/group.py` on an initialised torch.distributed."""
+
+    def __init__(self, ledger: Ledger, size: int, device: torch.device, strict: bool = False):
+        self.ledger, self.device, self.strict = ledger, device, strict
+        self.began = time.monotonic()
+        self._everyone = tuple(range(size))
+        self._links: dict[Key, Link] = {}
+        self._open: list[_Pending] = []  # asynchronous operations whose end nobody has seen yet
+
+    def world(self) -> Group:
+        return Group(self._everyone, self.ledger.rank, "world", self)
+
+    def begin(self, began: float) -> None:
+        """Start a new run's record; `began` is its zero on the monotonic clock."""
+        self.ledger.clear()
+        self._open.clear()
+        self.began = began
+
+    def start(self, group: Group, call: Call) -> _Pending:
+        self._look()
+        entry = self.ledger.open(group, call)
+        with self._waiting(entry):
+            link = self._link(group)
+            if self.strict and entry.peer is None and call.op not in ("recv", "irecv"):
+                self._compare(link, entry)
+            works, finish = OPERATIONS[call.op](link, call)
+        pending = _Pending(self, entry, works, finish)
+        self._open.append(pending)
+        return pending
+
+    def prepare(self, families: dict[str, list[tuple[int, ...]]]) -> None:
+        """Make this rank's groups along a new mesh's axes, so that no later call has to wait for one to be made."""
+        for axis, family in families.items():
+            for members in family:
+                if self.ledger.rank in members and len(members) > 1:
+                    self._link(Group(members, members.index(self.ledger.rank), axis, self))
+
+    def clock(self) -> float:
+        return time.monotonic() - self.began
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        self._look()
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.ledger.spans.append((name, start, time.monotonic()))
+            self._look()
+
+    def not_waited(self) -> list[Entry]:
+        return [pending.entry for pending in self._open if not pending.done]
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Note which asynchronous operations have ended meanwhile. (A callback from gloo's threads costs 0.7 ms each.)"""
+        for pending in self._open:
+            pending.look()
+        self._open = [pending for pending in self._open if not pending.done]
+
+    def _link(self, group: Group) -> Link:
+        key = (group.axis, group.members)
+        if key not in self._links:
+            self._links[key] = self._make_link(group, key)
+        return self._links[key]
+
+    def _make_link(self, group: Group, key: Key) -> Link:
+        gloo = dist.get_backend() == "gloo"
+        made = dist.group.WORLD
+        if key != ("world", self._everyone):
+            with self._waiting(self.ledger.open_setup(key)):
+                made = dist.new_group(list(group.members), use_local_synchronization=True)
+        assert isinstance(made, dist.ProcessGroup) and isinstance(dist.group.WORLD, dist.ProcessGroup)
+        thread = ThreadPoolExecutor(1, thread_name_prefix=f"llmlab-{group.axis}")  # started when first used
+        return Link(group, made, dist.group.WORLD if gloo else made, thread, gloo)
+
+    def _compare(self, link: Link, entry: Entry) -> None:
+        """strict=True: before a collective, let every member say what it is about to do. Raises MismatchError."""
+        label = f"{words(entry)}\t{place(entry.line)}".encode()[:_LABEL]
+        mine = torch.tensor(list(label.ljust(_LABEL)), dtype=torch.uint8, device=self.device)
+        everyone = [torch.empty_like(mine) for _ in link.group.members]
+        dist.all_gather(everyone, mine, group=link.collective)
+        labels = [bytes(x.tolist()).decode(errors="replace").strip() for x in everyone]
+        if len({label.split("\t")[0] for label in labels}) > 1:
+            lines = [f"  rank {n}: {s.replace(chr(9), '  at ')}" for n, s in zip(link.group.members, labels, strict=True)]
+            text = f"the ranks of {link.group.axis} are not in the same operation:\n"
+            raise MismatchError(text + "\n".join(lines), link.group.members[0])
+
+    @contextmanager
+    def _waiting(self, entry: Entry) -> Iterator[None]:
+        """Show what this rank waits in; say so when torch's transport breaks meanwhile."""
+        before, main = self.ledger.waiting, threading.current_thread() is threading.main_thread()
+        if main:  # a thread of the worker's own proves nothing about the rank
+            self.ledger.waiting = entry
+        try:
+            yield
+        except (RankError, PeerLost):
+            raise
+        except RuntimeError as error:
+            raise PeerLost(f"{entry.op} on {entry.key[0]} broke off: {error}") from error
+        finally:
+            if main:
+                self.ledger.waiting = before
+
+
+@dataclass(eq=False)
+class _Pending:
+    """The handle of an operation under way."""
+
+    engine: TorchEngine
+    entry: Entry
+    works: Sequence[Any]  # torch's Work, or torch_ops.Task
+    finish: Callable[[], Any]
+    done: bool = False
+    result: Any = None
+
+    def wait(self) -> Any:
+        if not self.done:
+            with self.engine._waiting(self.entry):
+                for work in self.works:
+                    work.wait()
+                self.result = self.finish()
+            self._close()
+        return self.result
+
+    def look(self) -> None:
+        if self.entry.stop is None and all(work.is_completed() for work in self.works):
+            self.entry.stop = time.monotonic()
+
+    def _close(self) -> None:
+        if self.engine.device.type == "cuda":  # NCCL's wait only orders streams: without this the times would be the host's
+            torch.cuda.current_stream().synchronize()
+        source = self.works[0]._source_rank() if self.entry.any_source else None
+        self.engine.ledger.close(self.entry, source)
+        self.done, self.works, self.finish = True, (), _nothing  # the tensors they held may go
+        if self in self.engine._open:
+            self.engine._open.remove(self)
+
+
+def _nothing() -> None: ...

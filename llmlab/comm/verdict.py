@@ -1,0 +1,132 @@
+"""From what is known of a failed run to the one error that its caller sees: the root cause, not its echo."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+
+from llmlab.comm.diagnosis import describe, find_mismatch
+from llmlab.comm.errors import RankDied, RankTimeout, rank_error
+from llmlab.comm.ledger import State
+from llmlab.comm.rank_process import Outcome
+from llmlab.comm.shipping import Failure, unpack_failure
+
+
+@dataclass
+class Facts:
+    """What is known of a run."""
+
+    size: int
+    folder: str  # where crashing ranks leave their reports
+    pids: dict[int, int]
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    deaths: dict[int, tuple[float, int | None]] = field(default_factory=dict)  # when, wait status
+    states: dict[int, State] = field(default_factory=dict)  # answers to the last question
+    before: dict[int, State] = field(default_factory=dict)  # and to the one before
+
+    @property
+    def failures(self) -> dict[int, Failure]:
+        return {rank: o.result for rank, o in self.outcomes.items() if isinstance(o.result, Failure)}
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.deaths or self.failures)
+
+    @property
+    def returned(self) -> dict[int, State]:
+        return {rank: outcome.state for rank, outcome in self.outcomes.items()}
+
+    @property
+    def busy(self) -> dict[int, State]:
+        return {rank: state for rank, state in self.states.items() if rank not in self.outcomes}
+
+    @property
+    def silent(self) -> list[int]:
+        """Ranks that neither answered, nor returned, nor died."""
+        known = self.states.keys() | self.outcomes.keys() | self.deaths.keys()
+        return [rank for rank in range(self.size) if rank not in known]
+
+
+def root_cause(facts: Facts) -> BaseException:
+    """The earliest death or exception that is not the echo of another; ranks that say the same speak as the lowest."""
+    own = {rank: failure for rank, failure in facts.failures.items() if not failure.echo}
+    causes = [(when, rank) for rank, (when, _) in facts.deaths.items()]
+    causes += [(failure.when, rank) for rank, failure in own.items()]
+    if not causes:  # only echoes: the transport broke because the ranks' parts did not fit
+        trouble = find_mismatch([*facts.returned.values(), *facts.busy.values()])
+        if trouble:
+            return trouble
+        own = facts.failures
+        causes = [(failure.when, rank) for rank, failure in own.items()]
+    first = min(causes)[1]
+    if first in facts.deaths:
+        return _death(facts, first)
+    first = min(rank for rank, failure in own.items() if failure.summary == own[first].summary)
+    return _failure(facts, first)
+
+
+def too_late(facts: Facts, limit_s: float, what: str) -> RankTimeout:
+    late = [rank for rank in range(facts.size) if rank not in facts.outcomes]
+    names = ", ".join(f"rank {rank}" for rank in late)
+    return RankTimeout("\n".join([f"{names} took more than {limit_s:g} s {what}", *where_all_are(facts)]), late[0])
+
+
+def where_all_are(facts: Facts, but: int | None = None) -> list[str]:
+    """A line for each rank (but one)."""
+    return [_where(facts, rank) for rank in range(facts.size) if rank != but]
+
+
+def _where(facts: Facts, rank: int) -> str:
+    if rank in facts.failures:
+        return f"  rank {rank}: {facts.failures[rank].summary}"
+    if rank in facts.outcomes:
+        return describe(facts.outcomes[rank].state, returned=True)
+    if rank in facts.deaths:
+        return f"  rank {rank}: {_how_it_ended(facts, rank)}"
+    if rank in facts.states:
+        return describe(facts.states[rank])
+    return f"  rank {rank}: {_from_outside(facts, rank)}"
+
+
+def _failure(facts: Facts, rank: int) -> BaseException:
+    failure = facts.failures[rank]
+    others = where_all_are(facts, but=rank)
+    meanwhile = ["", "meanwhile", *others] if others else []
+    return rank_error(rank, unpack_failure(failure), "\n".join(["", failure.text.rstrip(), *meanwhile]))
+
+
+def _death(facts: Facts, rank: int) -> RankDied:
+    others = where_all_are(facts, but=rank)
+    parts = [f"rank {rank}: {_how_it_ended(facts, rank)}", _report(facts, rank), *(["meanwhile", *others] if others else [])]
+    return RankDied("\n".join(part for part in parts if part), rank)
+
+
+def _how_it_ended(facts: Facts, rank: int) -> str:
+    status = facts.deaths[rank][1]
+    if status is None:
+        return "its process ended, nobody knows how"
+    if not os.WIFSIGNALED(status):
+        return f"its process ended itself with exit code {os.waitstatus_to_exitcode(status)}"
+    name = signal.Signals(os.WTERMSIG(status)).name
+    return f"its process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def _from_outside(facts: Facts, rank: int) -> str:
+    """Where a rank is that does not answer: C code holds the interpreter's lock. faulthandler works without it."""
+    with contextlib.suppress(OSError):
+        os.kill(facts.pids[rank], signal.SIGUSR1)
+        time.sleep(0.1)
+    for line in _report(facts, rank).splitlines():
+        if line.startswith("  File "):
+            return f"does not answer: C code holds Python's lock, called from {line.strip()}"
+    return "does not answer"
+
+
+def _report(facts: Facts, rank: int) -> str:
+    """What faulthandler wrote of a rank as it crashed, or when asked."""
+    with contextlib.suppress(OSError), open(os.path.join(facts.folder, f"crash-{rank}")) as file:
+        return file.read().strip()[:4000]
+    return ""
