@@ -20,6 +20,7 @@ _NAMES = {
     ],
     "model": ["Config", "Transformer"],
     "parallel.data": ["data_parallel"],
+    "parallel.agreement": ["disagreement"],
     "parallel.layout": ["Layout"],
     "parallel.inspection": ["describe"],
     "cost": ["predict"],

@@ -2,10 +2,10 @@
 
 Nothing here talks to a process: states and entries in, an error or a text out.
 
-A deadlock is proved, not timed. A rank is *stuck* when what it waits for can only be begun by ranks that have returned or
-are stuck themselves, and two looks at it, some time apart, found it waiting in the very same operation: then all stuck
-ranks waited at one moment, and none of them can ever begin what another needs. A slow operation is never stuck: all its
-members have begun it.
+A deadlock is proved, not timed. A rank is *stuck* when what it waits for can only be begun by ranks that have returned
+or are stuck themselves, and two looks at it, some time apart, found it waiting in the very same operation: then all
+stuck ranks waited at one moment, and none of them can ever begin what another needs. A slow operation is never stuck:
+all its members have begun it.
 """
 
 from __future__ import annotations
@@ -151,11 +151,13 @@ def _met(entry: Entry, me: int, totals: Mapping[int, State]) -> bool:
 
 def _same(a: Entry | None, b: Entry | None) -> bool:
     """Whether two looks saw one operation (each look is a copy)."""
-    return a is not None and b is not None and (a.op, a.key, a.number, a.peer, a.start) == (b.op, b.key, b.number, b.peer, b.start)
+    return (
+        a is not None
+        and b is not None
+        and (a.op, a.key, a.number, a.peer, a.start) == (b.op, b.key, b.number, b.peer, b.start)
+    )
 
 
 def _mismatch(text: str, sides: Mapping[int, Entry]) -> MismatchError:
     lines = [f"  rank {rank}: {words(entry)}  at {place(entry.line)}" for rank, entry in sorted(sides.items())]
     return MismatchError(f"{text}:\n" + "\n".join(lines), min(sides))
-
-

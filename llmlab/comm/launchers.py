@@ -1,4 +1,4 @@
-"""Two ways to start ranks: forked by a warm nanny (Linux), or as fresh interpreters that are kept (where fork is unsafe)."""
+"""Two ways to start ranks: forked by a warm nanny (Linux), or as interpreters that are kept (where fork is unsafe)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from llmlab.comm import nanny
 
 _START_S = 120  # the first import of torch on a busy machine
 
 
+@runtime_checkable
 class Launcher(Protocol):
     """Starts ranks, knows when they end, ends them."""
 
@@ -184,7 +185,9 @@ def _python(
     module: str, function: str, descriptors: Sequence[int], stdout: int = subprocess.DEVNULL, stderr: int | None = None
 ) -> subprocess.Popen[bytes]:
     """Start an interpreter in a session of its own, where the terminal's and Jupyter's signals do not reach it."""
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import {function}; {function}(*{list(descriptors)!r})"
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from {module} import {function}; {function}(*{list(descriptors)!r})"
+    )
     # numpy's and torch's thread pools would make the nanny unfit to fork
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return subprocess.Popen(

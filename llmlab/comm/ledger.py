@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import linecache
 import os
+import pickle
 import sys
 import sysconfig
 import threading
@@ -22,6 +23,7 @@ from llmlab.comm.where import short_name
 
 Line = tuple[str, int, str]  # file, line number, function
 Key = tuple[str, tuple[int, ...]]  # names a group: its axis and its members
+RECENT = 16  # entries in an answer while a run goes on
 SETUP = "the making of "  # precedes the axis in the key of a group that is being made
 
 _COMM = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -61,9 +63,9 @@ class State:
     when: float
     others: bool = False  # further threads of the worker's own may still act
 
-    def last(self, n: int) -> State:
-        """The same, with its last n entries only."""
-        return replace(self, recent=self.recent[-n:])
+    def short(self) -> State:
+        """The same, with its last entries only."""
+        return replace(self, recent=self.recent[-RECENT:])
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Ledger:
     sent: defaultdict[tuple[Key, int], int] = field(default_factory=lambda: defaultdict(int))
     received: defaultdict[tuple[Key, int], int] = field(default_factory=lambda: defaultdict(int))
     any_open: defaultdict[Key, int] = field(default_factory=lambda: defaultdict(int))
+    note: int | None = None  # descriptor of a file that always holds the last entry, for when the process is killed
 
     def clear(self) -> None:
         for kept in (self.entries, self.spans, self.collectives, self.sent, self.received, self.any_open):
@@ -92,6 +95,8 @@ class Ledger:
         else:
             entry.number = self._next(self.collectives, entry.key)
         self.entries.append(entry)
+        if self.note is not None:
+            os.pwrite(self.note, pickle.dumps(entry), 0)  # what an older, longer one leaves behind does no harm
         return entry
 
     def open_setup(self, key: Key) -> Entry:
@@ -110,12 +115,12 @@ class Ledger:
             entry.number = self._next(self.received, (entry.key, source))
 
     def state(self, main_thread: int, whole: bool = False) -> State:
-        """Take a picture for the caller: the last 64 entries, or all."""
+        """Take a picture for the caller: with the last entries, or all."""
         frame = sys._current_frames().get(main_thread)
         return State(
             self.rank, self.waiting, worker_line(frame) if frame else None,
             dict(self.collectives), dict(self.sent), dict(self.received), dict(self.any_open),
-            self.entries[0 if whole else -64 :], time.monotonic(), _others(),
+            self.entries[0 if whole else -RECENT :], time.monotonic(), _others(),
         )  # fmt: skip
 
     def _open_message(self, entry: Entry, group: Group, call: Call) -> None:
@@ -149,7 +154,9 @@ def words(entry: Entry) -> str:
     how = ", ".join(([reduce] if reduce else []) + ([f"root {root}"] if root is not None else []))
     whom = ""
     if entry.op in ("send", "recv"):
-        whom = (" to " if entry.op == "send" else " from ") + (f"rank {entry.peer}" if entry.peer is not None else "any rank")
+        whom = (" to " if entry.op == "send" else " from ") + (
+            f"rank {entry.peer}" if entry.peer is not None else "any rank"
+        )
     what = f" ({shape} {str(dtype).removeprefix('torch.')})" if shape is not None else ""
     return f"{entry.op}{f'({how})' if how else ''}{whom} on {entry.key[0]}{what}"
 

@@ -55,5 +55,7 @@ class RankOutput:
         if lines:
             stream = getattr(sys, self.name)
             # of a progress bar that rewrites its line, the last state
-            stream.write("".join(f"rank {self.rank} | {line.rstrip(chr(13)).rpartition(chr(13))[2]}\n" for line in lines))
+            stream.write(
+                "".join(f"rank {self.rank} | {line.rstrip(chr(13)).rpartition(chr(13))[2]}\n" for line in lines)
+            )
             stream.flush()

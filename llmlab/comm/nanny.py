@@ -1,9 +1,9 @@
-"""The process that forks ranks: it has imported torch and done nothing with it, and has one thread, so its forks are safe.
+"""The process that forks ranks. It has imported torch, done nothing with it, and has one thread: its forks are safe.
 
 A notebook's kernel must never fork itself: after one matrix product its OpenMP threads are gone in the child, and the
 child's first matrix product waits for them for ever. The nanny answers three requests over a private socket pair:
 
-    ("fork",) + four descriptors  ->  ("forked", pid)          the rank's task and control sockets, its stdout and stderr
+    ("fork",) + 4 descriptors     ->  ("forked", pid)          the rank's task and control sockets, stdout, stderr
     ("kill", pids)                ->  ("gone", pids)           with all that these ranks ever started
                                       ("exit", pid, status)    unasked, whenever a rank ends
 

@@ -1,9 +1,9 @@
 """Real ranks: processes on this machine (`Processes`), and torchrun's, here or on many machines (`Torchrun`).
 
-    caller (a notebook's kernel)                 never forked
-      nanny      imported torch, one thread      forks, reaps and kills ranks; ends with the caller
-        rank 0   gloo on loopback, or NCCL       its own process group, killed with the nanny
-        rank 1   ...
+caller (a notebook's kernel)                 never forked
+  nanny      imported torch, one thread      forks, reaps and kills ranks; ends with the caller
+    rank 0   gloo on loopback, or NCCL       its own process group, killed with the nanny
+    rank 1   ...
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
@@ -32,8 +32,8 @@ __all__ = ["Processes", "Torchrun"]
 class Processes:
     """Real processes on this machine, one per rank: gloo on the CPU, NCCL where each rank can have a GPU.
 
-    `run` gives fresh ranks each time. Between `start()` and `close()`, or in a `with` block, the ranks stay alive, and with
-    them what their modules hold; after a failure they are replaced by fresh ones.
+    `run` gives fresh ranks each time. Between `start()` and `close()`, or in a `with` block, the ranks stay alive, and
+    with them what their modules hold; after a failure they are replaced by fresh ones.
 
     timeout_s: seconds that a run may take.  threads_per_rank: torch's, within one operation.  strict: before each
     collective the ranks compare what they are about to do, at the price of a message; without it a mismatch is found
@@ -47,10 +47,10 @@ class Processes:
         self,
         ranks: int = 2,
         *,
-        timeout_s: float = 60.0,
+        timeout_s: int | float = 60,
         threads_per_rank: int = 1,
         strict: bool = False,
-        launch: Literal["fork", "warm"] | None = None,
+        launch: str | None = None,
     ):
         for name, value in (("ranks", ranks), ("threads_per_rank", threads_per_rank)):
             if not isinstance(value, int) or value < 1:
@@ -59,7 +59,12 @@ class Processes:
             raise ValueError(f"Processes wants timeout_s of more than 0 seconds, got {timeout_s!r}")
         if launch not in (None, "fork", "warm"):
             raise ValueError(f'Processes wants launch in "fork", "warm" or None, got {launch!r}')
-        self.ranks, self.timeout_s, self.threads_per_rank, self.strict = ranks, float(timeout_s), threads_per_rank, strict
+        self.ranks, self.timeout_s, self.threads_per_rank, self.strict = (
+            ranks,
+            float(timeout_s),
+            threads_per_rank,
+            strict,
+        )
         self.launch = launch or ("fork" if sys.platform == "linux" else "warm")
         self._live = False
         self._pool: Pool | None = None
@@ -130,7 +135,9 @@ class Processes:
         return Processes._warm[key]
 
     def _open(self, backend: str) -> Pool:
-        return Pool(self.ranks, Forks.shared() if self.launch == "fork" else Subprocesses(), backend, self.threads_per_rank)
+        return Pool(
+            self.ranks, Forks.shared() if self.launch == "fork" else Subprocesses(), backend, self.threads_per_rank
+        )
 
 
 @atexit.register

@@ -51,6 +51,7 @@ class Rank:
         self.in_flight: dict[int, Post] = {}  # their outputs, which nobody may touch
         self.waiting_for: Post | None = None
         self.wants_time = False
+        self.in_optimizer = False
         self.raised = ""
         self.result: Any = None
         self._launch = picoseconds(self.hardware.launch_s)

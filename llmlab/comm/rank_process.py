@@ -1,4 +1,4 @@
-"""What one real rank does: make itself a process of its own, meet the others, run workers, say where it is when asked."""
+"""What one real rank does: become a process of its own, meet the others, run workers, say where it is when asked."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Outcome:
     spans: list[tuple[str, float, float]]
     start: float
     stop: float
-    grown: int  # bytes its resident memory rose above where it began, at its peak
+    grown: int | None  # bytes its resident memory rose by, at its peak; None where the system does not tell
 
 
 def main(task: int, control: int) -> None:
@@ -71,7 +71,8 @@ def serve(task: socket.socket, control: socket.socket) -> None:
     try:
         (settings,) = tasks.receive()
         become(settings)
-        ledger = Ledger(settings.rank)
+        note = os.open(note_file(settings.folder, settings.rank), os.O_CREAT | os.O_RDWR, 0o600)
+        ledger = Ledger(settings.rank, note=note)
         parts = (Channel(control), ledger, settings.folder)
         threading.Thread(target=_answer, args=parts, name="llmlab-control", daemon=True).start()
         engine = _meet(settings, ledger)
@@ -79,6 +80,11 @@ def serve(task: socket.socket, control: socket.socket) -> None:
             _run_once(tasks, engine)
     except (EOFError, BrokenPipeError):
         os._exit(0)
+
+
+def note_file(folder: str, rank: int) -> str:
+    """Where a rank keeps the last operation it began."""
+    return os.path.join(folder, f"last-{rank}")
 
 
 def become(settings: Settings) -> None:
@@ -134,7 +140,7 @@ def _meet(settings: Settings, ledger: Ledger) -> TorchEngine:
 def _run_once(tasks: Channel, engine: TorchEngine) -> None:
     payload, sources, engine.strict = tasks.receive()
     know_sources(sources)
-    before = resident_bytes()
+    before = peak_bytes_from_now()
     result: bytes | Failure
     try:
         worker, args, kwargs = cloudpickle.loads(payload)
@@ -154,18 +160,19 @@ def _call(worker: Any, engine: TorchEngine, args: tuple[Any, ...], kwargs: dict[
     return pack_result(worker(engine.world(), *args, **kwargs))
 
 
-def outcome(engine: TorchEngine, result: bytes | Failure, resident_before: int) -> Outcome:
+def outcome(engine: TorchEngine, result: bytes | Failure, resident_before: int | None) -> Outcome:
     """Sum up this rank's part, once its worker has returned or raised."""
     stop = time.monotonic()
     flush()
     engine.ledger.waiting = None
     state = engine.ledger.state(threading.main_thread().ident or 0, whole=True)
-    grown = max(0, peak_bytes() - resident_before)
+    peak = peak_bytes()
+    grown = None if peak is None or resident_before is None else max(0, peak - resident_before)
     return Outcome(result, state, engine.not_waited(), engine.ledger.spans, engine.began, stop, grown)
 
 
 def seed(rank: int) -> None:
-    """torch's generator equal on all ranks, so that the same seed makes the same weights; numpy's and Python's by rank."""
+    """torch's generator equal on all ranks, so that they make the same weights; numpy's and Python's by rank."""
     torch.manual_seed(0)
     numpy.random.set_bit_generator(numpy.random.MT19937(rank))
     random.seed(rank)
@@ -191,18 +198,18 @@ def _answer(control: Channel, ledger: Ledger, folder: str) -> None:
         os._exit(0)
 
 
-def resident_bytes() -> int:
-    """Resident memory now; from here on the kernel counts its peak anew."""
+def peak_bytes_from_now() -> int | None:
+    """Resident memory now; from here on its peak is counted anew. None where the system does not tell."""
     gc.collect()
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     return peak_bytes()
 
 
-def peak_bytes() -> int:
-    """The highest resident memory since it was last set back; 0 where the system does not tell."""
+def peak_bytes() -> int | None:
+    """The highest resident memory since it was last counted anew."""
     with contextlib.suppress(OSError), open("/proc/self/status") as file:
         for line in file:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return 0
+    return None

@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from llmlab.comm.shapes import run_meta
+
 if TYPE_CHECKING:
     from llmlab.comm.rank import Rank
 
@@ -30,6 +32,7 @@ SYNCS = {  # what they give depends on values, so the host must wait for the dev
 FREE = {aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty, aten.new_empty_strided, aten.lift_fresh,
         aten.set_, aten.resize_}  # fmt: skip
 ROWS = {aten.embedding, aten.index_select, aten.gather, aten.index}  # they read only the rows they give
+STATE = {aten.zeros_like, aten.clone}  # how optimizers make what they keep; the rest of a step's tensors are passing
 ATTENTION_BACKWARD = 2.5  # FLOPs against forward: five matrix products for two, the scores computed again
 
 
@@ -90,7 +93,7 @@ class Recorder(TorchDispatchMode):
         inputs = list(tensors_in(args))
         if rank.in_flight:
             rank.check_race(inputs)
-        result = op(*args, **kwargs)
+        result = run_meta(op, args, kwargs) if rank.device.type == "meta" else op(*args, **kwargs)
         self._account(kind, op, args, inputs, result)
         return result
 
@@ -109,8 +112,9 @@ class Recorder(TorchDispatchMode):
             return
         for x in inputs:
             meter.place(x)
+        state = rank.in_optimizer and op.overloadpacket in STATE
         for x in outputs:
-            meter.place(x)
+            meter.place(x, "optimizer state" if state else None)
         flops = _flops(kind, op, args, result)
         moved = outputs + ([] if op.overloadpacket in ROWS else inputs)
         nbytes = sum(rank.priced_bytes(x) for x in {id(x): x for x in moved}.values())

@@ -27,6 +27,9 @@ class PeerLost(RuntimeError):
     """A communication broke under this rank; the cause is elsewhere (a peer died, or took part with another shape)."""
 
 
+_COMM = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
 @dataclass(frozen=True)
 class Failure:
     """An exception on its way home. `when` is seconds on the machine's monotonic clock."""
@@ -113,7 +116,9 @@ def pack_result(result: Any) -> bytes:
 
 def pack_failure(error: BaseException, when: float) -> Failure:
     """Pickle an exception with its traceback; one that cannot travel is replaced by a RuntimeError with its words."""
-    inside = error.__traceback__.tb_next if error.__traceback__ else None  # without our own frame that called it
+    inside = error.__traceback__
+    while inside and inside.tb_next and inside.tb_frame.f_code.co_filename.startswith(_COMM):
+        inside = inside.tb_next  # leave out our own frames, which called the worker
     text = "".join(traceback.format_exception(type(error), error, inside))
     summary = "".join(traceback.format_exception_only(type(error), error)).strip()
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from llmlab.comm import matching, pricing
 from llmlab.comm.clock import PS, Flow, Time, Timeline, known, settled
@@ -75,8 +75,8 @@ class Simulation:
             if collecting:
                 after.callback(gc.enable)
             gc.disable()
-            hook = register_optimizer_step_post_hook(self._count_optimizer_state)
-            after.callback(hook.remove)
+            after.callback(register_optimizer_step_pre_hook(self._enter_optimizer).remove)
+            after.callback(register_optimizer_step_post_hook(self._leave_optimizer).remove)
             after.callback(lambda: [rank.meter.close() for rank in self.ranks.values()])
             after.enter_context(self.printing.caught(lambda: self.scheduler.current and self.scheduler.current.number))
             yield
@@ -106,9 +106,17 @@ class Simulation:
             met = "nobody took" if self.matcher.left_over() else "nobody waited for"
             raise MismatchError(f"the ranks returned, and left what {met}:\n{lines}", left[0].rank.number)
 
-    def _count_optimizer_state(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        rank = self.ranks.get(self.scheduler.current.number) if self.scheduler.current else None
-        for state in optimizer.state.values() if rank else ():
+    def _enter_optimizer(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        if self.scheduler.current is not None:
+            self.ranks[self.scheduler.current.number].in_optimizer = True
+
+    def _leave_optimizer(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        """Count as optimizer state what the optimizer holds, however it made it."""
+        if self.scheduler.current is None:
+            return
+        rank = self.ranks[self.scheduler.current.number]
+        rank.in_optimizer = False
+        for state in optimizer.state.values():
             for value in state.values():
                 if isinstance(value, Tensor):
                     rank.meter.place(value, "optimizer state")

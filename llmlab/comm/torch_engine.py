@@ -86,7 +86,7 @@ class TorchEngine:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Note which asynchronous operations have ended meanwhile. (A callback from gloo's threads costs 0.7 ms each.)"""
+        """Note which asynchronous operations have ended meanwhile. (A callback from gloo's threads would cost more.)"""
         for pending in self._open:
             pending.look()
         self._open = [pending for pending in self._open if not pending.done]
@@ -115,7 +115,9 @@ class TorchEngine:
         dist.all_gather(everyone, mine, group=link.collective)
         labels = [bytes(x.tolist()).decode(errors="replace").strip() for x in everyone]
         if len({label.split("\t")[0] for label in labels}) > 1:
-            lines = [f"  rank {n}: {s.replace(chr(9), '  at ')}" for n, s in zip(link.group.members, labels, strict=True)]
+            lines = [
+                f"  rank {n}: {s.replace(chr(9), '  at ')}" for n, s in zip(link.group.members, labels, strict=True)
+            ]
             text = f"the ranks of {link.group.axis} are not in the same operation:\n"
             raise MismatchError(text + "\n".join(lines), link.group.members[0])
 
@@ -161,7 +163,9 @@ class _Pending:
             self.entry.stop = time.monotonic()
 
     def _close(self) -> None:
-        if self.engine.device.type == "cuda":  # NCCL's wait only orders streams: without this the times would be the host's
+        if (
+            self.engine.device.type == "cuda"
+        ):  # NCCL's wait only orders streams: without this the times would be the host's
             torch.cuda.current_stream().synchronize()
         source = self.works[0]._source_rank() if self.entry.any_source else None
         self.engine.ledger.close(self.entry, source)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from zlib import crc32
 
 import torch
@@ -27,13 +27,19 @@ _REDUCE = {
 }  # fmt: skip
 _BOOL = {"sum": "max", "prod": "min", "max": "max", "min": "min"}  # True + True is True
 # gloo has no int16, and would round a 16-bit sum at every hop; the definition rounds once
-_WIDER = {torch.bool: torch.uint8, torch.int16: torch.int32, torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_WIDER = {
+    torch.bool: torch.uint8,
+    torch.int16: torch.int32,
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+}
 _DTYPES = sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str)
 # torch 2.13 renamed these and warns about the old names
 _gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _scatter_flat = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
+@runtime_checkable
 class Work(Protocol):
     """Something under way: torch's own, or a `Task`."""
 
@@ -56,7 +62,7 @@ class Task:
 
 @dataclass
 class Link:
-    """What the operations of one group need: its process group, the one for messages, and a thread for two-step ones."""
+    """What one group's operations need: its process group, the one for messages, and a thread for two-step ones."""
 
     group: Group
     collective: dist.ProcessGroup
@@ -142,7 +148,7 @@ def barrier(link: Link, call: Call) -> Begun:
     return [dist.barrier(group=link.collective, async_op=True)], lambda: None
 
 
-# --- between two ranks -------------------------------------------------------------------------------------------------
+# --- between two ranks -----------------------------------------------------------------------------------------------
 
 
 def send(link: Link, call: Call) -> Begun:
@@ -168,7 +174,7 @@ def _irecv(link: Link, x: Tensor, peer: int | None, use: str = "") -> Work:
 
 
 # --- two steps: shapes first, then data ------------------------------------------------------------------------------
-# They run in the group's own thread, so that an asynchronous call does not wait and yet goes on while the rank computes.
+# They run in the group's own thread: an asynchronous call does not wait, and yet goes on while the rank computes.
 
 
 def all_to_all(link: Link, call: Call) -> Begun:

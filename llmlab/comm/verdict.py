@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import time
 from dataclasses import dataclass, field
 
 from llmlab.comm.diagnosis import describe, find_mismatch
-from llmlab.comm.errors import RankDied, RankTimeout, rank_error
-from llmlab.comm.ledger import State
-from llmlab.comm.rank_process import Outcome
+from llmlab.comm.errors import MismatchError, RankDied, RankTimeout, rank_error
+from llmlab.comm.ledger import Entry, State, place, words
+from llmlab.comm.rank_process import Outcome, note_file
 from llmlab.comm.shipping import Failure, unpack_failure
 
 
@@ -63,7 +64,7 @@ def root_cause(facts: Facts) -> BaseException:
         causes = [(failure.when, rank) for rank, failure in own.items()]
     first = min(causes)[1]
     if first in facts.deaths:
-        return _death(facts, first)
+        return _unfit(facts, first) or _death(facts, first)
     first = min(rank for rank, failure in own.items() if failure.summary == own[first].summary)
     return _failure(facts, first)
 
@@ -100,8 +101,28 @@ def _failure(facts: Facts, rank: int) -> BaseException:
 
 def _death(facts: Facts, rank: int) -> RankDied:
     others = where_all_are(facts, but=rank)
-    parts = [f"rank {rank}: {_how_it_ended(facts, rank)}", _report(facts, rank), *(["meanwhile", *others] if others else [])]
+    parts = [
+        f"rank {rank}: {_how_it_ended(facts, rank)}",
+        _report(facts, rank),
+        *(["meanwhile", *others] if others else []),
+    ]
     return RankDied("\n".join(part for part in parts if part), rank)
+
+
+def _unfit(facts: Facts, rank: int) -> MismatchError | None:
+    """gloo aborts the process (SIGABRT) that gets more bytes than it asked for."""
+    status, entry = facts.deaths[rank][1], _last_entry(facts, rank)
+    if entry is None or status is None or not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGABRT:
+        return None
+    dead = State(rank, entry, entry.line, {}, {}, {}, {}, [entry], entry.start)
+    return find_mismatch([dead, *facts.returned.values(), *facts.busy.values()])
+
+
+def _last_entry(facts: Facts, rank: int) -> Entry | None:
+    """The last operation that a dead rank began."""
+    with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError), open(note_file(facts.folder, rank), "rb") as file:
+        return pickle.load(file)
+    return None
 
 
 def _how_it_ended(facts: Facts, rank: int) -> str:

@@ -13,6 +13,7 @@ from llmlab.comm.rank_process import Outcome
 from llmlab.comm.shipping import Failure
 from llmlab.comm.trace import Event, Memory, Run, Trace
 
+
 def to_run(outcomes: Mapping[int, Outcome], output: Sequence[str], hardware: str) -> Run:
     """Put the ranks' parts together. Raises RankError when a result cannot be read here."""
     ranks = range(len(outcomes))

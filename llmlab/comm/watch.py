@@ -1,7 +1,7 @@
 """One run on live ranks, watched from the caller: work out, results, prints and trouble in.
 
-All is read in one loop in the calling thread, so that what ranks print lands in the cell that runs and Ctrl-C is seen at
-once. Every look at ranks that have not returned compares where they are with the look before (`diagnosis.py`).
+All is read in one loop in the calling thread, so that what ranks print lands in the cell that runs and Ctrl-C is seen
+at once. Every look at ranks that have not returned compares where they are with the look before (`diagnosis.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmlab.comm.verdict import Facts, root_cause, too_late, where_all_are
 from llmlab.comm.wire import Channel
 
 _START_S = 120.0  # for ranks to be born and meet; interpreters that import torch on a busy machine take their time
-_LOOK_S = 0.5  # between two looks at ranks that have not returned
+_LOOK_S = 0.3  # between two looks at ranks that have not returned
 _SETTLE_S = 0.5  # after a failure, for the others to say theirs, or what they wait in
 _DEATH_S = 2.0  # from a closed socket to the word of how the rank ended
 
@@ -60,7 +60,7 @@ class Watch:
         if trouble:
             raise trouble
 
-    # --- the loop -------------------------------------------------------------------------------------------------------
+    # --- the loop ---------------------------------------------------------------------------------------------------
 
     def _until(self, done: Callable[[], bool], limit_s: float, what: str) -> None:
         """Read until `done`. Raises at the first thing that makes it impossible, or at the limit."""
@@ -106,8 +106,9 @@ class Watch:
             if end is rank.control:
                 self.facts.states[rank.number] = message
             else:
-                self._ready.add(rank.number)
-                self.facts.outcomes.update({rank.number: outcome for outcome in rest})
+                self._ready.add(rank.number)  # one that could not unpack its work is as ready as it will be
+                if message == "done":
+                    self.facts.outcomes[rank.number] = rest[0]
 
     def _ask_how_it_ended(self, rank: RankEnds) -> None:
         if rank.number not in self.facts.deaths:
@@ -115,14 +116,14 @@ class Watch:
             if status is not None or (rank.gone is not None and time.monotonic() - rank.gone > _DEATH_S):
                 self.facts.deaths[rank.number] = rank.gone or time.monotonic(), status
 
-    # --- looking for trouble ----------------------------------------------------------------------------------------------
+    # --- looking for trouble ----------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """Judge by the answers to the last question, and ask again."""
         facts = self.facts
         busy = facts.busy
         if steady(facts.before, busy):
-            recent = [state.last(64) for state in facts.returned.values()]
+            recent = [state.short() for state in facts.returned.values()]
             trouble = find_mismatch([*busy.values(), *recent]) or find_deadlock(facts.before, busy, facts.returned)
             if trouble:
                 raise trouble

@@ -1,0 +1,217 @@
+"""Data parallelism: every rank holds the whole model and computes on its share of the batch; gradients are averaged.
+
+    rank 0: batch 0 -> loss -> gradient --.
+    rank 1: batch 1 -> loss -> gradient --+-- all_reduce, times 1/p --> the same gradient, the same step, on every rank
+    rank 2: batch 2 -> loss -> gradient --'
+
+Li et al. 2020, "PyTorch Distributed: experiences on accelerating data parallel training", section 3: gradients travel in
+buckets, filled in the order in which the backward pass makes them, each sent while the rest is still computed.
+Seam: parameter gradients (a post-accumulate hook per parameter). As with torch's DistributedDataParallel, the gradients
+are averaged when `loss.backward()` returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function, Variable
+
+from llmlab.comm.group import Group, Handle
+
+MB = 2**20  # torch counts its buckets in these too
+
+
+def data_parallel(
+    model: nn.Module,
+    group: Group,
+    bucket_mb: float = 25,
+    overlap: bool = True,
+    comm_dtype: torch.dtype | None = None,
+    find_unused_parameters: bool = False,
+    init_sync: bool = True,
+) -> nn.Module:
+    """Average the model's gradients over the group at each backward; give every rank the weights of rank 0. In place.
+
+    bucket_mb: send a bucket once it holds so many MB (2^20 bytes); 0 is one all_reduce per parameter.  overlap: send during
+    the backward pass, not after it.  comm_dtype: the dtype in which gradients travel (None: their own).  A parameter that
+    some rank did not use counts as zero there; if no rank used it its gradient is zero too, or stays None with
+    `find_unused_parameters` (one more, small, all_reduce): the same to SGD, not to weight decay.
+    """
+    if isinstance(getattr(model, "reducer", None), Reducer):
+        raise ValueError(f"data_parallel wants a model that is not data parallel yet, got one with {model.reducer}")
+    model.to(group.device)
+    if init_sync:
+        broadcast_weights(model, group)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
+    model.reducer = Reducer(group, buckets, overlap, find_unused_parameters)
+    model.reducer.watch()
+    return model
+
+
+def broadcast_weights(model: nn.Module, group: Group, src: int = 0) -> None:
+    """One -> Replicate: all parameters and buffers as rank `src` has them."""
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            group.broadcast_(tensor, src)
+
+
+def make_buckets(parameters: Iterable[nn.Parameter], bucket_mb: float = 25) -> list[list[nn.Parameter]]:
+    """Group parameters in reverse order, about the order of their gradients; a bucket is full once it holds bucket_mb.
+
+    A bucket has one dtype. The last one is what is left.
+    """
+    buckets: list[list[nn.Parameter]] = []
+    room = 0.0
+    for parameter in reversed(list(parameters)):
+        if room <= 0 or parameter.dtype != buckets[-1][-1].dtype:
+            buckets.append([])
+            room = bucket_mb * MB
+        buckets[-1].append(parameter)
+        room -= parameter.numel() * parameter.element_size()
+    return buckets
+
+
+@contextmanager
+def no_sync(model: nn.Module) -> Iterator[None]:
+    """Accumulate gradients on this rank only; the next backward outside averages all that has come together."""
+    reducer = reducer_of(model)
+    before, reducer.enabled = reducer.enabled, False
+    try:
+        yield
+    finally:
+        reducer.enabled = before
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Average, now, what has come together under `no_sync`."""
+    reducer_of(model).finish()
+
+
+def reducer_of(model: nn.Module) -> Reducer:
+    reducer = getattr(model, "reducer", None)
+    if not isinstance(reducer, Reducer):
+        raise ValueError(f"this wants a model that went through data_parallel, got a plain {type(model).__name__}")
+    return reducer
+
+
+@dataclass(eq=False)
+class Bucket:
+    """Parameters whose gradients travel together."""
+
+    parameters: list[nn.Parameter]
+    dtype: torch.dtype
+    missing: int = 0  # gradients not yet made in this backward
+    flat: Tensor | None = None
+    handle: Handle | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes a rank hands over for it at each backward."""
+        return sum(p.numel() for p in self.parameters) * self.dtype.itemsize
+
+    def start(self, group: Group) -> None:
+        """Copy the gradients side by side and begin to average them."""
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        self.flat = torch.cat([g.reshape(-1).to(self.dtype) for g in grads])
+        self.handle = group.all_reduce_(self.flat, "avg", async_op=True)
+
+    def finish(self) -> None:
+        """Wait; the gradients become views into the bucket, which saves copying them back."""
+        self.handle.wait()
+        for p, piece in zip(self.parameters, self.flat.split([p.numel() for p in self.parameters]), strict=True):
+            p.grad = piece.view_as(p).to(p.dtype)
+        self.flat = self.handle = None
+
+
+@dataclass(eq=False)
+class Reducer:
+    """Sends buckets as the backward pass fills them: always all of them, always in the same order on every rank."""
+
+    group: Group
+    buckets: list[Bucket]
+    overlap: bool = True
+    find_unused: bool = False
+    enabled: bool = True
+    running: bool = False  # a backward pass is under way and will call finish
+    started: int = 0
+    bucket_of: dict[nn.Parameter, Bucket] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        when = "during" if self.overlap else "after"
+        return f"Reducer({len(self.buckets)} buckets over {self.group.axis}={self.group.size}, sent {when} backward)"
+
+    def watch(self) -> None:
+        """Put the hook on every parameter."""
+
+        def average(parameter: nn.Parameter) -> None:
+            if self.enabled:
+                self.ready(parameter)
+
+        for bucket in self.buckets:
+            bucket.missing = len(bucket.parameters)
+            for parameter in bucket.parameters:
+                self.bucket_of[parameter] = bucket
+                parameter.register_post_accumulate_grad_hook(average)
+
+    def ready(self, parameter: nn.Parameter) -> None:
+        """Note that a gradient is there; start every bucket that is full and whose turn it is."""
+        if not self.running:
+            self.running = True
+            Variable._execution_engine.queue_callback(self.finish)  # called once, when the backward pass ends
+        self.bucket_of[parameter].missing -= 1
+        while self.overlap and self.started < len(self.buckets) and self.buckets[self.started].missing <= 0:
+            self.start_next()
+
+    def start_next(self) -> None:
+        self.buckets[self.started].start(self.group)
+        self.started += 1
+
+    def finish(self) -> None:
+        """Start the buckets that never filled (a parameter was not used here), wait for all, and be ready for the next."""
+        unused = self.unused_everywhere() if self.find_unused else []
+        while self.started < len(self.buckets):
+            self.start_next()
+        for bucket in self.buckets:
+            bucket.finish()
+            bucket.missing = len(bucket.parameters)
+        for parameter in unused:
+            parameter.grad = None
+        self.started, self.running = 0, False
+
+    def unused_everywhere(self) -> list[nn.Parameter]:
+        """The parameters that have a gradient on no rank."""
+        parameters = list(self.bucket_of)
+        used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=self.group.device)
+        used = self.group.all_reduce(used, "max")
+        if used.device.type == "meta":  # ranks are alike there: what this one used, all used
+            return [p for p in parameters if p.grad is None]
+        return [p for p, flag in zip(parameters, used.tolist(), strict=True) if not flag]
+
+
+def global_mean(loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:
+    """Mean loss over all target tokens of all ranks, from each rank's sum and its number of target tokens.
+
+    Ranks with more targets weigh more, in the value and in the gradient: the mean of the ranks' means would be wrong. The
+    gradient is made for data_parallel, which averages over ranks. When gradients are accumulated, `count` is this rank's
+    count of the whole step, and the micro-batches' values add up to the step's mean.
+    """
+    return _GlobalMean.apply(loss_sum, count, group)
+
+
+class _GlobalMean(Function):
+    @staticmethod
+    def forward(ctx: Any, loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:
+        here = torch.stack([loss_sum.double(), torch.as_tensor(count, dtype=torch.float64, device=loss_sum.device)])
+        total, n_target = group.all_reduce(here)
+        ctx.scale = group.size / n_target  # averaging divides by group.size again
+        return (total / n_target).to(loss_sum.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        return (grad * ctx.scale).to(grad.dtype), None, None
