@@ -85,6 +85,8 @@ class Ledger:
     def clear(self) -> None:
         for kept in (self.entries, self.spans, self.collectives, self.sent, self.received, self.any_open):
             kept.clear()
+        if self.note is not None:
+            os.ftruncate(self.note, 0)
 
     def open(self, group: Group, call: Call) -> Entry:
         op = call.op.removeprefix("i") if call.op in ("isend", "irecv") else call.op

@@ -292,6 +292,7 @@ class Simulation:
     def _idle(self) -> bool:
         """Nobody can run: let time move until a rank wakes. False, and the run fails, if nothing wakes one."""
         try:
+            self._wake_those_who_asked_the_time()
             while not self.scheduler.ready:
                 choice = self._earliest_message()
                 moment = self.timeline.next_event()

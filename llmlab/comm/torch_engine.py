@@ -65,10 +65,15 @@ class TorchEngine:
                     self._link(Group(members, members.index(self.ledger.rank), axis, self))
 
     def clock(self) -> float:
+        self._look()
         return time.monotonic() - self.began
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        end = time.monotonic() + seconds
+        while any(pending.entry.stop is None for pending in self._open) and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.001))
+            self._look()
+        time.sleep(max(0.0, end - time.monotonic()))
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:

@@ -100,12 +100,10 @@ def _failure(facts: Facts, rank: int) -> BaseException:
 
 
 def _death(facts: Facts, rank: int) -> RankDied:
-    others = where_all_are(facts, but=rank)
-    parts = [
-        f"rank {rank}: {_how_it_ended(facts, rank)}",
-        _report(facts, rank),
-        *(["meanwhile", *others] if others else []),
-    ]
+    others, entry = where_all_are(facts, but=rank), _last_entry(facts, rank)
+    parts = [f"rank {rank}: {_how_it_ended(facts, rank)}"]
+    parts += [f"  the last it began: {words(entry)}  at {place(entry.line)}"] if entry else []
+    parts += [_report(facts, rank), *(["meanwhile", *others] if others else [])]
     return RankDied("\n".join(part for part in parts if part), rank)
 
 
@@ -120,7 +118,10 @@ def _unfit(facts: Facts, rank: int) -> MismatchError | None:
 
 def _last_entry(facts: Facts, rank: int) -> Entry | None:
     """The last operation that a dead rank began."""
-    with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError), open(note_file(facts.folder, rank), "rb") as file:
+    with (
+        contextlib.suppress(OSError, EOFError, pickle.UnpicklingError),
+        open(note_file(facts.folder, rank), "rb") as file,
+    ):
         return pickle.load(file)
     return None
 

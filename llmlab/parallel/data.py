@@ -32,15 +32,17 @@ def data_parallel(
     bucket_mb: float = 25,
     overlap: bool = True,
     comm_dtype: torch.dtype | None = None,
+    gradient_as_bucket_view: bool = False,
     find_unused_parameters: bool = False,
     init_sync: bool = True,
 ) -> nn.Module:
     """Average the model's gradients over the group at each backward; give every rank the weights of rank 0. In place.
 
     bucket_mb: send a bucket once it holds so many MB (2^20 bytes); 0 is one all_reduce per parameter.  overlap: send during
-    the backward pass, not after it.  comm_dtype: the dtype in which gradients travel (None: their own).  A parameter that
-    some rank did not use counts as zero there; if no rank used it its gradient is zero too, or stays None with
-    `find_unused_parameters` (one more, small, all_reduce): the same to SGD, not to weight decay.
+    the backward pass, not after it.  comm_dtype: the dtype in which gradients travel (None: their own).
+    gradient_as_bucket_view: `p.grad` is a piece of the bucket, which saves a copy and its memory, but the next backward
+    writes over it.  A parameter that some rank did not use counts as zero there; if no rank used it its gradient is zero
+    too, or stays None with `find_unused_parameters` (one more, small, all_reduce): the same to SGD, not to weight decay.
     """
     if isinstance(getattr(model, "reducer", None), Reducer):
         raise ValueError(f"data_parallel wants a model that is not data parallel yet, got one with {model.reducer}")
@@ -49,7 +51,7 @@ def data_parallel(
         broadcast_weights(model, group)
     trained = [p for p in model.parameters() if p.requires_grad]
     buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
-    model.reducer = Reducer(group, buckets, overlap, find_unused_parameters)
+    model.reducer = Reducer(group, buckets, overlap, gradient_as_bucket_view, find_unused_parameters)
     model.reducer.watch()
     return model
 
@@ -100,33 +102,46 @@ def reducer_of(model: nn.Module) -> Reducer:
     return reducer
 
 
-@dataclass(eq=False)
 class Bucket:
-    """Parameters whose gradients travel together."""
+    """Parameters whose gradients travel together, side by side in one buffer."""
 
-    parameters: list[nn.Parameter]
-    dtype: torch.dtype
-    missing: int = 0  # gradients not yet made in this backward
-    flat: Tensor | None = None
-    handle: Handle | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes a rank hands over for it at each backward."""
-        return sum(p.numel() for p in self.parameters) * self.dtype.itemsize
+    def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype):
+        self.parameters = parameters
+        sizes = [p.numel() for p in parameters]
+        self.flat = torch.empty(sum(sizes), dtype=dtype, device=parameters[0].device)
+        self.views = [piece.view_as(p) for p, piece in zip(parameters, self.flat.split(sizes), strict=True)]
+        self.missing = len(parameters)  # gradients not yet made in this backward
+        self.handle: Handle | None = None
 
     def start(self, group: Group) -> None:
-        """Copy the gradients side by side and begin to average them."""
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        self.flat = torch.cat([g.reshape(-1).to(self.dtype) for g in grads])
+        """Copy the gradients in and begin to average them."""
+        made = []
+        for p, view in zip(self.parameters, self.views, strict=True):
+            if p.grad is None:
+                view.zero_()
+            elif p.grad is not view:
+                made.append((view, p.grad))
+        copy_all(made)
         self.handle = group.all_reduce_(self.flat, "avg", async_op=True)
 
-    def finish(self) -> None:
-        """Wait; the gradients become views into the bucket, which saves copying them back."""
+    def finish(self, as_view: bool) -> None:
+        """Wait, and give the parameters their averaged gradients."""
+        assert self.handle is not None
         self.handle.wait()
-        for p, piece in zip(self.parameters, self.flat.split([p.numel() for p in self.parameters]), strict=True):
-            p.grad = piece.view_as(p).to(p.dtype)
-        self.flat = self.handle = None
+        self.handle, self.missing = None, len(self.parameters)
+        if as_view:
+            for p, view in zip(self.parameters, self.views, strict=True):
+                p.grad = view.to(p.dtype)
+            return
+        for p in self.parameters:
+            p.grad = torch.empty_like(p) if p.grad is None else p.grad
+        copy_all([(p.grad, view) for p, view in zip(self.parameters, self.views, strict=True)])
+
+
+def copy_all(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Copy many (to, from) in one call: a model has hundreds of parameters, most of them short."""
+    if pairs:
+        torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
 
 
 @dataclass(eq=False)
@@ -135,8 +150,9 @@ class Reducer:
 
     group: Group
     buckets: list[Bucket]
-    overlap: bool = True
-    find_unused: bool = False
+    overlap: bool
+    as_view: bool
+    find_unused: bool
     enabled: bool = True
     running: bool = False  # a backward pass is under way and will call finish
     started: int = 0
@@ -154,7 +170,6 @@ class Reducer:
                 self.ready(parameter)
 
         for bucket in self.buckets:
-            bucket.missing = len(bucket.parameters)
             for parameter in bucket.parameters:
                 self.bucket_of[parameter] = bucket
                 parameter.register_post_accumulate_grad_hook(average)
@@ -174,24 +189,23 @@ class Reducer:
 
     def finish(self) -> None:
         """Start the buckets that never filled (a parameter was not used here), wait for all, and be ready for the next."""
-        unused = self.unused_everywhere() if self.find_unused else []
+        used = {p: p.grad is not None for p in self.bucket_of}
         while self.started < len(self.buckets):
             self.start_next()
+        unused = self.unused_everywhere(used) if self.find_unused else []  # after the buckets: on every rank alike
         for bucket in self.buckets:
-            bucket.finish()
-            bucket.missing = len(bucket.parameters)
+            bucket.finish(self.as_view)
         for parameter in unused:
             parameter.grad = None
         self.started, self.running = 0, False
 
-    def unused_everywhere(self) -> list[nn.Parameter]:
+    def unused_everywhere(self, used: dict[nn.Parameter, bool]) -> list[nn.Parameter]:
         """The parameters that have a gradient on no rank."""
-        parameters = list(self.bucket_of)
-        used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=self.group.device)
-        used = self.group.all_reduce(used, "max")
-        if used.device.type == "meta":  # ranks are alike there: what this one used, all used
-            return [p for p in parameters if p.grad is None]
-        return [p for p, flag in zip(parameters, used.tolist(), strict=True) if not flag]
+        flags = torch.tensor(list(used.values()), dtype=torch.uint8, device=self.group.device)
+        flags = self.group.all_reduce(flags, "max")
+        if flags.device.type == "meta":  # ranks are alike there: what this one used, all used
+            return [p for p, here in used.items() if not here]
+        return [p for p, anywhere in zip(used, flags.tolist(), strict=True) if not anywhere]
 
 
 def global_mean(loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:

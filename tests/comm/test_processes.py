@@ -12,7 +12,16 @@ import torch
 from llmlab.comm.group import Mesh
 from llmlab.comm.processes import Processes
 
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.int16, torch.uint8]
+DTYPES = [
+    torch.float64,
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.uint8,
+]
 SHAPES = [(1,), (5,), (3, 7), (0,), (2, 0, 3), ()]
 
 
@@ -36,7 +45,13 @@ def test_every_reduction_equals_its_definition_for_every_dtype_and_shape(some):
 
         def expected(parts, op):
             wide = torch.stack([p.double() for p in parts])
-            total = {"sum": wide.sum(0), "avg": wide.mean(0), "prod": wide.prod(0), "max": wide.amax(0), "min": wide.amin(0)}
+            total = {
+                "sum": wide.sum(0),
+                "avg": wide.mean(0),
+                "prod": wide.prod(0),
+                "max": wide.amax(0),
+                "min": wide.amin(0),
+            }
             return total[op].to(parts[0].dtype)
 
         wrong = []
@@ -51,7 +66,11 @@ def test_every_reduction_equals_its_definition_for_every_dtype_and_shape(some):
                     same_input = torch.equal(x, kept)
                     got.append(world.all_reduce_(x, op))
                     got[1] = got[1] if world.rank == world.size - 1 else want
-                    if not same_input or got[2] is not x or any(g.dtype != dtype or not torch.equal(g, want) for g in got):
+                    if (
+                        not same_input
+                        or got[2] is not x
+                        or any(g.dtype != dtype or not torch.equal(g, want) for g in got)
+                    ):
                         wrong.append((dtype, shape, op, want, got))
                     if shape and shape[0] % world.size == 0:
                         mine = want.chunk(world.size)[world.rank] if shape[0] else want
@@ -101,7 +120,11 @@ def test_what_moves_data_moves_every_dtype_and_shape_unchanged(some):
                     whole = torch.cat(parts)
                     pairs["all_gather"] = (world.all_gather(x), whole)
                     gathered = world.gather(x, last)
-                    pairs["gather"] = (gathered, whole) if world.rank == last else (torch.tensor(gathered is None), torch.tensor(True))
+                    pairs["gather"] = (
+                        (gathered, whole)
+                        if world.rank == last
+                        else (torch.tensor(gathered is None), torch.tensor(True))
+                    )
                     scattered = world.scatter(whole if world.rank == last else None, last)
                     pairs["scatter"] = (scattered, x)
                 in_place = x.clone()
@@ -322,7 +345,12 @@ def test_the_trace_holds_every_operation_with_its_bytes_and_times(two):
         assert (span.stream, span.op) == ("host", "forward") and 0.05 <= span.seconds < 5
         got = [(e.op, e.axis, e.nbytes, e.peer) for e in events[1:]]
         message = ("send", "world", 16, 1) if rank == 0 else ("recv", "world", 0, 0)
-        wanted = [("all_reduce", "world", 48, None), message, ("all_gather", "dp", 8, None), ("barrier", "world", 0, None)]
+        wanted = [
+            ("all_reduce", "world", 48, None),
+            message,
+            ("all_gather", "dp", 8, None),
+            ("barrier", "world", 0, None),
+        ]
         assert got == wanted
         assert all(e.stream == "comm" for e in events[1:])
         assert all(0 <= e.start <= e.stop <= run.seconds for e in events)
@@ -450,7 +478,11 @@ def test_two_live_pools_work_side_by_side(two):
         return world.all_reduce(torch.ones(1)).item()
 
     with Processes(3) as three:
-        assert [two.run(worker).results, three.run(worker).results, two.run(worker).results] == [[2, 2], [3, 3, 3], [2, 2]]
+        assert [two.run(worker).results, three.run(worker).results, two.run(worker).results] == [
+            [2, 2],
+            [3, 3, 3],
+            [2, 2],
+        ]
 
 
 def test_threads_per_rank_is_torchs_number_of_threads():
@@ -464,7 +496,9 @@ def test_openmp_used_in_the_caller_does_not_hang_the_ranks():
     torch.set_num_threads(2)
     try:
         torch.ones(512, 512) @ torch.ones(512, 512)
-        run = Processes(2, threads_per_rank=2).run(lambda world: (torch.ones(512, 512) @ torch.ones(512, 512)).sum().item())
+        run = Processes(2, threads_per_rank=2).run(
+            lambda world: (torch.ones(512, 512) @ torch.ones(512, 512)).sum().item()
+        )
     finally:
         torch.set_num_threads(before)
     assert run.results == [512.0**3] * 2
@@ -491,7 +525,9 @@ def test_a_function_of_a_module_that_ranks_cannot_import_goes_by_value(two, tmp_
     import sys
 
     file = tmp_path / "nowhere_on_the_path.py"
-    file.write_text("import torch\nSCALE = 3\ndef helper(x):\n    return x * SCALE\ndef worker(world):\n    return helper(world.rank)\n")
+    file.write_text(
+        "import torch\nSCALE = 3\ndef helper(x):\n    return x * SCALE\ndef worker(world):\n    return helper(world.rank)\n"
+    )
     spec = importlib.util.spec_from_file_location("nowhere_on_the_path", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -540,5 +576,7 @@ def test_more_ranks_than_gpus_says_that_it_runs_on_the_cpu(monkeypatch, capsys):
 
 @pytest.mark.gpu
 def test_a_rank_with_a_gpu_to_itself_uses_nccl():
-    run = Processes(1).run(lambda world: (str(world.device), world.all_reduce(torch.ones(2, device=world.device)).tolist()))
+    run = Processes(1).run(
+        lambda world: (str(world.device), world.all_reduce(torch.ones(2, device=world.device)).tolist())
+    )
     assert run.results == [("cuda:0", [1, 1])]

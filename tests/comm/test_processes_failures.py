@@ -152,6 +152,7 @@ def test_a_killed_rank_is_named_and_not_its_echo(ranks, victim):
     with within(5), pytest.raises(RankDied, match=f"^rank {victim}: its process was killed by SIGKILL") as caught:
         ranks.run(worker, victim)
     assert caught.value.rank == victim
+    assert "the last it began: barrier on world  at test_processes_failures.py" in str(caught.value)
 
 
 def test_a_rank_that_ends_itself_is_named_with_its_code(ranks):
@@ -214,7 +215,11 @@ def test_crossed_receives_are_a_deadlock_that_names_every_rank(ranks):
     with within(5), pytest.raises(DeadlockError) as caught:
         ranks.run(worker)
     text = str(caught.value)
-    for line in ("rank 0: waits in recv from rank 1 on world ((2,) float32)", "rank 1: waits in recv from rank 0", "rank 2: waits in barrier"):
+    for line in (
+        "rank 0: waits in recv from rank 1 on world ((2,) float32)",
+        "rank 1: waits in recv from rank 0",
+        "rank 2: waits in barrier",
+    ):
         assert line in text
     assert "world.recv(torch.zeros(2), 1 - world.rank)" in text
 

@@ -218,6 +218,20 @@ def test_communication_may_slow_a_matrix_product():
     assert plain.seconds < slowed.seconds
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("fold", [(), ("world",)])
+def test_the_time_can_be_asked_while_a_collective_is_under_way(ranks, fold):
+    def worker(world):
+        world.barrier()
+        start = world.clock()
+        world.barrier()
+        return world.clock() - start
+
+    launch_and_tree = 1 + 2 * (ranks - 1).bit_length()
+    results = run(worker, ranks=ranks, numerics=False, fold=fold).results
+    assert [ps(r) for r in results] == [ps(launch_and_tree * US)] * ranks
+
+
 def test_time_moves_on_while_ranks_run_so_that_long_runs_stay_small():
     def worker(world):
         for _ in range(200):

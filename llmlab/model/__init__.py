@@ -1,0 +1,60 @@
+"""The model, on one process: it never hears of ranks. Every mode of parallelism is a transform of what stands here."""
+
+from llmlab.model.attention import (
+    Attention,
+    KVCache,
+    attend_formula,
+    attend_fused,
+    attend_tiled,
+    document_mask,
+    padding_mask,
+)
+from llmlab.model.config import Config
+from llmlab.model.dropout import Dropout, Place
+from llmlab.model.embedding import Embedding, rotary, rotate, sinusoids
+from llmlab.model.encoder_decoder import DecoderBlock, EncoderDecoder
+from llmlab.model.initial import draw, draw_weights
+from llmlab.model.layers import LayerNorm, Linear, RMSNorm
+from llmlab.model.loss import IGNORE, cross_entropy, masked_tokens, next_token, shifted_right
+from llmlab.model.lstm import LSTM, LSTMLayer
+from llmlab.model.mlp import MLP, SwiGLU
+from llmlab.model.moe import MoE
+from llmlab.model.recomputing import recompute
+from llmlab.model.transformer import Block, Transformer
+
+__all__ = [
+    "IGNORE",
+    "LSTM",
+    "MLP",
+    "Attention",
+    "Block",
+    "Config",
+    "DecoderBlock",
+    "Dropout",
+    "Embedding",
+    "EncoderDecoder",
+    "KVCache",
+    "LSTMLayer",
+    "LayerNorm",
+    "Linear",
+    "MoE",
+    "Place",
+    "RMSNorm",
+    "SwiGLU",
+    "Transformer",
+    "attend_formula",
+    "attend_fused",
+    "attend_tiled",
+    "cross_entropy",
+    "document_mask",
+    "draw",
+    "draw_weights",
+    "masked_tokens",
+    "next_token",
+    "padding_mask",
+    "recompute",
+    "rotary",
+    "rotate",
+    "shifted_right",
+    "sinusoids",
+]

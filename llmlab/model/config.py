@@ -1,0 +1,153 @@
+"""Every size of the model in one place, and what follows from the sizes alone: parameters and FLOPs by formula.
+
+The one legend of letters, used in every shape of the library. Capital: the whole model's; lower case: this part's.
+
+    B batch          T sequence       D d_model       L n_layer
+    H n_head         K head_dim       G n_kv_head     F d_ff
+    V vocabulary     E experts        S sequence attended to (T, unless there is a cache or a memory)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+NORMS = ("layernorm", "rmsnorm")
+MLPS = ("gelu", "gelu_tanh", "relu", "swiglu")
+POSITIONS = ("learned", "sinusoidal", "rotary", "none")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The sizes of a Transformer; what is not given is as in GPT-2 (Radford et al. 2019).
+
+    n_kv_head and d_ff are filled in at once, so `dataclasses.replace` keeps them: give them again, or 0, with a new
+    d_model or n_head. Raises ValueError for sizes that make no model.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layer: int
+    n_head: int
+    max_seq: int
+    n_kv_head: int = 0  # 0: n_head; fewer than n_head: grouped-query attention (Ainslie et al. 2023)
+    d_ff: int = 0  # 0: 4 d_model; for swiglu 8/3 d_model, rounded up to a multiple of 32
+    norm: str = "layernorm"
+    norm_first: bool = True  # False: after the residual sum, as in Vaswani et al. 2017
+    norm_eps: float = 1e-5
+    mlp: str = "gelu"
+    position: str = "learned"
+    rotary_base: float = 10000.0
+    causal: bool = True  # False: an encoder
+    n_expert: int = 0  # 0: a dense MLP
+    n_expert_active: int = 2  # experts per token
+    n_expert_shared: int = 0  # experts every token also goes through
+    capacity_factor: float | None = None  # None: no token is dropped
+    balance_loss: float = 0.01
+    dropout: float = 0.0  # of the embedding and of what each sublayer adds (Vaswani et al. 2017, section 5.4)
+    bias: bool = True
+    tie_embeddings: bool = True
+    label_smoothing: float = 0.0
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if not self.n_kv_head:
+            object.__setattr__(self, "n_kv_head", self.n_head)
+        if not self.d_ff:
+            width = -(-8 * self.d_model // 96) * 32 if self.mlp == "swiglu" else 4 * self.d_model
+            object.__setattr__(self, "d_ff", width)
+        self._check_sizes()
+        self._check_choices()
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.n_head
+
+    # --- counts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def n_param(self) -> int:
+        """Parameters of the model; a tied table is counted once."""
+        table = self.vocab_size * self.d_model
+        positions = self.max_seq * self.d_model if self.position == "learned" else 0
+        head = 0 if self.tie_embeddings else table
+        final_norm = self._norm_params if self.norm_first else 0
+        return table + positions + self.n_layer * self.n_param_block + final_norm + head
+
+    @property
+    def n_param_block(self) -> int:
+        """Parameters of one block."""
+        experts = self.n_expert + self.n_expert_shared if self.n_expert else 1
+        router = self.d_model * self.n_expert
+        return self._attention_params + experts * self._mlp_params + router + 2 * self._norm_params
+
+    def flops_per_token(self, seq: int | None = None, *, backward: bool = True) -> int:
+        """FLOPs per token of a training step (of the forward alone if not `backward`), matrix products only.
+
+        A product of m x k by k x n is 2 m k n. Attention is counted over the whole T x T, masked or not, as in
+        Narayanan et al. 2021, appendix; backward is twice forward. `seq` defaults to max_seq.
+        """
+        seq = self.max_seq if seq is None else seq
+        active = self.n_expert_active + self.n_expert_shared if self.n_expert else 1
+        weights = self._attention_weights + active * self._mlp_weights + self.d_model * self.n_expert
+        scores_and_average = 4 * seq * self.n_head * self.head_dim
+        head = 2 * self.d_model * self.vocab_size
+        forward = self.n_layer * (2 * weights + scores_and_average) + head
+        return 3 * forward if backward else forward
+
+    @property
+    def _attention_weights(self) -> int:
+        return 2 * self.d_model * self.head_dim * (self.n_head + self.n_kv_head)  # query and output, key and value
+
+    @property
+    def _attention_params(self) -> int:
+        biases = self.head_dim * (self.n_head + 2 * self.n_kv_head) + self.d_model
+        return self._attention_weights + biases * self.bias
+
+    @property
+    def _mlp_weights(self) -> int:
+        return self.d_model * self.d_ff * (3 if self.mlp == "swiglu" else 2)
+
+    @property
+    def _mlp_params(self) -> int:
+        biases = self.d_ff * (2 if self.mlp == "swiglu" else 1) + self.d_model
+        return self._mlp_weights + biases * self.bias
+
+    @property
+    def _norm_params(self) -> int:
+        return self.d_model * (2 if self.norm == "layernorm" and self.bias else 1)
+
+    # --- rules ------------------------------------------------------------------------------------------------------
+
+    def _check_sizes(self) -> None:
+        for name in ("vocab_size", "d_model", "n_layer", "n_head", "max_seq", "n_kv_head", "d_ff"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"{name} wants an integer of at least 1, got {size!r}")
+        if self.d_model % self.n_head:
+            raise ValueError(f"d_model wants a multiple of n_head={self.n_head}, got {self.d_model}")
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f"n_kv_head wants a divisor of n_head={self.n_head}, got {self.n_kv_head}")
+        if self.position == "rotary" and self.head_dim % 2:
+            raise ValueError(f"rotary positions turn pairs and want an even head_dim, got {self.head_dim}")
+        if self.position == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"sinusoidal positions come in pairs and want an even d_model, got {self.d_model}")
+
+    def _check_choices(self) -> None:
+        for name, choices in (("norm", NORMS), ("mlp", MLPS), ("position", POSITIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} wants one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        for name in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} wants a number from 0 to below 1, got {getattr(self, name)!r}")
+        if not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
+            raise ValueError(f"dtype wants a floating-point torch.dtype, got {self.dtype!r}")
+        if self.n_expert < 0 or self.n_expert_shared < 0:
+            raise ValueError(
+                f"n_expert and n_expert_shared want at least 0, got {self.n_expert}, {self.n_expert_shared}"
+            )
+        if self.n_expert and not 1 <= self.n_expert_active <= self.n_expert:
+            raise ValueError(f"n_expert_active wants 1 to n_expert={self.n_expert}, got {self.n_expert_active}")
+        if self.capacity_factor is not None and not self.capacity_factor > 0:
+            raise ValueError(f"capacity_factor wants None or a number above 0, got {self.capacity_factor!r}")

@@ -1,0 +1,87 @@
+"""Tokens in: a row of a table for each (Vaswani et al. 2017, section 3.4), and positions: learned, sinusoidal, rotary.
+
+All take positions as an argument, so that a slice of a sequence can say which slice it is. Nothing here is kept
+between calls but learned tables: sines are computed where they are needed, in the precision they are needed in.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llmlab.model.config import Config
+from llmlab.model.dropout import Dropout
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, each [T, K/2] or [B, 1, T, K/2]
+
+
+class Table(nn.Module):
+    """Give row i of a learned table for each number i: the product with a one-hot vector, without the zeros."""
+
+    def __init__(self, rows: int, d_model: int, dtype: torch.dtype, what: str):
+        super().__init__()
+        self.what = what
+        self.weight = nn.Parameter(torch.empty(rows, d_model, dtype=dtype))
+
+    def forward(self, index: Int[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
+        try:
+            return F.embedding(index, self.weight)
+        except IndexError:  # asked only now: looking at the values first would cost every step
+            low, high, top = int(index.min()), int(index.max()), self.weight.shape[0] - 1
+            raise ValueError(f"{self.what} wants numbers from 0 to {top}, got {low} to {high}") from None
+
+
+class Embedding(nn.Module):
+    """Token embedding plus, where the config says so, learned or sinusoidal positions. [B, T] -> [B, T, D]"""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.token = Table(config.vocab_size, config.d_model, config.dtype, "token")
+        learned = config.position == "learned"
+        self.position = Table(config.max_seq, config.d_model, config.dtype, "position") if learned else None
+        self.sinusoidal = config.position == "sinusoidal"
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        x = self.token(tokens)
+        if self.sinusoidal:  # sines reach 1, so tokens are scaled up to match: Vaswani et al. 2017, section 3.4
+            x = x * x.shape[-1] ** 0.5 + sinusoids(count(x, positions), x.shape[-1]).to(x.dtype)
+        elif self.position is not None:
+            x = x + self.position(count(x, positions))
+        return self.dropout(x)
+
+
+def count(x: Float[Tensor, "B T D"], positions: Int[Tensor, "*B T"] | None) -> Int[Tensor, "*B T"]:
+    """Give the positions, counted from 0 where none are given."""
+    return torch.arange(x.shape[1], device=x.device) if positions is None else positions
+
+
+def sinusoids(positions: Int[Tensor, "*B T"], d_model: int) -> Float[Tensor, "*B T D"]:
+    """PE(t, 2i) = sin(t / 10000^(2i/D)), PE(t, 2i + 1) = cos of the same; in float64."""
+    angles = angles_of(positions, d_model, 10000.0)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+
+
+def angles_of(positions: Int[Tensor, "*B T"], dim: int, base: float) -> Float[Tensor, "*B T half"]:
+    """Give t / base^(2i/dim) for i = 0 .. dim/2 - 1, in float64: at t = 10^5 a 32-bit angle may be off by 0.004."""
+    exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
+    return positions[..., None] * base**-exponents
+
+
+def rotary(positions: Int[Tensor, "*B T"], head_dim: int, base: float, dtype: torch.dtype) -> Rotation:
+    """Cosines and sines that `rotate` turns queries and keys by (Su et al. 2021); 16-bit models get them in fp32."""
+    angles = angles_of(positions, head_dim, base)
+    angles = angles if angles.dim() == 2 else angles[:, None]  # one row of angles per sequence: the heads share it
+    dtype = torch.promote_types(dtype, torch.float32)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Float[Tensor, "B h T K"], rotation: Rotation) -> Float[Tensor, "B h T K"]:
+    """Turn the pair (x_i, x_{i + K/2}) by the angle of its position: the pairing of GPT-NeoX and Llama weights."""
+    cos, sin = rotation
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1).to(x.dtype)

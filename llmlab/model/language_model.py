@@ -1,0 +1,97 @@
+"""What the models here share: embedding and output layer, weights drawn by name, and a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llmlab.model.config import Config
+from llmlab.model.dropout import Dropout, Place
+from llmlab.model.embedding import Embedding, Rotation, count, rotary
+from llmlab.model.initial import draw_weights
+from llmlab.model.layers import Linear
+from llmlab.model.loss import IGNORE, cross_entropy
+from llmlab.model.moe import MoE
+
+Tokens = Int[Tensor, "B T"]
+Positions = Int[Tensor, "*B T"]
+Model = TypeVar("Model", bound="LanguageModel")
+
+
+class LanguageModel(nn.Module):
+    """The base of Transformer, EncoderDecoder and LSTM. Whoever derives from it ends its constructor with `finish`.
+
+    The same (config, seed) gives the same weights, whatever was drawn before. Made under `torch.device("meta")` a model
+    holds shapes only; `materialize` gives it weights.
+    """
+
+    def __init__(self, config: Config, seed: int):
+        super().__init__()
+        self.config, self.seed, self.place = config, seed, Place()
+        self.embedding = Embedding(config)
+        self.cross_entropy = partial(cross_entropy, label_smoothing=config.label_smoothing)
+
+    def finish(self) -> None:
+        """Add the output layer, draw all weights, and tell each dropout what its mask is drawn from."""
+        self.head = Linear(self.config.d_model, self.config.vocab_size, False, self.config.dtype)
+        self.tie()
+        draw_weights(self, self.config, self.seed)
+        for path, module in self.named_modules():
+            if isinstance(module, Dropout):
+                module.seed, module.path, module.place = self.seed, path, self.place
+
+    def tie(self) -> None:
+        """Let the output layer read the embedding's own table, if the config says so (Press and Wolf 2017)."""
+        if self.config.tie_embeddings:
+            self.head.weight = self.embedding.token.weight
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output layer reads the embedding's own table; a part of a model may hold only one of the two."""
+        table = getattr(getattr(self.embedding, "token", None), "weight", None)
+        return table is not None and getattr(self.head, "weight", None) is table
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LanguageModel:
+        """Move or convert the weights, keeping a tied table one: to and from the meta device torch makes two of it."""
+        tied = self.tied
+        super()._apply(fn, recurse)
+        if tied:
+            self.tie()
+        return self
+
+    def materialize(self: Model, device: torch.device | str = "cpu") -> Model:
+        """Give a model made on the meta device its weights, the ones it would have had if made on `device`."""
+        self.to_empty(device=device)
+        draw_weights(self, self.config, self.seed)
+        return self
+
+    def check_length(self, tokens: Tokens, before: int = 0) -> None:
+        """Refuse more tokens than there are positions, `before` counting those already in a cache."""
+        length = tokens.shape[1] + before
+        if length > self.config.max_seq:
+            raise ValueError(f"a sequence wants at most max_seq={self.config.max_seq} tokens, got {length}")
+
+    def rotation(self, x: Float[Tensor, "B T D"], positions: Positions | None = None) -> Rotation | None:
+        """Give what the blocks turn queries and keys by, or None where positions are not rotary."""
+        if self.config.position != "rotary":
+            return None
+        return rotary(count(x, positions), self.config.head_dim, self.config.rotary_base, x.dtype)
+
+    def loss_of(self, logits: Float[Tensor, "B T V"], targets: Tokens, reduction: str) -> Float[Tensor, ""]:
+        """Compute the cross-entropy in nats and, with experts, add the balancing loss (to a sum, once per target)."""
+        loss = self.cross_entropy(logits, targets, reduction=reduction)
+        if not self.config.n_expert:
+            return loss
+        weight = (targets != IGNORE).sum() if reduction == "sum" else 1
+        return loss + weight * self.balance_loss().to(loss.dtype)
+
+    def balance_loss(self) -> Float[Tensor, ""]:
+        """Add up what the mixtures of experts held here had to say of their balance in the last forward."""
+        balances = [module.balance for module in self.modules() if isinstance(module, MoE)]
+        found = [balance for balance in balances if balance is not None]
+        return self.config.balance_loss * (torch.stack(found).sum() if found else torch.zeros(()))

@@ -1,0 +1,51 @@
+"""The loss, and the three ways to make targets from text: the next token, masked tokens, a second sequence."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORE = -100  # a target that does not count
+
+
+def cross_entropy(
+    logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"], label_smoothing: float = 0.0, reduction: str = "mean"
+) -> Float[Tensor, "*C"]:
+    """Compute -log softmax(logits)[target] in nats: the mean over targets that are not IGNORE, the "sum", or "none".
+
+    The mean over no target at all is nan. Label smoothing e moves a share e of each target evenly over the vocabulary
+    (Szegedy et al. 2016, section 7). 16-bit logits are taken to fp32 first.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    flat = logits.flatten(0, -2), targets.flatten()
+    loss = F.cross_entropy(*flat, ignore_index=IGNORE, label_smoothing=label_smoothing, reduction=reduction)
+    return loss.view_as(targets) if reduction == "none" else loss
+
+
+def next_token(tokens: Int[Tensor, "B T1"]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Make (inputs, targets) of a causal model: the targets are the inputs moved by one."""
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def masked_tokens(
+    tokens: Int[Tensor, "B T"], mask_token: int, vocab_size: int, generator: torch.Generator, share: float = 0.15
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Make (inputs, targets) of an encoder: guess a share of the tokens from both sides (Devlin et al. 2019).
+
+    Of those chosen 80% become `mask_token`, 10% a random token and 10% stay, so that no input can be trusted blindly.
+    """
+    chance = torch.rand(tokens.shape, generator=generator, device=generator.device)
+    chosen = chance < share
+    noise = torch.randint(vocab_size, tokens.shape, generator=generator, device=generator.device)
+    inputs = tokens.masked_fill(chance < 0.8 * share, mask_token)
+    inputs = torch.where((chance >= 0.8 * share) & (chance < 0.9 * share), noise, inputs)
+    return inputs, tokens.masked_fill(~chosen, IGNORE)
+
+
+def shifted_right(targets: Int[Tensor, "B T"], start_token: int) -> Int[Tensor, "B T"]:
+    """Make a decoder's inputs from its targets: it sees the tokens before the one it is asked for."""
+    inputs = targets.masked_fill(targets == IGNORE, start_token).roll(1, dims=1)
+    inputs[:, 0] = start_token
+    return inputs

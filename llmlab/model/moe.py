@@ -1,0 +1,115 @@
+"""Mixture of experts: each token goes through the few MLPs its router prefers (Shazeer et al. 2017). Seam: `dispatch`.
+
+    p = softmax(W_router x);   y = Σ over the k largest p_e of  w_e expert_e(x)
+
+w is p itself for k = 1 (Fedus et al. 2022), else p divided by the sum of the k. How many tokens an expert gets depends
+on the values; on the meta device, where there are none, every expert gets its even share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llmlab.model.config import Config
+from llmlab.model.layers import Linear
+from llmlab.model.mlp import make_mlp
+
+
+class MoE(nn.Module):
+    """Router and experts, in the place of an MLP. After a forward `balance` holds the balancing loss, 1 at best."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.router = Linear(config.d_model, config.n_expert, False, config.dtype)
+        self.experts = nn.ModuleList(make_mlp(config) for _ in range(config.n_expert))
+        self.shared = nn.ModuleList(make_mlp(config) for _ in range(config.n_expert_shared))
+        self.n_active, self.capacity_factor = config.n_expert_active, config.capacity_factor
+        self.dispatch = dispatch
+        self.average = same  # seam: over whose tokens the balance is judged
+        self.balance: Tensor | None = None
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        tokens = x.flatten(0, 1)  # [N, D]
+        weights, choice = self.route(tokens)
+        y = self.dispatch(tokens, choice, weights, self.experts, self.capacity_factor)
+        for expert in self.shared:
+            y = y + expert(tokens)
+        return y.view_as(x)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "balance": None}  # the last step's graph can be neither copied nor pickled
+
+    def route(self, tokens: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N k"], Int[Tensor, "N k"]]:
+        """Choose each token's experts and what their outputs are weighted by; note the balance."""
+        logits = self.router(tokens)
+        p = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))  # [N, E]
+        weights, choice = p.topk(self.n_active, dim=-1)
+        if self.n_active > 1:  # a single weight divided by itself would be 1, and teach the router nothing
+            weights = weights / weights.sum(-1, keepdim=True)
+        self.balance = balance_loss(self.average(load(choice, p)), self.average(p.mean(0)))
+        return weights.to(tokens.dtype), choice
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def load(choice: Int[Tensor, "N k"], p: Float[Tensor, "N E"]) -> Float[Tensor, " E"]:
+    """Give the share of choices that went to each expert."""
+    ones = torch.ones_like(choice.flatten(), dtype=p.dtype)
+    return p.new_zeros(p.shape[1]).index_add(0, choice.flatten(), ones) / choice.numel()
+
+
+def balance_loss(load: Float[Tensor, " E"], probability: Float[Tensor, " E"]) -> Float[Tensor, ""]:
+    """Compute E Σ load_e probability_e, least when all are 1/E (Fedus et al. 2022, equation 4)."""
+    return load.shape[0] * (load * probability).sum()
+
+
+def dispatch(
+    tokens: Float[Tensor, "N D"],
+    choice: Int[Tensor, "N k"],
+    weights: Float[Tensor, "N k"],
+    experts: Iterable[nn.Module],
+    capacity_factor: float | None = None,
+) -> Float[Tensor, "N D"]:
+    """Sort the tokens by expert, send each expert its own, and add the weighted outputs back where they came from."""
+    experts = list(experts)
+    order, sizes = by_expert(choice, len(experts), capacity_factor)
+    rows = order // choice.shape[1]  # [M]: the token of each (token, choice) pair, expert by expert
+    parts = tokens[rows].split(sizes)
+    outputs = torch.cat([expert(part) for expert, part in zip(experts, parts, strict=True)])
+    return torch.zeros_like(tokens).index_add(0, rows, outputs * weights.flatten()[order][:, None])
+
+
+def by_expert(
+    choice: Int[Tensor, "N k"], n_expert: int, capacity_factor: float | None = None
+) -> tuple[Int[Tensor, " M"], list[int]]:
+    """Order the (token, choice) pairs by expert; say how many each expert takes.
+
+    An expert takes at most capacity_factor times its even share; then first choices go before second ones, and earlier
+    tokens before later ones (Lepikhin et al. 2021, algorithm 1). The pairs left over are dropped: M < N k.
+    """
+    n, k = choice.shape
+    ranked = choice.T.flatten()  # all first choices, then all second ones
+    order = ranked.argsort(stable=True)
+    order = order % n * k + order // n  # numbered as in choice.flatten()
+    sizes = tokens_per_expert(ranked, n_expert)
+    if capacity_factor is None:
+        return order, sizes
+    capacity = math.ceil(capacity_factor * n * k / n_expert)
+    kept = [part[:capacity] for part in order.split(sizes)]
+    return torch.cat(kept), [min(size, capacity) for size in sizes]
+
+
+def tokens_per_expert(choice: Int[Tensor, " Nk"], n_expert: int) -> list[int]:
+    """Count what each expert was chosen for; on the meta device the even share. This waits for the values."""
+    if choice.is_meta:
+        share, rest = divmod(choice.numel(), n_expert)
+        return [share + (i < rest) for i in range(n_expert)]
+    return torch.bincount(choice, minlength=n_expert).tolist()

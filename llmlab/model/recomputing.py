@@ -1,0 +1,48 @@
+"""Activation checkpointing: keep less for backward, compute it again (Chen et al. 2016). Seams: `blocks`, `attend`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import copy
+from typing import Any, cast
+
+from torch.utils.checkpoint import checkpoint
+
+from llmlab.model.dropout import Place
+from llmlab.model.transformer import Block, Transformer
+
+
+def recompute(model: Transformer, what: str = "full") -> Transformer:
+    """Make backward compute again what forward did not keep; results stay the same to the bit.
+
+    "full": keep only the input of each block. "selective": keep all but what attention makes between q, k, v and its
+    output (Korthikanti et al. 2023, section 5). Raises ValueError for anything else.
+    """
+    if what not in ("full", "selective"):
+        raise ValueError(f'recompute wants "full" or "selective", got {what!r}')
+    for block in cast(Iterable[Block], model.blocks):
+        if what == "full":
+            block.forward = recomputed(block.forward, model.place)  # type: ignore[method-assign]
+        else:
+            block.attention.attend = recomputed(block.attention.attend, model.place)
+    return model
+
+
+def recomputed(function: Callable[..., Any], place: Place) -> Callable[..., Any]:
+    """Wrap a function so that backward calls it again, at the place in the batch it was first called for."""
+
+    def call(*args: Any) -> Any:
+        then = copy(place)
+
+        def again(*args: Any) -> Any:
+            now = copy(place)  # backward may come when the next microbatch is already under way
+            vars(place).update(vars(then))
+            try:
+                return function(*args)
+            finally:
+                vars(place).update(vars(now))
+
+        # dropout needs no random state (see dropout.py), so there is none to keep
+        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False)
+
+    return call

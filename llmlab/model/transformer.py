@@ -1,0 +1,107 @@
+"""The Transformer: blocks of attention and MLP on one residual stream (Vaswani et al. 2017). Seam: `blocks`.
+
+x = x + attention(norm(x));  x = x + mlp(norm(x))      norm_first (Xiong et al. 2020), as in GPT-2
+x = norm(x + attention(x));  x = norm(x + mlp(x))      otherwise, as in the paper
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llmlab.model.attention import Attention, KVCache, Mask
+from llmlab.model.config import Config
+from llmlab.model.dropout import Dropout
+from llmlab.model.embedding import Rotation
+from llmlab.model.language_model import LanguageModel, Positions, Tokens
+from llmlab.model.layers import make_norm
+from llmlab.model.mlp import make_mlp
+from llmlab.model.moe import MoE
+
+
+class Block(nn.Module):
+    """Attention, then MLP (or experts), each with its norm and added to the residual stream."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.attention_norm = make_norm(config)
+        self.attention = Attention(config)
+        self.attention_dropout = Dropout(config.dropout)
+        self.mlp_norm = make_norm(config)
+        self.mlp = MoE(config) if config.n_expert else make_mlp(config)
+        self.mlp_dropout = Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        rotation: Rotation | None = None,
+        mask: Mask | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        if self.norm_first:
+            x = x + self.attention_dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
+            return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
+        x = self.attention_norm(x + self.attention_dropout(self.attention(x, rotation, mask, cache)))
+        return self.mlp_norm(x + self.mlp_dropout(self.mlp(x)))
+
+
+class Transformer(LanguageModel):
+    """Tokens to logits, [B, T] -> [B, T, V]: a decoder, or with `causal=False` an encoder."""
+
+    def __init__(self, config: Config, seed: int = 0):
+        super().__init__(config, seed)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = make_norm(config) if config.norm_first else nn.Identity()
+        self.finish()
+
+    def forward(
+        self,
+        tokens: Tokens,
+        positions: Positions | None = None,
+        mask: Mask | None = None,
+        caches: Sequence[KVCache] | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Compute the logits. `positions` (default 0 .. T-1): where tokens stand. `mask`: True where one may look.
+
+        With `caches` (see `make_caches`) the tokens follow those already in them.
+        """
+        return self.head(self.features(tokens, positions, mask, caches))
+
+    def features(
+        self,
+        tokens: Tokens,
+        positions: Positions | None = None,
+        mask: Mask | None = None,
+        caches: Sequence[KVCache] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Compute what the output layer reads."""
+        before = caches[0].length if caches else 0
+        self.check_length(tokens, before)
+        if before and positions is None:
+            positions = torch.arange(before, before + tokens.shape[1], device=tokens.device)
+        x = self.embedding(tokens, positions)
+        rotation = self.rotation(x, positions)
+        for i, block in enumerate(self.blocks):
+            x = block(x, rotation, mask, caches[i] if caches else None)
+        return self.norm(x)
+
+    def loss(
+        self,
+        tokens: Tokens,
+        targets: Tokens,
+        positions: Positions | None = None,
+        mask: Mask | None = None,
+        reduction: str = "mean",
+    ) -> Float[Tensor, ""]:
+        """Compute the cross-entropy in nats, averaged (or summed) over the target tokens (-100: not one)."""
+        return self.loss_of(self(tokens, positions, mask), targets, reduction)
+
+    def make_caches(self, batch: int, length: int | None = None) -> list[KVCache]:
+        """Make an empty cache per block, for `batch` sequences of up to `length` (default max_seq) tokens."""
+        weight = self.head.weight
+        shape = (batch, self.config.n_kv_head, length or self.config.max_seq, self.config.head_dim)
+        return [KVCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in self.blocks]

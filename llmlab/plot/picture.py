@@ -1,0 +1,145 @@
+"""A figure, the sentence that says what it shows, and the two ways to put both into a notebook.
+
+Never pyplot: a kept Figure is drawn to PNG, so nothing is shown twice, nothing leaks, and tests need no display. The
+PNG is for eyes; the sentence is read by screen readers and by whoever has no picture, and compared by nbval.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from llmlab.plot.style import GREY, RC
+
+DPI, COLOURS = 100, 64
+P = ParamSpec("P")
+
+
+def styled(plot: Callable[P, Picture]) -> Callable[P, Picture]:
+    """Let a plot function draw in this project's style, whatever the notebook has set for its own."""
+
+    @wraps(plot)
+    def draw(*args: P.args, **kwargs: P.kwargs) -> Picture:
+        with matplotlib.rc_context(RC):
+            return plot(*args, **kwargs)
+
+    return draw
+
+
+class Picture(Figure):
+    """A matplotlib Figure with its sentence, `alt`. Left as a cell's last line, it shows itself with it."""
+
+    alt: str = ""
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        return bundle(self, self.alt or repr(self))
+
+
+def canvas(figure: Picture | None = None, size: tuple[float, float] = (9, 4.5)) -> Picture:
+    """Give an empty figure: a new Picture of `size` inches, or the one given, cleared."""
+    if figure is None:
+        figure = Picture(figsize=size, dpi=DPI, layout="constrained")
+    else:
+        figure.clear()
+        figure.set_size_inches(*size)
+    return figure
+
+
+def finish(figure: Picture, alt: str, below: str = "") -> Picture:
+    """Put the caption under a figure and its sentence on it."""
+    if below:
+        figure.supxlabel(below, fontsize=10.5, color=GREY, x=0.01, ha="left")
+    figure.alt = alt
+    return figure
+
+
+def png(figure: Figure) -> str:
+    """Draw a figure and give its PNG in base64: 64 colours are enough, and a fifth of the bytes."""
+    before = figure.canvas
+    canvas = FigureCanvasAgg(figure)
+    with matplotlib.rc_context(RC):
+        canvas.draw()
+    figure.set_canvas(before)
+    pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+    file = io.BytesIO()
+    pixels.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def bundle(figure: Figure, alt: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give the data and metadata that a notebook stores: the PNG for eyes, the sentence for everything else."""
+    return {"image/png": png(figure), "text/plain": alt}, {"image/png": {"alt": alt}}
+
+
+def show(figure: Figure, alt: str | None = None) -> None:
+    """Display a figure with its sentence (by default the one its plot function wrote)."""
+    from IPython.display import display
+
+    data, metadata = bundle(figure, _sentence(figure, alt))
+    display(data, metadata=metadata, raw=True)
+
+
+def explore(draw: Callable[..., Any], alt: str | Callable[..., str] | None = None, **controls: Any) -> Any:
+    """Display a figure that follows sliders: `explore(draw, alt, ranks=W.IntSlider(4))` calls draw(figure, ranks=4).
+
+    draw: draws into the figure it is given (every function of llmlab.plot does, with `figure=`).
+    alt: the sentence, a function of the same values, or None for the one that draw left on the figure.
+    A reader without a kernel sees the first picture and its sentence. Returns the box, whose children are the controls.
+
+    While a drawing is under way a browser keeps only the latest value of a slider (Jupyter's widgets send the next
+    change when the last one was answered), so a fast drag does not queue up pictures.
+    """
+    import ipywidgets as W
+
+    figure, view, said = Picture(dpi=DPI, layout="constrained"), W.HTML(), W.HTML()
+
+    def redraw(change: Any = None) -> None:
+        values = {name: control.value for name, control in controls.items()}
+        figure.clear()
+        figure.alt = ""
+        with matplotlib.rc_context(RC):
+            draw(figure, **values)
+        figure.alt = _sentence(figure, alt(**values) if callable(alt) else alt)
+        view.value, said.value = image(figure, figure.alt), status(figure.alt)
+
+    redraw()
+    for control in controls.values():
+        control.observe(redraw, names="value")
+    box = W.VBox([*controls.values(), view, said])
+    show_live(box, figure, figure.alt)
+    return box
+
+
+def show_live(widget: Any, figure: Figure, alt: str) -> None:
+    """Display a widget in one bundle with the picture and the sentence that stand for it where no kernel runs."""
+    from IPython.display import display
+
+    data, metadata = bundle(figure, alt)
+    live = widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"]
+    display({"application/vnd.jupyter.widget-view+json": live, **data}, metadata=metadata, raw=True)
+
+
+def image(figure: Figure, alt: str) -> str:
+    """Give a figure as an HTML image with its sentence."""
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png(figure)}" style="max-width:100%">'
+
+
+def status(sentence: str) -> str:
+    """Give a sentence as HTML that a screen reader speaks when it changes."""
+    return f'<p role="status" aria-live="polite" style="line-height:1.4;max-width:56em">{html.escape(sentence)}</p>'
+
+
+def _sentence(figure: Figure, alt: str | None) -> str:
+    sentence = alt or getattr(figure, "alt", "")
+    if not sentence:
+        raise ValueError("a figure wants a sentence that says what it shows, got none: pass alt=...")
+    return sentence

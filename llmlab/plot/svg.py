@@ -1,0 +1,129 @@
+"""The timeline as an SVG string: hover a bar, or reach it with the Tab key, and its `<title>` tells its story.
+
+No script, no style sheet from elsewhere: it works in a widget, in a saved page and in a file of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from html import escape
+from math import floor, log10
+
+from llmlab.comm.trace import Run, Trace
+from llmlab.plot.lanes import Span, lanes_of
+from llmlab.plot.style import GREY, KIND_STYLE, KIND_WORDS, caption, text_on, three_digits, time_unit
+from llmlab.plot.timelines import describe_timeline
+
+WIDTH, LEFT, RIGHT, ROW, BAR = 960, 130, 20, 26, 20  # user units; the viewer scales them to the width there is
+
+# The hatches of KIND_STYLE as strokes on an 8 x 8 tile.
+STROKES = {
+    "compute": "",
+    "collective": "M0 8L8 0M-2 2L2 -2M6 10L10 6",
+    "send or recv": "M0 0L8 8M-2 6L2 10M6 -2L10 2",
+    "idle": "M1 3h2M5 7h2",
+    "host": "M0 4h8",
+}
+
+
+def timeline_svg(trace: Trace | Run, until: float | None = None, play_s: float = 0.0) -> str:
+    """Draw a timeline as SVG, as wide as its place: every bar has a title and can be focused.
+
+    until: where the time axis ends, in seconds, so that two drawings share one. play_s: let the bars appear from left
+    to right in so many seconds of the reader's time (who asked for less motion sees them at once).
+    """
+    trace, not_modelled = (trace.trace, trace.not_modelled) if isinstance(trace, Run) else (trace, ())
+    laid = lanes_of(trace, until)
+    end = max(laid.seconds, until or 0.0)
+    scale = (WIDTH - LEFT - RIGHT) / end
+    labels, bars, y, before = [_legend(laid.kinds)], [], 38, None
+    for lane in laid.lanes:
+        y += 8 if before is not None and before != lane.rank else 0
+        words = f"rank {lane.rank} {lane.stream}" if before != lane.rank else lane.stream
+        labels.append(f'<text x="{LEFT - 8}" y="{y + 15}" font-size="14" text-anchor="end">{words}</text>')
+        bars += [_bar(span, y, scale) for span in lane.spans]
+        y, before = y + ROW, lane.rank
+    parts = [*labels, '<g class="bars">', *bars, "</g>", _axis(y + 2, end, scale)]
+    y += 46
+    for line in caption(trace.hardware, trace.clock, not_modelled, laid.note, width=126).splitlines():
+        parts.append(f'<text x="4" y="{y}" font-size="13" fill="{GREY}">{escape(line)}</text>')
+        y += 17
+    body = "\n".join(parts)
+    name = "t" + hashlib.sha256(body.encode()).hexdigest()[:8]  # several drawings on a page must not share names
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" id="{name}" viewBox="0 0 {WIDTH} {y}" width="100%" role="group" '
+        f'aria-label="{escape(describe_timeline(trace))}" font-family="DejaVu Sans, Verdana, sans-serif" '
+        f'style="background:white">\n{_definitions(name, play_s)}\n{body.replace("url(#", f"url(#{name}-")}\n</svg>'
+    )
+
+
+def _definitions(name: str, play_s: float) -> str:
+    """The hatches, the look of a bar under the pointer, and the motion."""
+    tiles = [
+        f'<pattern id="{name}-{_slug(kind)}" width="8" height="8" patternUnits="userSpaceOnUse">'
+        f'<rect width="8" height="8" fill="{colour}"/>'
+        f'<path d="{STROKES[kind]}" stroke="#333" stroke-width="1"/></pattern>'
+        for kind, (colour, _) in KIND_STYLE.items()
+    ]
+    rules = f"#{name} .span:focus{{outline:none}} #{name} .span:is(:focus,:hover) rect{{stroke:#000;stroke-width:3}}"
+    if play_s:
+        rules += (
+            f"@keyframes {name}{{from{{clip-path:inset(0 100% 0 0)}}to{{clip-path:inset(0)}}}}"
+            f"@media (prefers-reduced-motion:no-preference){{#{name} .bars{{animation:{name} {play_s}s linear}}}}"
+        )
+    return f"<defs>{''.join(tiles)}<style>{rules}</style></defs>"
+
+
+def _slug(kind: str) -> str:
+    return kind.replace(" ", "-")
+
+
+def _bar(span: Span, y: float, scale: float) -> str:
+    x, width = LEFT + span.start * scale, max(span.seconds * scale, 0.5)  # what is shorter than a pixel is still there
+    text = ""
+    if span.label and width > 8 * len(span.label) + 8 and span.kind != "idle":
+        colour = KIND_STYLE[span.kind][0]
+        middle, half = x + width / 2, 3.9 * len(span.label) + 2
+        text = (
+            f'<rect x="{middle - half:.2f}" y="{y + 2}" width="{2 * half:.2f}" height="{BAR - 4}" fill="{colour}" '
+            f'style="stroke:none"/><text x="{middle:.2f}" y="{y + 15}" font-size="13" text-anchor="middle" '
+            f'fill="{text_on(colour)}">{escape(span.label)}</text>'
+        )
+    note = escape(span.note)
+    return (
+        f'<g class="span" tabindex="0" role="img" aria-label="{note}"><title>{note}</title>'
+        f'<rect x="{x:.2f}" y="{y}" width="{width:.2f}" height="{BAR}" fill="url(#{_slug(span.kind)})" '
+        f'stroke="white" stroke-width="0.6"/>{text}</g>'
+    )
+
+
+def _legend(kinds: list[str]) -> str:
+    parts, x = [], 4
+    for kind in kinds:
+        words = KIND_WORDS[kind]
+        parts.append(
+            f'<rect x="{x}" y="6" width="34" height="16" fill="url(#{_slug(kind)})"/>'
+            f'<text x="{x + 41}" y="19" font-size="14">{words}</text>'
+        )
+        x += 41 + 9 * len(words) + 24
+    return "".join(parts)
+
+
+def _axis(y: float, seconds: float, scale: float) -> str:
+    unit, unit_name = time_unit(seconds)
+    step = tick_step(seconds / unit)
+    parts = [f'<path d="M{LEFT} {y}H{LEFT + seconds * scale:.2f}" stroke="#333"/>']
+    for i in range(int(seconds / unit / step + 1e-9) + 1):
+        x = LEFT + i * step * unit * scale
+        words = three_digits(i * step) + ("" if i else f" {unit_name}")
+        parts.append(
+            f'<path d="M{x:.2f} {y}v5" stroke="#333"/>'
+            f'<text x="{x:.2f}" y="{y + 19}" font-size="13" text-anchor="middle">{words}</text>'
+        )
+    return "".join(parts)
+
+
+def tick_step(length: float) -> float:
+    """Choose a step of 1, 2 or 5 times a power of ten that divides a length into four to ten."""
+    power = 10.0 ** floor(log10(length))
+    return next(step * power for step in (0.1, 0.2, 0.5, 1.0) if length <= 10 * step * power)

@@ -1,0 +1,153 @@
+"""Timelines: what every rank did, when. A row per rank, in it a lane per stream; the gaps are the lesson."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from llmlab.comm.trace import Run, Trace
+from llmlab.measuring import CLOCKS, count
+from llmlab.plot.lanes import Lane, Lanes, Span, computes, idle_seconds, lanes_of
+from llmlab.plot.picture import Picture, canvas, finish, styled
+from llmlab.plot.style import (
+    KIND_STYLE,
+    KIND_WORDS,
+    caption,
+    edge_on,
+    listing,
+    say_seconds,
+    text_on,
+    time_unit,
+)  # fmt: skip
+
+
+@styled
+def timeline(trace: Trace | Run, figure: Picture | None = None) -> Picture:
+    """Draw a row per rank: computing, collectives, sends and receives, and where the rank computes nothing.
+
+    Give the Run rather than its trace, and the caption says what the clock leaves out. More than 16 ranks are thinned.
+    """
+    trace, not_modelled = _parts(trace)
+    laid = lanes_of(trace)
+    figure = canvas(figure, (9, 1.9 + _height(laid)))
+    axes = figure.subplots()
+    _draw(axes, laid, laid.seconds)
+    axes.set_title(_title(trace), loc="left")
+    _legend(figure, laid.kinds)
+    return finish(figure, describe_timeline(trace), caption(trace.hardware, trace.clock, not_modelled, laid.note))
+
+
+@styled
+def compare_timelines(
+    a: Trace | Run, b: Trace | Run, names: Sequence[str] = ("a", "b"), figure: Picture | None = None
+) -> Picture:
+    """Draw two traces one above the other on one time axis, such as naive and bucketed data parallel.
+
+    Raises ValueError when one is measured and the other modelled: their times do not compare.
+    """
+    (a, left_out), (b, left_out_b) = _parts(a), _parts(b)
+    if a.clock != b.clock:
+        raise ValueError(
+            f"two timelines on one axis want one clock, got {a.clock} ({names[0]}) and {b.clock} ({names[1]})"
+        )
+    end = max(event.stop for trace in (a, b) for event in trace)
+    both = [lanes_of(trace, end) for trace in (a, b)]
+    figure = canvas(figure, (9, 2.7 + sum(_height(laid) for laid in both)))
+    rows = figure.subplots(2, sharex=True, height_ratios=[_height(laid) for laid in both])
+    for axes, laid, trace, name in zip(rows, both, (a, b), names, strict=True):
+        _draw(axes, laid, end)
+        axes.set_title(f"{name}: {_title(trace)}", loc="left")
+    rows[0].set_xlabel("")
+    kinds = [kind for kind in KIND_STYLE if any(kind in laid.kinds for laid in both)]
+    _legend(figure, kinds)
+    left_out = tuple(dict.fromkeys(left_out + left_out_b))
+    sentence = f"{names[0]}: {describe_timeline(a)} {names[1]}: {describe_timeline(b)}"
+    return finish(figure, sentence, caption(a.hardware, a.clock, left_out, both[0].note or both[1].note))
+
+
+def describe_timeline(trace: Trace) -> str:
+    """Say what a timeline shows. Measured times differ from run to run, so only modelled ones are named."""
+    laid = lanes_of(trace)
+    ops = listing(sorted({event.op for event in trace if event.stream == "comm"})) or "no communication"
+    ranks = sorted({event.rank for event in trace})
+    text = f"Timeline of {count(len(ranks), 'rank')}, {CLOCKS[trace.clock]}, with {ops}"
+    if trace.clock == "wall":
+        return text + "."
+    if not computes(trace):
+        return text + "; computing was not recorded."
+    idle = {rank: idle_seconds(trace, rank) for rank in ranks}
+    most = max(ranks, key=lambda rank: (idle[rank], -rank))
+    text += f": {say_seconds(laid.seconds)} in all"
+    if idle[most] == 0:
+        return text + "; every rank computes all the time."
+    share = idle[most] / laid.seconds
+    return text + f"; rank {most} computes nothing for {say_seconds(idle[most])} of it ({share:.0%})."
+
+
+def _parts(trace: Trace | Run) -> tuple[Trace, tuple[str, ...]]:
+    return (trace.trace, trace.not_modelled) if isinstance(trace, Run) else (trace, ())
+
+
+def _title(trace: Trace) -> str:
+    ranks = len({event.rank for event in trace})
+    seconds = max(event.stop for event in trace)
+    return f"{count(ranks, 'rank')}, {say_seconds(seconds)} {CLOCKS[trace.clock]}"
+
+
+def _height(laid: Lanes) -> float:
+    """Inches for the rows of a timeline."""
+    return max(1.2, min(6.5, 0.34 * len(laid.lanes) + 0.12 * len(laid.ranks)))
+
+
+def _draw(axes: Axes, laid: Lanes, end: float) -> None:
+    unit, unit_name = time_unit(end)
+    y, ticks, labels = 0.0, [], []
+    for before, lane in zip([None, *laid.lanes], laid.lanes, strict=False):
+        if before is not None:
+            y += 1.35 if before.rank != lane.rank else 1.0
+        _draw_lane(axes, lane, y, unit, end)
+        ticks.append(y)
+        labels.append(f"rank {lane.rank} {lane.stream}" if before is None or before.rank != lane.rank else lane.stream)
+    axes.set_yticks(ticks, labels, fontsize=11 if len(ticks) <= 16 else 9)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(y + 0.6, -0.6)  # rank 0 on top
+    axes.set_xlim(0, end / unit)
+    axes.set_xlabel(f"time ({unit_name})")
+    axes.spines["left"].set_visible(False)
+
+
+def _draw_lane(axes: Axes, lane: Lane, y: float, unit: float, end: float) -> None:
+    for kind, (colour, hatch) in KIND_STYLE.items():
+        spans = [span for span in lane.spans if span.kind == kind]
+        if spans:
+            axes.broken_barh(
+                [(span.start / unit, span.seconds / unit) for span in spans], (y - 0.42, 0.84),
+                facecolor=colour, hatch=hatch, edgecolor=_edge(kind), linewidth=0.5, label=f"rank {lane.rank} {kind}",
+            )  # fmt: skip
+    for span in lane.spans:
+        if _has_room(span, end):
+            box = {"facecolor": KIND_STYLE[span.kind][0], "edgecolor": "none", "pad": 1.2}
+            axes.text(
+                (span.start + span.seconds / 2) / unit, y, span.label, ha="center", va="center_baseline",
+                fontsize=9.5, color=text_on(KIND_STYLE[span.kind][0]), bbox=box, clip_on=True,
+            )  # fmt: skip
+
+
+def _has_room(span: Span, end: float) -> bool:
+    """Whether a label fits its bar: about 115 letters of this size fit the time axis."""
+    return bool(span.label) and span.seconds / end > (len(span.label) + 1.5) / 115
+
+
+def _edge(kind: str) -> str:
+    return "#9A9A9A" if kind == "idle" else edge_on(KIND_STYLE[kind][0])
+
+
+def _legend(figure: Picture, kinds: list[str]) -> None:
+    handles = [
+        Patch(facecolor=KIND_STYLE[k][0], hatch=KIND_STYLE[k][1], edgecolor=_edge(k), label=KIND_WORDS[k])
+        for k in kinds
+    ]
+    narrow = {"fontsize": 11, "handlelength": 2, "columnspacing": 1.6}  # five kinds fit the width
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(kinds), **narrow)

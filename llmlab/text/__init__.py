@@ -1,0 +1,46 @@
+"""Text: corpora, cleaning, tokenizers and batches. Level 0: knows nothing of models or ranks."""
+
+from .bpe import BPE
+from .cleaning import clean
+from .corpus import labelled, load, pairs, split, tagged
+from .duplicates import deduplicate, jaccard, minhash, near_duplicates, shingles
+from .fetching import Archive, fetch
+from .packing import IGNORE, Batch, Batches, batches, document_mask, pack
+from .published import gpt2_tokenizer
+from .quality import CHINESE, STOP_WORDS, Limits, content_words, faults
+from .segmentation import Segmenter, join_words, words
+from .tokenizers import CharTokenizer, WordTokenizer
+
+__all__ = [
+    "BPE",
+    "CHINESE",
+    "IGNORE",
+    "STOP_WORDS",
+    "Archive",
+    "Batch",
+    "Batches",
+    "CharTokenizer",
+    "Limits",
+    "Segmenter",
+    "WordTokenizer",
+    "batches",
+    "clean",
+    "content_words",
+    "deduplicate",
+    "document_mask",
+    "faults",
+    "fetch",
+    "gpt2_tokenizer",
+    "jaccard",
+    "join_words",
+    "labelled",
+    "load",
+    "minhash",
+    "near_duplicates",
+    "pack",
+    "pairs",
+    "shingles",
+    "split",
+    "tagged",
+    "words",
+]

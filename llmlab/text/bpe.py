@@ -1,0 +1,162 @@
+"""Byte-level byte-pair encoding: start from the 256 bytes, join the most frequent adjacent pair, again and again.
+
+Sennrich et al. 2016 (arXiv 1508.07909), section 3.2, on bytes as in GPT-2 (Radford et al. 2019): any text, in any
+script, and even bytes that are no text at all, can be encoded and comes back unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+
+from .merging import Pair, learn_merges
+from .pieces import PATTERNS, pieces
+
+CACHED_PIECES = 1 << 18  # a bound on memory; a 5 MB text has about 60,000 different pieces
+
+
+class BPE:
+    """A byte-level BPE tokenizer: `vocab[i]` is the bytes of token i, `merges` the pairs in the order learned.
+
+    specials: whole tokens such as "<|endoftext|>", id by text; they are never made by merging.
+    pattern: how text is cut into pieces first, see `pieces`.
+    """
+
+    def __init__(
+        self,
+        vocab: Sequence[bytes],
+        merges: Iterable[tuple[bytes, bytes]],
+        specials: dict[str, int] | None = None,
+        pattern: str = "gpt2",
+    ):
+        if pattern not in PATTERNS:
+            raise ValueError(f"pattern must be one of {PATTERNS}, got {pattern!r}")
+        self.vocab, self.merges, self.specials, self.pattern = list(vocab), list(merges), dict(specials or {}), pattern
+        special_ids = set(self.specials.values())
+        id_of = {token: i for i, token in enumerate(self.vocab) if i not in special_ids}
+        missing = [byte for byte in range(256) if bytes([byte]) not in id_of]
+        if missing:
+            raise ValueError(f"a byte-level vocabulary needs all 256 bytes, {len(missing)} are missing: {missing[:8]}")
+        self._byte_ids = [id_of[bytes([byte])] for byte in range(256)]
+        self._rank: dict[Pair, int] = {}  # the earlier a pair was learned, the sooner it is merged
+        self._made: list[int] = []  # the id that each merge makes
+        for rank, (a, b) in enumerate(self.merges):
+            if a not in id_of or b not in id_of or a + b not in id_of:
+                raise ValueError(f"merge {rank} joins {a!r} and {b!r}: both and the result must be in the vocabulary")
+            self._rank[id_of[a], id_of[b]] = rank
+            self._made.append(id_of[a + b])
+        self._cache: dict[str, list[int]] = {}
+
+    @classmethod
+    def train(
+        cls,
+        documents: Iterable[str],
+        vocab_size: int = 512,
+        specials: Sequence[str] = (),
+        pattern: str = "gpt2",
+    ) -> BPE:
+        """Learn merges until there are `vocab_size` tokens, or no pair left that occurs twice.
+
+        Ids: 0 to 255 are the bytes, then the merges in order, then the specials. Ties go to the pair of smaller ids.
+        """
+        if vocab_size < 256 + len(specials):
+            extra = f" and {len(specials)} specials" if specials else ""
+            raise ValueError(f"byte-level BPE starts from 256 bytes{extra}, got vocab_size={vocab_size}")
+        counts = Counter[str]()
+        for document in checked_documents(documents):
+            counts.update(pieces(document, pattern))
+        if not counts:
+            raise ValueError("BPE needs text to learn from, got an empty corpus")
+        vocab, merges = learn_merges(counts, vocab_size - len(specials))
+        ids = {special: len(vocab) + i for i, special in enumerate(specials)}
+        return cls(vocab + [special.encode() for special in specials], merges, ids, pattern)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocab)
+
+    def encode(self, text: str | bytes, specials: bool = False) -> list[int]:
+        """Turn text, or any bytes, into token ids.
+
+        specials: read "<|endoftext|>" and the like as one token. Off by default: text from outside must not be able to
+        end a document or start a system prompt.
+        """
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "surrogateescape")  # a broken byte rides along as U+DC80 + byte
+        if specials and self.specials:
+            return self._encode_with_specials(text)
+        ids: list[int] = []
+        cache = self._cache
+        for piece in pieces(text, self.pattern):
+            known = cache.get(piece)
+            ids += known if known is not None else self._encode_piece(piece)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn ids back into text; bytes that are no UTF-8 become U+FFFD (use `decode_bytes` to keep them)."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Turn ids back into the bytes they stand for, whole characters or not."""
+        return b"".join(self.vocab[i] for i in checked_ids(ids, len(self.vocab)))
+
+    def _encode_with_specials(self, text: str) -> list[int]:
+        longest_first = sorted(self.specials, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+        return [i for part in parts for i in ([self.specials[part]] if part in self.specials else self.encode(part))]
+
+    def _encode_piece(self, piece: str) -> list[int]:
+        """Apply the earliest-learned merge that fits, everywhere, until none fits."""
+        try:
+            ids = [self._byte_ids[byte] for byte in piece.encode("utf-8", "surrogateescape")]
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"text must be Unicode without lone surrogates, got {error.object[error.start]!r}"
+            ) from None
+        none = len(self._made)
+        ranks = list(map(self._rank.get, zip(ids, ids[1:], strict=False), repeat(none)))  # of each pair of neighbours
+        while ranks and (rank := min(ranks)) < none:
+            self._merge(ids, ranks, rank)
+        if len(self._cache) >= CACHED_PIECES:
+            self._cache.clear()
+        self._cache[piece] = ids
+        return ids
+
+    def _merge(self, ids: list[int], ranks: list[int], rank: int) -> None:
+        """Carry out one rule everywhere in a piece, from the left, and look up the pairs that come of it."""
+        none, place = len(self._made), 0
+        for _ in range(ranks.count(rank)):
+            try:
+                place = ranks.index(rank, place)
+            except ValueError:  # in "aaa" the second pair went with the first
+                return
+            ids[place : place + 2] = [self._made[rank]]
+            del ranks[place]
+            if place > 0:
+                ranks[place - 1] = self._rank.get((ids[place - 1], ids[place]), none)
+            if place < len(ranks):
+                ranks[place] = self._rank.get((ids[place], ids[place + 1]), none)
+
+    def __reduce__(self) -> tuple:  # the cache does not travel
+        return BPE, (self.vocab, self.merges, self.specials, self.pattern)
+
+    def __repr__(self) -> str:
+        return f"BPE(vocab_size={self.vocab_size}, pattern={self.pattern!r})"
+
+
+def checked_documents(documents: Iterable[str]) -> Iterable[str]:
+    """Return the documents, or raise ValueError for one string, which would be taken for a list of characters."""
+    if isinstance(documents, str):
+        raise ValueError("documents must be a list of strings, got one string: pass [text]")
+    return documents
+
+
+def checked_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
+    """Return ids as a list of ints (a tensor will do), or raise ValueError if one is outside the vocabulary."""
+    ids = [int(i) for i in ids]
+    outside = next((i for i in ids if not 0 <= i < vocab_size), None)
+    if outside is not None:
+        raise ValueError(f"token ids must be in 0..{vocab_size - 1}, got {outside}")
+    return ids

@@ -1,0 +1,73 @@
+"""How text is cut into pieces before byte-level BPE merges inside each: GPT-2's rule, and with single digits.
+
+The rule (Radford et al. 2019, section 2.2; the pattern is the one in OpenAI's published encoder) in words: an English
+contraction's tail, or a run of letters, of numbers, or of anything else, each with one blank before it; or a run of
+blanks, which leaves its last one to the word that follows. No piece is lost: joined, they are the text again.
+
+The pattern is usually written with \\p{L} and \\p{N} of the third-party package `regex`. The standard library's `re`
+has no such classes, but its \\w is exactly letters, numbers and the underscore: both follow from the numbers alone.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+PATTERNS = ("gpt2", "digits")
+# Unicode's White_Space. Python's \s also takes the separators U+001C to U+001F, which other tokenizers do not.
+WHITE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+SEPARATORS = "\x1c\x1d\x1e\x1f"
+
+
+def pieces(text: str, pattern: str = "gpt2") -> list[str]:
+    """Cut text into the pieces that BPE never merges across.
+
+    pattern: "gpt2", or "digits" for GPT-2's rule with every digit on its own first (as SmolLM2 does).
+    """
+    if pattern not in PATTERNS:
+        raise ValueError(f"pattern must be one of {PATTERNS}, got {pattern!r}")
+    # Naming every rare number makes the pattern ten times slower, so a text without any is cut by a plainer one.
+    rule = _plain() if _rare().isdisjoint(text) else _exact()
+    if pattern == "gpt2":
+        return rule.findall(text)
+    # Digits first: what stands between two of them is cut as if it were a whole text.
+    return [piece for part in _number().split(text) if part for piece in rule.findall(part)]
+
+
+@lru_cache(maxsize=1)
+def _other_numbers() -> str:
+    """Unicode's numbers that are no decimal digits, such as ² and Ⅷ: 1131 of them in Unicode 14."""
+    # Beyond U+1FFFF only Chinese numerals are numeric, and those are letters.
+    return "".join(c for c in map(chr, range(0x80, 0x20000)) if c.isnumeric() and not c.isdecimal() and not c.isalpha())
+
+
+@lru_cache(maxsize=1)
+def _rare() -> frozenset[str]:
+    return frozenset(_other_numbers() + SEPARATORS)
+
+
+@lru_cache(maxsize=1)
+def _number() -> re.Pattern[str]:
+    return re.compile(f"([\\d{_other_numbers()}])")
+
+
+@lru_cache(maxsize=1)
+def _plain() -> re.Pattern[str]:
+    return _gpt2(number="\\d", white="\\s")
+
+
+@lru_cache(maxsize=1)
+def _exact() -> re.Pattern[str]:
+    return _gpt2(number="\\d" + _other_numbers(), white=WHITE)
+
+
+def _gpt2(number: str, white: str) -> re.Pattern[str]:
+    """GPT-2's rule, given the insides of the two character classes."""
+    return re.compile(
+        "'(?:s|t|re|ve|m|ll|d)"
+        f"| ?[^\\W_{number}]+"  # letters: \w without the underscore and the numbers
+        f"| ?[{number}]+"
+        f"| ?(?:[^\\w{white}]|_)+"
+        f"|[{white}]+(?![^{white}])"  # blanks, but the last one goes with the word after it
+        f"|[{white}]+"
+    )

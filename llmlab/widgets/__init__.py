@@ -1,0 +1,9 @@
+"""Sliders on the same functions: nothing is computed here that llmlab does not compute elsewhere."""
+
+from llmlab.widgets.card import machine_card
+from llmlab.widgets.explorer import speedup_explorer
+from llmlab.widgets.game import layout_game
+from llmlab.widgets.hover import timeline_hover
+from llmlab.widgets.live import LiveCurve
+
+__all__ = ["LiveCurve", "layout_game", "machine_card", "speedup_explorer", "timeline_hover"]

@@ -1,0 +1,121 @@
+"""torchrun: the same worker inside a real job on loopback, and the job that is written for many machines."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from llmlab.comm.processes import Processes
+from llmlab.comm.torchrun import Job, Torchrun, job_place
+
+SCRIPT = """
+import torch
+import llmlab.comm.processes as lab
+
+def worker(world, n):
+    print("hello from", world.rank)
+    with world.span("step"):
+        x = world.all_reduce(torch.arange(float(n)) + world.rank)
+    return x.tolist(), world.recv(torch.zeros(1), 0).item() if world.rank else world.send(torch.ones(1), 1)
+
+run = lab.Torchrun().run(worker, 3)
+again = lab.Torchrun().run(worker, 1)
+if run.results[0][0] == [1, 3, 5] and len(again.trace.select(rank=1)) == 3:
+    print(f"RESULT {run.results} {run.clock} {run.output} {[e.op for e in run.trace.select(rank=0)]}")
+"""
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def test_a_worker_runs_inside_a_torchrun_job(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 0, done.stderr
+    want = "RESULT [([1.0, 3.0, 5.0], None), ([1.0, 3.0, 5.0], 1.0)] wall ['hello from 0\\n', 'hello from 1\\n'] ['step', 'all_reduce', 'send']"
+    assert sum(line.endswith(want) for line in done.stdout.splitlines()) == 2, done.stdout
+
+
+def test_a_failing_rank_ends_the_job_with_its_name(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent("""
+        import llmlab.comm.processes as lab
+
+        def worker(world):
+            if world.rank == 1:
+                raise KeyError("planted")
+            world.barrier()
+
+        lab.Torchrun(timeout_s=60).run(worker)
+        """)
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode != 0
+    assert "KeyError: rank 1: KeyError: planted" in done.stderr
+
+
+def test_a_written_job_runs_by_the_command_it_prints(tmp_path, capsys):
+    def worker(world, n):
+        return world.all_reduce(torch.ones(n)).tolist()
+
+    job = Torchrun(folder=tmp_path / "job", ranks_per_machine=2, port=29577).run(worker, 2)
+    assert isinstance(job, Job)
+    assert capsys.readouterr().out == f"{job}\n"
+    (command,) = job.commands
+    with pytest.raises(ValueError, match="has not finished"):
+        job.result()
+    words = [sys.executable if word == "python" else word for word in shlex.split(command)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 0, done.stderr
+    run = job.result()
+    assert run.results == Processes(2).run(worker, 2).results == [[2, 2]] * 2
+    assert run.trace.comm_bytes() == 16
+
+
+def test_each_machine_gets_its_own_command_with_the_settings_that_make_it_dependable(tmp_path, capsys):
+    job = Torchrun(folder=tmp_path, addresses=["10.0.0.1", "10.0.0.2"], ranks_per_machine=4, interface="eth0").run(
+        print
+    )
+    for machine, command in enumerate(job.commands):
+        for words in (
+            "GLOO_SOCKET_IFNAME=eth0",
+            "NCCL_SOCKET_IFNAME=eth0",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
+            f"--rdzv-conf=is_host={1 - machine}",
+            f"--local-addr=10.0.0.{machine + 1}",
+            "--rdzv-endpoint=10.0.0.1:29500",
+            "--nnodes=2",
+            "--nproc-per-node=4",
+        ):
+            assert words in shlex.split(command)
+    capsys.readouterr()
+
+
+def test_outside_a_job_a_folder_is_wanted():
+    with pytest.raises(ValueError, match="wants folder="):
+        Torchrun().run(print)
+
+
+def test_slurms_environment_is_a_job_too(monkeypatch):
+    names = {"SLURM_PROCID": 3, "SLURM_NTASKS": 8, "SLURM_LOCALID": 1, "SLURM_NTASKS_PER_NODE": 2}
+    for name, value in (names | {"MASTER_ADDR": "n1", "MASTER_PORT": 1}).items():
+        monkeypatch.setenv(name, str(value))
+    place = job_place()
+    assert (place.rank, place.size, place.local_rank, place.local_size) == (3, 8, 1, 2)
+    monkeypatch.delenv("MASTER_PORT")
+    assert job_place() is None

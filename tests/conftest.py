@@ -1,0 +1,31 @@
+"""What every test starts from: the same random numbers, and no GPU test where there is no GPU."""
+
+from __future__ import annotations
+
+import random
+
+import hypothesis
+import numpy
+import pytest
+import torch
+
+# Property tests time ranks that share two cores with everything else: a slow example is not a failure.
+hypothesis.settings.register_profile("llmlab", deadline=None, derandomize=True, database=None, print_blob=True)
+hypothesis.settings.load_profile("llmlab")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Seed torch, numpy and Python alike before each test, so that no test depends on which ran before it."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where torch finds no CUDA device; `-ra` prints the reason."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device"))

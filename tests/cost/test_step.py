@@ -1,0 +1,200 @@
+"""The predicted step: against hand calculations, by its proportions, and its refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+
+from llmlab.cost import predict
+from llmlab.hardware import Link, cluster
+from llmlab.model import Config
+from llmlab.parallel.layout import Layout
+
+GPT3 = Config(vocab_size=51200, d_model=12288, n_layer=96, n_head=96, max_seq=2048)
+SMALL = Config(vocab_size=512, d_model=1024, n_layer=8, n_head=16, max_seq=1024)
+EXPERTS = dataclasses.replace(SMALL, n_expert=8)
+A100 = cluster("a100")
+# Links that take no time: what is left is computing and waiting.
+FREE = dataclasses.replace(A100, intra=Link("free", 0.0, 1e30), inter=Link("free", 0.0, 1e30))
+QUIET = dataclasses.replace(FREE, device=dataclasses.replace(A100.device, launch_s=0.0, ramp_s=0.0))
+
+
+def small(layout: Layout | None = None, on=A100, batch: int = 16, config: Config = SMALL, **kwargs):
+    return predict(config, layout or Layout(), on, global_batch=batch, seq=1024, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(),
+        Layout(dp=2, tp=2, pp=2, cp=2, zero=1, sequence_parallel=True, microbatches=4),
+        Layout(dp=4, zero=3, microbatches=2),
+        Layout(pp=4, schedule="zero_bubble", microbatches=8),
+    ],
+)
+def test_the_breakdown_adds_up(layout):
+    p = small(layout)
+    assert sum(p.breakdown.values()) == pytest.approx(p.seconds) and min(p.breakdown.values()) >= 0
+    assert sum(p.memory.values()) == pytest.approx(p.memory_bytes)
+
+
+def test_products_take_their_flops_at_the_reachable_rate():
+    weights = 8 * 12 * 1024**2
+    reached = A100.device.flops_per_s["bf16"] * A100.device.matmul_efficiency
+    assert small(on=QUIET).breakdown["matmul"] == pytest.approx(6 * weights * 16 * 1024 / reached)
+
+
+def test_utilisation_is_model_flops_over_time_and_peak():
+    p = small(Layout(dp=2))
+    flops = SMALL.flops_per_token(1024) * 16 * 1024
+    assert p.mfu == pytest.approx(flops / p.seconds / 2 / 312e12)
+    assert p.tflops_per_gpu == pytest.approx(p.mfu * 312)
+    assert p.hfu == p.mfu
+
+
+def test_full_recomputing_costs_a_forward_of_the_layers():
+    none, full = small(on=QUIET), small(on=QUIET, recompute="full")
+    layers = none.breakdown["matmul"] / 3 + none.breakdown["attention"] / 3.5
+    assert full.seconds - none.seconds == pytest.approx(full.breakdown["recompute"])
+    assert layers < full.breakdown["recompute"] < 1.3 * layers  # with its element-wise kernels
+    assert full.hfu / full.mfu == pytest.approx(4 / 3, rel=0.05)
+
+
+def test_selective_recomputing_costs_the_attention_core():
+    p = small(on=QUIET, recompute="selective")
+    assert p.breakdown["recompute"] == pytest.approx(p.breakdown["attention"] / 3.5)
+
+
+@pytest.mark.parametrize("m", [4, 8, 16])
+def test_a_pipelines_bubble_is_its_depth_over_its_micro_batches(m):
+    logits_free = dataclasses.replace(SMALL, vocab_size=1)
+    p = small(Layout(pp=4, microbatches=m), on=QUIET, config=logits_free)
+    work = p.seconds - p.breakdown["bubble"] - p.breakdown["optimizer"]
+    assert p.breakdown["bubble"] / work == pytest.approx(3 / m, rel=5e-3)  # one column of logits is left
+
+
+def test_virtual_stages_divide_the_bubble_and_zero_bubble_leaves_a_third():
+    def bubble(**how) -> float:
+        return small(Layout(pp=4, microbatches=8, **how)).breakdown["bubble"]
+
+    assert bubble(schedule="interleaved", virtual_stages=2) == pytest.approx(bubble() / 2)
+    assert bubble(schedule="zero_bubble") == pytest.approx(bubble() / 3)
+    assert bubble(schedule="gpipe") == bubble()
+
+
+def test_the_logits_make_the_last_stage_the_slowest():
+    wide = dataclasses.replace(SMALL, vocab_size=50_000)
+    p = small(Layout(pp=8, microbatches=16), on=QUIET, config=wide)
+    assert p.breakdown["logits"] > 0
+    uneven = small(Layout(pp=7, microbatches=16), on=QUIET)  # a middle stage has two layers, the last has one
+    assert uneven.breakdown["logits"] == 0
+    two = small(Layout(pp=2, microbatches=16), on=QUIET, config=dataclasses.replace(SMALL, n_layer=7))
+    assert two.breakdown["logits"] == 0  # the first has four layers, the last three
+    assert uneven.breakdown["matmul"] == pytest.approx(
+        2 / 8 * small(Layout(microbatches=16), on=QUIET).breakdown["matmul"]
+    )
+
+
+def test_gradients_hide_behind_the_last_backward_and_show_when_told_not_to():
+    layout = Layout(dp=8)
+    hidden, shown = small(layout), small(layout, overlap_gradients=False)
+    params = 8 * 12 * 1024**2 + 512 * 1024
+    ring = 2 * (7 / 8 * 2 * params / (300e9 * A100.intra.efficiency) + 3 * A100.intra.latency_s)
+    assert hidden.breakdown["data_parallel"] == 0
+    assert shown.breakdown["data_parallel"] == pytest.approx(ring)
+
+
+def test_over_wifi_eight_gpus_lose_to_one():
+    wifi = cluster("h100", inter="wifi", devices_per_node=1)
+    assert small(Layout(dp=8), on=wifi).seconds > small(on=wifi).seconds
+    assert small(Layout(dp=8), on="h100").seconds < small(on="h100").seconds / 4
+
+
+def test_tensor_parallel_traffic_is_four_all_reduces_a_layer():
+    p = small(Layout(tp=8), recompute="none")
+    one = 2 * (7 / 8 * 2 * 16 * 1024 * 1024 / (300e9 * A100.intra.efficiency) + 3 * A100.intra.latency_s)
+    assert p.breakdown["tensor_parallel"] == pytest.approx(8 * 4 * one)
+
+
+def test_sequence_parallelism_splits_the_elementwise_work_and_sends_no_more():
+    plain, split = small(Layout(tp=8)), small(Layout(tp=8, sequence_parallel=True))
+    assert split.breakdown["elementwise"] < plain.breakdown["elementwise"] / 2
+    assert split.breakdown["tensor_parallel"] == plain.breakdown["tensor_parallel"]
+
+
+def test_zero_3_gathers_in_every_micro_batch():
+    slow = dataclasses.replace(QUIET, inter=Link("slow", 0.0, 1e8), intra=Link("slow", 0.0, 1e8))
+    once, twice = (small(Layout(dp=8, zero=3, microbatches=m), on=slow).breakdown["data_parallel"] for m in (1, 2))
+    assert twice == pytest.approx(2 * once, rel=0.05)  # less what computing hides
+    assert once > 1.4 * small(Layout(dp=8, microbatches=1), on=slow).breakdown["data_parallel"]
+
+
+def test_the_optimizer_is_sharded_under_zero():
+    plain, sharded = (small(Layout(dp=8, zero=z), on=QUIET).breakdown["optimizer"] for z in (0, 1))
+    assert plain == pytest.approx(8 * sharded)
+
+
+def test_a_slow_host_sets_a_floor_under_every_layer():
+    fast, slow = small(on=QUIET, batch=1), small(on=QUIET, batch=1, layer_launch_s=1e-3)
+    assert slow.seconds - fast.seconds == pytest.approx(slow.breakdown["host"])
+    assert slow.seconds > 8 * 3e-3 and fast.breakdown["host"] == 0
+    assert small(on=QUIET, batch=256, layer_launch_s=1e-3).breakdown["host"] == 0
+
+
+def test_a_token_pays_for_its_active_experts_only():
+    dense, experts = small(on=QUIET), small(on=QUIET, config=EXPERTS)
+    attention = 4 * 1024**2
+    mlp = 8 * 1024**2
+    assert experts.breakdown["matmul"] / dense.breakdown["matmul"] == pytest.approx(
+        (attention + 2 * mlp) / (attention + mlp)
+    )
+    assert experts.memory["parameters"] > 5 * dense.memory["parameters"]
+    assert small(Layout(dp=4, ep=4), config=EXPERTS).breakdown["expert_parallel"] > 0
+
+
+def test_context_parallelism_shows_what_attention_does_not_hide():
+    slow = dataclasses.replace(QUIET, intra=Link("slow", 0.0, 1e8))
+    assert small(Layout(cp=4), on=QUIET).breakdown["context_parallel"] == 0
+    assert small(Layout(cp=4), on=slow).breakdown["context_parallel"] > 0
+
+
+def test_175_billion_parameters_do_not_fit_on_one_gpu_and_fit_on_64():
+    alone = predict(GPT3, Layout(), "a100", global_batch=64, seq=2048, recompute="full")
+    assert not alone.fits and alone.verdict == "does not fit" and alone.memory_bytes > 30 * 80e9
+    laid_out = Layout(tp=8, pp=8, microbatches=64, sequence_parallel=True)
+    together = predict(GPT3, laid_out, "a100", global_batch=64, seq=2048, recompute="selective")
+    assert together.fits and 0.4 < together.mfu < 0.6
+    assert together.gpu_hours(1e9) == pytest.approx(64 * 1e9 / together.tokens_per_s / 3600)
+
+
+def test_a_layout_close_to_the_memory_is_marginal():
+    p = small()
+    tight = dataclasses.replace(A100, device=dataclasses.replace(A100.device, memory_bytes=int(p.memory_bytes / 0.95)))
+    assert small(on=tight).verdict == "marginal" and small(on=tight).fits
+    assert p.verdict == "fits"
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"precision": "int4"}, "precision wants one of fp8, bf16, fp16, fp32, fp64; got 'int4'"),
+        ({"recompute": "some"}, "recompute wants one of none, selective, full; got 'some'"),
+        ({"layout": Layout(dp=3)}, "batch of 16 does not split over dp=3"),
+        ({"on": "a1000"}, "did you mean 'a100'"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        small(**wrong)
+
+
+def test_a_prediction_takes_milliseconds_at_most():
+    layout = Layout(dp=2, tp=8, pp=4, microbatches=8)
+    times = []
+    for _ in range(50):
+        start = time.perf_counter()
+        predict(GPT3, layout, A100, global_batch=64, seq=2048)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 5e-3  # 0.2 ms without the type checks that pytest switches on

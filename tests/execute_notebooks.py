@@ -1,0 +1,150 @@
+"""Execute notebooks and keep only the outputs that are the same on every machine.
+
+    python tests/execute_notebooks.py                        # all of notebooks/, rewritten in place
+    python tests/execute_notebooks.py notebooks/00_start_here.ipynb
+    python tests/execute_notebooks.py --keep-all FOLDER      # whole copies to look at; the notebooks stay
+
+A cell tagged `nbval-check-output` keeps its outputs and its count: nbval compares nothing where the count is missing.
+All other cells are stripped. An error (unless the cell is tagged `raises-exception` too), a line on stderr or a path of
+this machine in an output is refused, and the notebook is left as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+CHECKED = "nbval-check-output"
+RAISES = "raises-exception"
+MODEL_ID = "application/vnd.jupyter.widget-view+json"  # random, and dead without the kernel that drew it
+ABSOLUTE_PATH = re.compile(
+    r"(?<![\w.:/>])/(?:home|root|tmp|var|usr|opt|mnt|work|private|Users|content)/\w|\b[A-Z]:\\\\?\w"
+)
+
+
+def all_notebooks() -> list[Path]:
+    return sorted(path for path in NOTEBOOKS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+
+def tagged(cell: NotebookNode, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def output_text(output: NotebookNode) -> str:
+    """All that a reader could read in one output: streams, the text of every text format, the error's lines."""
+    data = [str(text) for mime, text in output.get("data", {}).items() if not mime.startswith("image/png")]
+    return "\n".join([output.get("text", ""), output.get("evalue", ""), *output.get("traceback", []), *data])
+
+
+def refused(cell: NotebookNode) -> Iterator[str]:
+    """Why the outputs of a code cell cannot be committed."""
+    for output in cell.outputs:
+        if output.output_type == "error" and not (tagged(cell, RAISES) and tagged(cell, CHECKED)):
+            yield f"error output: {output.ename}: {output.evalue}"
+        if output.get("name") == "stderr":
+            yield f"stderr output: {output.text.strip()[:200]}"
+        if path := ABSOLUTE_PATH.search(output_text(output)):
+            yield f"a path of one machine: {path.string[path.start() : path.start() + 60]!r}"
+
+
+def strip(notebook: NotebookNode) -> None:
+    """Take out of an executed notebook what differs from run to run."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.language_info = {
+        "name": "python"
+    }  # the kernel adds its version, which would change with each author
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
+        if not tagged(cell, CHECKED):
+            cell.outputs, cell.execution_count = [], None
+        for output in cell.outputs:
+            output.get("data", {}).pop(MODEL_ID, None)
+            if output.output_type == "error":  # frames name files of this machine; nbval compares name and message
+                output.traceback = [f"{output.ename}: {output.evalue}"]
+
+
+def execute(path: Path, timeout_s: int) -> NotebookNode:
+    """Run every cell in a fresh kernel, in the notebook's own folder; a kernel that hangs gets a second chance.
+
+    Raises: CellExecutionError of an untagged cell that fails, CellTimeoutError or DeadKernelError of the second try.
+    """
+    for last_try in (False, True):
+        notebook = nbformat.read(path, as_version=4)
+        client = NotebookClient(
+            notebook,
+            timeout=timeout_s,
+            startup_timeout=timeout_s,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(path.parent)}},
+            store_widget_state=False,
+            coalesce_streams=True,
+            record_timing=False,
+        )
+        try:
+            return client.execute()
+        except (CellTimeoutError, DeadKernelError):
+            if last_try:
+                raise
+            print(f"{path.name}: no answer within {timeout_s} s, trying once more", file=sys.stderr)
+    raise AssertionError("the second try returns or raises")
+
+
+def problems(notebook: NotebookNode) -> list[str]:
+    """Every output that is refused, with the cell it stands in."""
+    return [
+        f"cell {number} ({cell.id}): {problem}"
+        for number, cell in enumerate(notebook.cells)
+        if cell.cell_type == "code"
+        for problem in refused(cell)
+    ]
+
+
+def renew(path: Path, keep_all: Path | None, timeout_s: int) -> list[str]:
+    """Execute a notebook; write it stripped over itself or whole into `keep_all`; return why it was refused."""
+    try:
+        notebook = execute(path, timeout_s)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        return [str(error)]
+    if keep_all:
+        keep_all.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, keep_all / path.name)
+        return problems(notebook)
+    strip(notebook)
+    found = problems(notebook)
+    if not found:
+        nbformat.write(notebook, path)
+    return found
+
+
+def main() -> int:
+    """Execute what the command line names; the exit status is the number of notebooks refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
+    parser.add_argument("--keep-all", type=Path, metavar="FOLDER", help="write whole copies there, change nothing here")
+    parser.add_argument("--timeout", type=int, default=120, metavar="SECONDS", help="for one cell (default: 120)")
+    arguments = parser.parse_args()
+
+    failures = 0
+    for path in arguments.notebooks or all_notebooks():
+        start = time.perf_counter()
+        found = renew(path, arguments.keep_all, arguments.timeout)
+        seconds = time.perf_counter() - start
+        print("\n".join([*found, f"{seconds:6.1f} s  {path.name}{'  REFUSED' if found else ''}"]), flush=True)
+        failures += bool(found)
+    return failures
+
+
+if __name__ == "__main__":
+    sys.exit(main())

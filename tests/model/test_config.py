@@ -1,0 +1,85 @@
+"""Sizes: what follows from them by formula equals what is counted, and sizes that make no model are refused."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmlab.model import Config, Transformer, attend_formula
+
+SIZES = {"vocab_size": 50, "d_model": 24, "n_layer": 2, "n_head": 4, "max_seq": 16}
+VARIANTS = [
+    {},
+    {"position": "sinusoidal", "bias": False, "norm_first": False},
+    {"position": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "n_kv_head": 2, "bias": False, "tie_embeddings": False},
+    {"position": "none", "mlp": "swiglu", "d_ff": 40},
+    {"n_expert": 4, "n_expert_shared": 1, "mlp": "swiglu"},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_parameters_by_formula_equal_those_counted(options):
+    config = Config(**SIZES, **options)
+    with torch.device("meta"):
+        model = Transformer(config)
+    assert config.n_param == sum(p.numel() for p in model.parameters())
+    assert config.n_param_block == sum(p.numel() for p in model.blocks[0].parameters())
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_flops_by_formula_equal_those_torch_counts(options):
+    config = Config(**SIZES, **options)
+    with torch.device("meta"):
+        model = Transformer(config)
+        tokens = torch.zeros(3, 8, dtype=torch.long)
+    for block in model.blocks:
+        block.attention.attend = attend_formula  # torch counts its products; a kernel's it may not know
+    with FlopCounterMode(display=False) as forward:
+        logits = model(tokens)
+    assert forward.get_total_flops() == 3 * 8 * config.flops_per_token(8, backward=False)
+    with FlopCounterMode(display=False) as backward:
+        logits.sum().backward()
+    total = forward.get_total_flops() + backward.get_total_flops()
+    assert total == 3 * 8 * config.flops_per_token(8)
+
+
+def test_gpt3_has_175_billion_parameters():
+    """Brown et al. 2020, table 2.1: 96 layers, d_model 12288, 96 heads; GPT-2's 50257 tokens; 2048 positions."""
+    config = Config(vocab_size=50257, d_model=12288, n_layer=96, n_head=96, max_seq=2048)
+    assert round(config.n_param / 1e9) == 175
+
+
+def test_flops_per_token_are_narayanans():
+    """Narayanan et al. 2021, appendix, without recomputation: 72 B s l h² (1 + s/6h + V/12lh) per batch."""
+    h, layers, s, V = 4096, 32, 2048, 51200
+    config = Config(vocab_size=V, d_model=h, n_layer=layers, n_head=32, max_seq=s)
+    assert config.flops_per_token() == pytest.approx(72 * layers * h**2 * (1 + s / (6 * h) + V / (12 * layers * h)))
+
+
+def test_defaults_are_gpt2s():
+    config = Config(vocab_size=50257, d_model=768, n_layer=12, n_head=12, max_seq=1024)
+    assert config.n_param == 124439808  # as counted in the released model (Radford et al. 2019; "124M")
+    assert (config.d_ff, config.n_kv_head, config.head_dim) == (3072, 12, 64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"d_model": 30}, "d_model wants a multiple of n_head=4, got 30"),
+        ({"n_kv_head": 3}, "n_kv_head wants a divisor of n_head=4, got 3"),
+        ({"n_layer": 0}, "n_layer wants an integer of at least 1, got 0"),
+        ({"vocab_size": -1}, "vocab_size wants"),
+        ({"d_model": 12, "position": "rotary"}, "even head_dim, got 3"),
+        ({"norm": "batchnorm"}, "norm wants one of layernorm, rmsnorm; got 'batchnorm'"),
+        ({"mlp": "tanh"}, "mlp wants one of"),
+        ({"position": "absolute"}, "position wants one of"),
+        ({"dropout": 1.0}, "dropout wants a number from 0 to below 1, got 1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing wants"),
+        ({"dtype": torch.int64}, "dtype wants a floating-point torch.dtype, got torch.int64"),
+        ({"n_expert": 2, "n_expert_active": 3}, "n_expert_active wants 1 to n_expert=2, got 3"),
+        ({"n_expert": -1}, "at least 0, got -1"),
+        ({"n_expert": 2, "capacity_factor": 0.0}, "capacity_factor wants None or a number above 0, got 0.0"),
+    ],
+)
+def test_sizes_that_make_no_model_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**{**SIZES, **options})

@@ -1,0 +1,101 @@
+"""Mixture of experts against the plain sum over every token and its experts."""
+
+import copy
+
+import pytest
+import torch
+
+from llmlab.model import Config, MoE, Transformer, draw_weights
+from llmlab.model.moe import by_expert
+
+
+def mixture(**options):
+    config = Config(8, 6, 1, 2, 32, n_expert=4, dtype=torch.float64, **options)
+    moe = MoE(config)
+    draw_weights(moe, config, seed=0)
+    torch.nn.init.normal_(moe.router.weight)
+    return moe
+
+
+def plain(moe, x, dropped=()):
+    """Each token alone: its k likeliest experts, weighted."""
+    tokens, k = x.flatten(0, 1), moe.n_active
+    outputs = []
+    for i, token in enumerate(tokens):
+        p = (moe.router.weight @ token).softmax(0)
+        best = p.argsort(descending=True)[:k]
+        total = p[best].sum() if k > 1 else 1
+        terms = [p[e] / total * moe.experts[e](token) for e in best if (i, int(e)) not in dropped]
+        outputs.append(sum(terms, torch.zeros_like(token)) + sum(expert(token) for expert in moe.shared))
+    return torch.stack(outputs).view_as(x)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("shared", [0, 2])
+def test_a_mixture_is_the_weighted_sum_of_each_tokens_experts(agree, k, shared):
+    moe = mixture(n_expert_active=k, n_expert_shared=shared)
+    x = torch.randn(2, 9, 6, dtype=torch.float64, requires_grad=True)
+    inputs = (x, moe.router.weight, *(expert.up.weight for expert in moe.experts))
+    both = []
+    for out in (moe(x), plain(moe, x)):
+        both.append([out, *torch.autograd.grad(out.pow(2).sum(), inputs)])
+    agree(*both)
+
+
+def test_an_expert_without_tokens_gets_a_gradient_of_zero():
+    moe = mixture(n_expert_active=1)
+    with torch.no_grad():
+        moe.router.weight.zero_()[0] = 1.0
+    moe(torch.ones(1, 5, 6, dtype=torch.float64)).sum().backward()
+    assert moe.experts[0].up.weight.grad.abs().sum() > 0
+    assert all((expert.up.weight.grad == 0).all() for expert in list(moe.experts)[1:])
+
+
+def test_beyond_its_capacity_an_expert_drops_second_choices_first_and_later_tokens_before_earlier():
+    choice = torch.tensor([[0, 1], [0, 1], [1, 0], [0, 2]])  # expert 0: first choice of 0, 1, 3, second of 2
+    order, sizes = by_expert(choice, 3, capacity_factor=1.1)  # ceil(1.1 x 8 / 3) = 3 each
+    assert sizes == [3, 3, 1]
+    pairs = [divmod(i, 2) for i in order.tolist()]  # (token, which of its choices)
+    assert pairs == [(0, 0), (1, 0), (3, 0), (2, 0), (0, 1), (1, 1), (3, 1)]
+
+
+def test_dropped_pairs_add_nothing(agree):
+    moe = mixture(n_expert_active=2, capacity_factor=0.8)
+    x = torch.randn(1, 10, 6, dtype=torch.float64)
+    _, choice = moe.route(x[0])
+    kept, _ = by_expert(choice, 4, 0.8)
+    pairs = {divmod(i, 2) for i in kept.tolist()}
+    dropped = {(i, int(choice[i, j])) for i in range(10) for j in range(2) if (i, j) not in pairs}
+    assert dropped  # 4 experts x ceil(0.8 x 20 / 4) = 16 of 20 places
+    agree([moe(x)], [plain(moe, x, dropped)])
+
+
+def test_the_balancing_loss_is_least_when_the_load_is_even():
+    moe = mixture(n_expert_active=1)
+    x = torch.eye(6, dtype=torch.float64)[None, :4]
+    with torch.no_grad():
+        moe.router.weight.copy_(50 * torch.eye(4, 6))  # token i prefers expert i
+    moe(x)
+    assert moe.balance.item() == pytest.approx(1.0)
+    with torch.no_grad():
+        moe.router.weight.zero_()[0] = 50.0  # all prefer expert 0
+    moe(x)
+    assert moe.balance.item() == pytest.approx(4.0)
+
+
+def test_the_models_loss_holds_the_balancing_loss():
+    config = Config(8, 6, 2, 2, 32, n_expert=4, balance_loss=0.5)
+    model, tokens = Transformer(config), torch.randint(8, (2, 7))
+    total = model.loss(tokens, tokens)
+    balance = sum(block.mlp.balance for block in model.blocks)
+    plain = model.cross_entropy(model(tokens), tokens)
+    assert torch.allclose(total, plain + 0.5 * balance)
+    assert torch.allclose(model.loss(tokens, tokens, reduction="sum"), 14 * total)
+    total.backward()
+    assert model.blocks[0].mlp.router.weight.grad.abs().sum() > 0
+
+
+def test_a_model_in_the_midst_of_training_can_be_copied():
+    model, tokens = Transformer(Config(8, 6, 1, 2, 32, n_expert=4)), torch.randint(8, (2, 7))
+    loss = model.loss(tokens, tokens)
+    assert torch.equal(copy.deepcopy(model).loss(tokens, tokens), loss)

@@ -1,0 +1,135 @@
+"""Timelines: tests read the bars that are drawn, never the pixels."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import pytest
+from matplotlib.collections import PolyCollection
+
+from llmlab import plot
+from llmlab.plot.svg import tick_step
+from llmlab.plot.timelines import describe_timeline
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def bars(axes):
+    """The drawn bars by label: {label: [(start, length)]}."""
+    found = {}
+    for collection in axes.collections:
+        if isinstance(collection, PolyCollection):
+            boxes = [path.get_extents() for path in collection.get_paths()]
+            found[collection.get_label()] = [(box.x0, round(box.width, 9)) for box in boxes]
+    return found
+
+
+def test_a_timeline_draws_every_span_where_it_happened(step_trace):
+    (axes,) = plot.timeline(step_trace(2)).axes
+    drawn = bars(axes)
+    assert drawn["rank 0 compute"] == [(0, 3), (5, 1)]
+    assert drawn["rank 0 idle"] == [(3, 2)]
+    assert drawn["rank 1 collective"] == [(3, 2)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "rank 0 compute",
+        "comm",
+        "rank 1 compute",
+        "comm",
+    ]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # rank 0 on top
+
+
+def test_every_kind_has_a_hatch_of_its_own_besides_its_colour():
+    looks = list(plot.style.KIND_STYLE.values())
+    assert len({hatch for _, hatch in looks}) == len({colour for colour, _ in looks}) == len(looks)
+
+
+def test_the_caption_says_clock_hardware_and_what_is_not_modelled(step_trace, run_of):
+    figure = plot.timeline(run_of(step_trace(2)))
+    caption = figure.get_supxlabel()
+    assert caption == ("Modelled on a test machine, virtual clock. Not modelled: fragmentation, data loading.")
+    assert plot.timeline(step_trace(2, clock="wall")).get_supxlabel() == "Measured on a test machine, wall clock."
+
+
+@pytest.mark.parametrize("ranks", [1, 4, 16])
+def test_rows_of_a_timeline_never_touch(step_trace, ranks):
+    (axes,) = plot.timeline(step_trace(ranks)).axes
+    rows = sorted({round(path.get_extents().y0, 6) for c in axes.collections for path in c.get_paths()})
+    assert len(rows) == 2 * ranks
+    assert all(b - a > 0.84 for a, b in zip(rows, rows[1:], strict=False))
+
+
+def test_the_sentence_has_the_modelled_numbers(step_trace):
+    figure = plot.timeline(step_trace(2))
+    assert figure.alt == (
+        "Timeline of 2 ranks, modelled, with all_reduce: 6 s in all; rank 0 computes nothing for 2 s of it (33%)."
+    )
+
+
+def test_the_sentence_of_a_measured_timeline_has_no_times(step_trace):
+    assert describe_timeline(step_trace(2, clock="wall")) == "Timeline of 2 ranks, measured, with all_reduce."
+
+
+def test_two_timelines_share_one_time_axis(step_trace):
+    figure = plot.compare_timelines(step_trace(2, 4.0), step_trace(2, 0.5), ("naive", "bucketed"))
+    naive, bucketed = figure.axes
+    assert naive.get_xlim() == bucketed.get_xlim() == (0, 8)
+    assert bars(naive)["rank 0 idle"] == [(3, 4)] and bars(bucketed)["rank 0 idle"] == [(3, 0.5)]
+    assert naive.get_title(loc="left") == "naive: 2 ranks, 8 s modelled"
+    assert figure.alt.startswith("naive: ") and "rank 0 computes nothing for 500 ms" in figure.alt
+
+
+def test_measured_and_modelled_do_not_share_a_time_axis(step_trace):
+    with pytest.raises(ValueError, match=r"one clock, got virtual \(a\) and wall \(b\)"):
+        plot.compare_timelines(step_trace(2), step_trace(2, clock="wall"))
+
+
+def test_a_kept_figure_is_drawn_into(step_trace):
+    figure = plot.Picture()
+    assert plot.timeline(step_trace(2), figure=figure) is figure
+    plot.timeline(step_trace(4), figure=figure)
+    assert len(figure.axes) == 1 and "4 ranks" in figure.alt
+
+
+def test_every_bar_of_the_svg_has_a_title_and_can_be_focused(step_trace):
+    root = ET.fromstring(plot.timeline_svg(step_trace(2)))
+    spans = [g for g in root.iter(f"{SVG}g") if g.get("class") == "span"]
+    assert len(spans) == 8 and all(g.get("tabindex") == "0" for g in spans)
+    titles = [g.find(f"{SVG}title").text for g in spans]
+    assert titles[1] == "rank 0: computes nothing, 3 s to 5 s (2 s)"
+    assert titles[3] == "rank 0: all_reduce along world, 3 s to 5 s (2 s), 4.1 kB handed over"
+    assert [g.get("aria-label") for g in spans] == titles
+
+
+def test_the_svg_is_as_wide_as_its_place_and_says_what_it_shows(step_trace):
+    root = ET.fromstring(plot.timeline_svg(step_trace(2)))
+    assert root.get("width") == "100%" and root.get("viewBox").startswith("0 0 960 ")
+    assert root.get("aria-label") == describe_timeline(step_trace(2))
+
+
+def test_svgs_on_one_page_share_no_names(step_trace):
+    names = [set(), set()]
+    for found, trace in zip(names, (step_trace(2), step_trace(3)), strict=True):
+        root = ET.fromstring(plot.timeline_svg(trace))
+        found.update(element.get("id") for element in root.iter() if element.get("id"))
+        used = {e.get("fill")[5:-1] for e in root.iter() if (e.get("fill") or "").startswith("url(#")}
+        assert used <= found  # every hatch that is used is defined
+    assert names[0].isdisjoint(names[1])
+
+
+def test_the_svg_shares_a_time_axis_when_told_its_end(step_trace):
+    def width(until):
+        root = ET.fromstring(plot.timeline_svg(step_trace(1), until=until))
+        return float(next(g for g in root.iter(f"{SVG}g") if g.get("class") == "span").find(f"{SVG}rect").get("width"))
+
+    assert width(12.0) == pytest.approx(width(None) / 2, abs=0.01)
+
+
+def test_the_svg_moves_only_for_readers_who_want_motion(step_trace):
+    assert "animation" not in plot.timeline_svg(step_trace(1))
+    assert "prefers-reduced-motion:no-preference" in plot.timeline_svg(step_trace(1), play_s=2)
+
+
+@pytest.mark.parametrize(("length", "step"), [(1.0, 0.1), (1.5, 0.2), (4.0, 0.5), (23.9, 5.0), (99.0, 10.0)])
+def test_ticks_are_round_numbers(length, step):
+    assert tick_step(length) == pytest.approx(step)
