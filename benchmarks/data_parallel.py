@@ -2,8 +2,8 @@
 
     python benchmarks/data_parallel.py [--pairs 40] [--layers 4]
 
-Two gloo processes; every way takes the same steps on the same weights and batches, in turns within one run, so that what
-else the machine does hits all alike. What is printed is the median of the paired ratios with its quartiles. Modelled
+Two gloo processes; every way takes the same steps on the same weights and batches, in turns within one run, so that
+what else the machine does hits all alike. What is printed is the median of the paired ratios with its quartiles. Modelled
 figures (the simulator, on this machine's measured profile) stand in rows of their own, with their error.
 """
 
@@ -99,7 +99,9 @@ def main() -> None:
     print(f"MEASURED  speed, ours over DDP        {spread([ddp / ours for ours, ddp, _ in paired])}")
     print(f"MEASURED  speedup over one process    {spread(speedups)}")
 
-    modelled = {n: lab.Simulator(n, cluster=this_machine(), cost_dtype="fp32").run(train, config, 4) for n in (1, RANKS)}
+    modelled = {
+        n: lab.Simulator(n, cluster=this_machine(), cost_dtype="fp32").run(train, config, 4) for n in (1, RANKS)
+    }
     predicted = modelled[1].seconds / modelled[RANKS].seconds
     error = predicted / median(speedups) - 1
     print(f"MODELLED  one process, seconds a step {modelled[1].seconds / 4:.4f}")

@@ -48,7 +48,7 @@ def scatter_to(x: Tensor, group: Group, dim: int = -1) -> Tensor:
 
 
 def all_gather_from(x: Tensor, group: Group, dim: int = 0) -> Tensor:
-    """Shard(dim) -> Replicate, where each rank goes on in its own way. Backward: Partial -> Shard(dim) (reduce_scatter)."""
+    """Shard(dim) -> Replicate, where each rank goes its own way. Backward: Partial -> Shard(dim) (reduce_scatter)."""
     return _AllGatherFrom.apply(x, group, _dim(x, dim, "all_gather_from"))
 
 
@@ -65,7 +65,7 @@ def all_to_all(x: Tensor, group: Group, split_dim: int, cat_dim: int) -> Tensor:
     return _AllToAll.apply(x, group, _splits(x, group, split_dim, "all_to_all"), _dim(x, cat_dim, "all_to_all"))
 
 
-# --- the functions' two halves ------------------------------------------------------------------------------------------
+# --- the functions' two halves ----------------------------------------------------------------------------------------
 
 
 class _CopyTo(Function):
@@ -75,7 +75,7 @@ class _CopyTo(Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return reduce_from(grad, ctx.group), None
 
 
@@ -86,7 +86,7 @@ class _ReduceFrom(Function):
         return group.all_reduce(x.contiguous())
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return copy_to(grad, ctx.group), None
 
 
@@ -97,7 +97,7 @@ class _GatherFrom(Function):
         return _gather(x, group, dim)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return scatter_to(grad, ctx.group, ctx.dim), None, None
 
 
@@ -108,7 +108,7 @@ class _ScatterTo(Function):
         return x.chunk(group.size, dim)[group.rank].clone(memory_format=torch.contiguous_format)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return gather_from(grad, ctx.group, ctx.dim), None, None
 
 
@@ -119,7 +119,7 @@ class _AllGatherFrom(Function):
         return _gather(x, group, dim)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return reduce_scatter_to(grad, ctx.group, ctx.dim), None, None
 
 
@@ -131,7 +131,7 @@ class _ReduceScatterTo(Function):
         return group.reduce_scatter(x.movedim(dim, 0).contiguous()).movedim(0, dim).contiguous()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return all_gather_from(grad, ctx.group, ctx.dim), None, None
 
 
@@ -143,7 +143,7 @@ class _AllToAll(Function):
         return torch.cat(group.all_to_all(parts), cat_dim)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return all_to_all(grad, ctx.group, ctx.cat_dim, ctx.split_dim), None, None, None
 
 
@@ -161,5 +161,7 @@ def _dim(x: Tensor, dim: int, name: str) -> int:
 def _splits(x: Tensor, group: Group, dim: int, name: str) -> int:
     dim = _dim(x, dim, name)
     if x.shape[dim] % group.size:
-        raise ValueError(f"{name}: dimension {dim} of size {x.shape[dim]} does not split over {group.axis}={group.size}")
+        raise ValueError(
+            f"{name}: dimension {dim} of size {x.shape[dim]} does not split over {group.axis}={group.size}"
+        )
     return dim

@@ -51,7 +51,7 @@ def find_mismatch(states: Iterable[State]) -> MismatchError | None:
                 met.setdefault((entry.key, entry.number), {})[state.rank] = entry
             elif entry.number:
                 pair = (state.rank, entry.peer) if entry.op == "send" else (entry.peer, state.rank)
-                messages.setdefault((entry.key, *pair, entry.number), {})[state.rank] = entry  # type: ignore[arg-type]
+                messages.setdefault((entry.key, *pair, entry.number), {})[state.rank] = entry
     for (key, number), sides in sorted(met.items(), key=lambda item: min(e.start for e in item[1].values())):
         if len({entry.signature for entry in sides.values()}) > 1:
             text = f"the ranks of {key[0]} are not in the same operation (collective {number} of the group)"

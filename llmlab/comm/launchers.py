@@ -54,8 +54,7 @@ class Forks:
         try:
             self._socket.settimeout(_START_S)
             (self.folder,) = self._expect("ready")
-        except BaseException as error:
-            self.close()
+        except (OSError, EOFError) as error:
             words = self._process.stderr.read().decode(errors="replace") if self._process.stderr else ""
             raise RuntimeError(f"the process that forks ranks did not start: {error}\n{words}") from error
 
@@ -106,18 +105,20 @@ class Forks:
             self._socket.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=10)
-            if self._process.stderr is not None:
-                self._process.stderr.close()
             if hasattr(self, "folder"):
                 shutil.rmtree(self.folder, ignore_errors=True)  # a nanny that was killed could not
 
     def _expect(self, wanted: str) -> list:
         """Wait for one answer, noting the ends of ranks that come before it."""
-        while True:
-            kind, *rest = self._receive()
-            if kind == wanted:
-                return rest
-            self._note(kind, rest)
+        try:
+            while True:
+                kind, *rest = self._receive()
+                if kind == wanted:
+                    return rest
+                self._note(kind, rest)
+        except BaseException:  # interrupted between question and answer, they would never match again
+            self.close()
+            raise
 
     def _listen(self) -> None:
         """Note what the nanny has said unasked."""
@@ -172,13 +173,13 @@ class Subprocesses:
         return None if code is None else (-code if code < 0 else code << 8)  # as waitpid would say it
 
     def kill(self, pids: Sequence[int]) -> None:
-        for pid in pids:
+        """End them all: a launcher of this kind has one pool."""
+        for pid in self._processes:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        for pid in pids:
-            self._processes.pop(pid).wait()
-        if not self._processes:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        while self._processes:
+            self._processes.popitem()[1].wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _python(

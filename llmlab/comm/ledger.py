@@ -14,7 +14,8 @@ import sysconfig
 import threading
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from types import FrameType
 from typing import Any
 
@@ -45,7 +46,12 @@ class Entry:
     stop: float | None = None
     peer: int | None = None  # world rank; None for a collective, and for a receive from any until it is known
     any_source: bool = False
-    waited: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:  # one is written down for every operation: make it quick
+        return Entry, _FIELDS(self)
+
+
+_FIELDS = attrgetter(*(f.name for f in fields(Entry)))
 
 
 @dataclass
@@ -109,7 +115,6 @@ class Ledger:
         return entry
 
     def close(self, entry: Entry, source: int | None = None) -> None:
-        entry.waited = True
         if entry.stop is None:
             entry.stop = time.monotonic()
         if entry.any_source and source is not None:
@@ -142,12 +147,12 @@ class Ledger:
 def signature(call: Call) -> tuple[Any, ...]:
     """What all ranks of a collective, or both ends of a message, must agree on."""
     if call.op == "all_to_all":  # shapes may differ
-        return call.op, None, None, None, call.tensors[0].dtype
+        return call.op, None, None, None, str(call.tensors[0].dtype)
     if call.op in ("scatter", "barrier"):  # only src knows the shape
         return call.op, None, call.root, None, None
     x = call.tensors[0]
     op = "message" if call.op in ("send", "recv", "isend", "irecv") else call.op
-    return op, call.reduce, call.root, tuple(x.shape), x.dtype
+    return op, call.reduce, call.root, tuple(x.shape), str(x.dtype)
 
 
 def words(entry: Entry) -> str:
@@ -159,7 +164,7 @@ def words(entry: Entry) -> str:
         whom = (" to " if entry.op == "send" else " from ") + (
             f"rank {entry.peer}" if entry.peer is not None else "any rank"
         )
-    what = f" ({shape} {str(dtype).removeprefix('torch.')})" if shape is not None else ""
+    what = f" ({shape} {dtype.removeprefix('torch.')})" if shape is not None else ""
     return f"{entry.op}{f'({how})' if how else ''}{whom} on {entry.key[0]}{what}"
 
 

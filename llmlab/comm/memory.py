@@ -128,9 +128,9 @@ class MemoryMeter:
 
 
 def amount(nbytes: float) -> str:
-    """Bytes in words: 1,500,000 is 1.5 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.2f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.2f} TB"
+    """Bytes in words, as memory is sold: 80 GiB is 80 x 2^30."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.4g} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.4g} TiB"

@@ -57,18 +57,19 @@ class Nanny:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what an interrupt means
-        self._inner = (caller.fileno(), self._wake, wake)
+        self._door = caller.fileno()
+        self._inner = (self._door, self._wake, wake)
 
     def serve(self) -> None:
         self._say("ready", self.folder)
         try:
             while os.getppid() == self.parent:  # a fork of the caller's own may hold its end of the socket open
-                readable, _, _ = select.select([self.caller, self._wake], [], [], 1.0)
+                readable, _, _ = select.select([self._door, self._wake], [], [], 1.0)
                 if self._wake in readable:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake, 4096)
                 self._reap()
-                if self.caller in readable and not self._answer():
+                if self._door in readable and not self._answer():
                     return
         finally:
             self._kill(set(self.ranks))

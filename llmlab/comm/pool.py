@@ -72,7 +72,7 @@ class Pool:
             return
         self.alive = False
         try:
-            self.launcher.kill([rank.pid for rank in self.ranks])
+            self.launcher.kill([rank.pid for rank in self.ranks if rank.pid > 0])
         finally:
             self.selector.close()
             for rank in self.ranks:

@@ -174,7 +174,7 @@ def outcome(engine: TorchEngine, result: bytes | Failure, resident_before: int |
 def seed(rank: int) -> None:
     """torch's generator equal on all ranks, so that they make the same weights; numpy's and Python's by rank."""
     torch.manual_seed(0)
-    numpy.random.set_bit_generator(numpy.random.MT19937(rank))
+    numpy.random.set_bit_generator(numpy.random.MT19937(rank))  # type: ignore[attr-defined]
     random.seed(rank)
 
 

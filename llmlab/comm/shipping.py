@@ -59,7 +59,7 @@ def pack_call(worker: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 def _modules_of(*values: Any) -> list[ModuleType]:
     """The modules in which the given functions and classes (or the given objects' classes) were defined."""
     named = (v if hasattr(v, "__qualname__") else type(v) for v in values)
-    names = {getattr(v, "__module__", None) for v in named} - {None, "__main__", "builtins"}
+    names = {str(getattr(v, "__module__", "")) for v in named} - {"__main__", "builtins"}
     return [sys.modules[name] for name in sorted(names) if name in sys.modules]
 
 
@@ -68,13 +68,13 @@ def importable(module: ModuleType) -> bool:
     file, path = getattr(module, "__file__", None), None
     if file is None:  # built in, frozen, or a namespace
         return getattr(module, "__spec__", None) is not None
-    parts = module.__name__.split(".")
+    parts, origin = module.__name__.split("."), None
     for i in range(len(parts)):
         spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: i + 1]), path)
         if spec is None:
             return False
-        path = spec.submodule_search_locations
-    return spec.origin is not None and os.path.realpath(spec.origin) == os.path.realpath(file)
+        path, origin = spec.submodule_search_locations, spec.origin
+    return origin is not None and os.path.realpath(origin) == os.path.realpath(file)
 
 
 def cell_sources() -> dict[str, list[str]]:

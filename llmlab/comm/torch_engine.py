@@ -1,7 +1,8 @@
 """One rank's way to the others over torch.distributed: gloo on the CPU, NCCL with a GPU each.
 
 Used by real processes on this machine and by torchrun jobs. Every operation is written down in the rank's ledger, from
-which the trace is made, and which shows what the rank waits in while it waits.
+which the trace is made, and which shows what the rank waits in while it waits. The end of an asynchronous operation is
+when this rank first noticed it: at its next call of the engine, or while it sleeps.
 """
 
 from __future__ import annotations

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from copy import copy
+from functools import partial
 from typing import Any, cast
 
+from torch.overrides import _get_current_function_mode_stack as function_modes
 from torch.utils.checkpoint import checkpoint
 
 from llmlab.model.dropout import Place
@@ -29,20 +32,21 @@ def recompute(model: Transformer, what: str = "full") -> Transformer:
 
 
 def recomputed(function: Callable[..., Any], place: Place) -> Callable[..., Any]:
-    """Wrap a function so that backward calls it again, at the place in the batch it was first called for."""
+    """Wrap a function so that backward calls it again as it was first called: for the same place in the batch."""
+    return partial(call_recomputed, function, place)  # not a closure: copies of a model must call their own blocks
 
-    def call(*args: Any) -> Any:
-        then = copy(place)
 
-        def again(*args: Any) -> Any:
-            now = copy(place)  # backward may come when the next microbatch is already under way
-            vars(place).update(vars(then))
-            try:
-                return function(*args)
-            finally:
-                vars(place).update(vars(now))
+def call_recomputed(function: Callable[..., Any], place: Place, *args: Any) -> Any:
+    then, modes = copy(place), function_modes()
 
-        # dropout needs no random state (see dropout.py), so there is none to keep
-        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False)
+    def again(*args: Any) -> Any:
+        now = copy(place)  # backward may come when the next microbatch is already under way
+        vars(place).update(vars(then))
+        with ExitStack() as stack:
+            stack.callback(vars(place).update, vars(now))
+            for mode in modes[len(function_modes()) :]:  # torch leaves them on its way into backward
+                stack.enter_context(mode)
+            return function(*args)
 
-    return call
+    # dropout needs no random state (see dropout.py), so there is none to keep
+    return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False)

@@ -4,8 +4,8 @@
     rank 1: batch 1 -> loss -> gradient --+-- all_reduce, times 1/p --> the same gradient, the same step, on every rank
     rank 2: batch 2 -> loss -> gradient --'
 
-Li et al. 2020, "PyTorch Distributed: experiences on accelerating data parallel training", section 3: gradients travel in
-buckets, filled in the order in which the backward pass makes them, each sent while the rest is still computed.
+Li et al. 2020, "PyTorch Distributed: experiences on accelerating data parallel training", section 3: gradients travel
+in buckets, filled in the order in which the backward pass makes them, each sent while the rest is still computed.
 Seam: parameter gradients (a post-accumulate hook per parameter). As with torch's DistributedDataParallel, the gradients
 are averaged when `loss.backward()` returns.
 """
@@ -38,11 +38,12 @@ def data_parallel(
 ) -> nn.Module:
     """Average the model's gradients over the group at each backward; give every rank the weights of rank 0. In place.
 
-    bucket_mb: send a bucket once it holds so many MB (2^20 bytes); 0 is one all_reduce per parameter.  overlap: send during
-    the backward pass, not after it.  comm_dtype: the dtype in which gradients travel (None: their own).
+    bucket_mb: send a bucket once it holds so many MB (2^20 bytes); 0 is one all_reduce per parameter.  overlap: send
+    during the backward pass, not after it.  comm_dtype: the dtype in which gradients travel (None: their own).
     gradient_as_bucket_view: `p.grad` is a piece of the bucket, which saves a copy and its memory, but the next backward
-    writes over it.  A parameter that some rank did not use counts as zero there; if no rank used it its gradient is zero
-    too, or stays None with `find_unused_parameters` (one more, small, all_reduce): the same to SGD, not to weight decay.
+    writes over it.  A parameter that some rank did not use counts as zero there; if no rank used it its gradient is
+    zero too, or stays None with `find_unused_parameters` (one more, small, all_reduce): the same to SGD, not to weight
+    decay.
     """
     if isinstance(getattr(model, "reducer", None), Reducer):
         raise ValueError(f"data_parallel wants a model that is not data parallel yet, got one with {model.reducer}")
@@ -51,8 +52,9 @@ def data_parallel(
         broadcast_weights(model, group)
     trained = [p for p in model.parameters() if p.requires_grad]
     buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
-    model.reducer = Reducer(group, buckets, overlap, gradient_as_bucket_view, find_unused_parameters)
-    model.reducer.watch()
+    reducer = Reducer(group, buckets, overlap, gradient_as_bucket_view, find_unused_parameters)
+    reducer.watch()
+    vars(model)["reducer"] = reducer  # not a submodule, nor anything of the model's state
     return model
 
 
@@ -133,15 +135,17 @@ class Bucket:
             for p, view in zip(self.parameters, self.views, strict=True):
                 p.grad = view.to(p.dtype)
             return
-        for p in self.parameters:
+        pairs = []
+        for p, view in zip(self.parameters, self.views, strict=True):
             p.grad = torch.empty_like(p) if p.grad is None else p.grad
-        copy_all([(p.grad, view) for p, view in zip(self.parameters, self.views, strict=True)])
+            pairs.append((p.grad, view))
+        copy_all(pairs)
 
 
 def copy_all(pairs: list[tuple[Tensor, Tensor]]) -> None:
     """Copy many (to, from) in one call: a model has hundreds of parameters, most of them short."""
     if pairs:
-        torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
+        torch._foreach_copy_([to for to, _ in pairs], [source for _, source in pairs])
 
 
 @dataclass(eq=False)
@@ -159,8 +163,9 @@ class Reducer:
     bucket_of: dict[nn.Parameter, Bucket] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        when = "during" if self.overlap else "after"
-        return f"Reducer({len(self.buckets)} buckets over {self.group.axis}={self.group.size}, sent {when} backward)"
+        n, when = len(self.buckets), "during" if self.overlap else "after"
+        plural = "" if n == 1 else "s"
+        return f"Reducer({n} bucket{plural} over {self.group.axis}={self.group.size}, sent {when} backward)"
 
     def watch(self) -> None:
         """Put the hook on every parameter."""
@@ -188,7 +193,7 @@ class Reducer:
         self.started += 1
 
     def finish(self) -> None:
-        """Start the buckets that never filled (a parameter was not used here), wait for all, and be ready for the next."""
+        """Start the buckets that never filled (a parameter was not used here), wait for all, be ready for the next."""
         used = {p: p.grad is not None for p in self.bucket_of}
         while self.started < len(self.buckets):
             self.start_next()
@@ -211,9 +216,9 @@ class Reducer:
 def global_mean(loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:
     """Mean loss over all target tokens of all ranks, from each rank's sum and its number of target tokens.
 
-    Ranks with more targets weigh more, in the value and in the gradient: the mean of the ranks' means would be wrong. The
-    gradient is made for data_parallel, which averages over ranks. When gradients are accumulated, `count` is this rank's
-    count of the whole step, and the micro-batches' values add up to the step's mean.
+    Ranks with more targets weigh more, in the value and in the gradient: the mean of the ranks' means would be wrong.
+    The gradient is made for data_parallel, which averages over ranks. When gradients are accumulated, `count` is this
+    rank's count of the whole step, and the micro-batches' values add up to the step's mean.
     """
     return _GlobalMean.apply(loss_sum, count, group)
 
@@ -227,5 +232,5 @@ class _GlobalMean(Function):
         return (total / n_target).to(loss_sum.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return (grad * ctx.scale).to(grad.dtype), None, None

@@ -14,10 +14,10 @@ ENGINES = "llmlab.comm."  # the simulator counts gradients with hooks of its own
 
 
 def describe(model_or_step: Any, before: nn.Module | None = None) -> str:
-    """Make a table of a model, or of a step's model and optimizer: each parameter's shape here, and what was hooked in.
+    """Make a table of a model, or of a step's model and optimizer: each parameter's shape here, what was hooked in.
 
-    Layers that are alike share a line: `blocks.*.attention.query.weight  x 12`. With `before`, the model as it was, only
-    what differs is shown, and what it was.
+    Layers that are alike share a line: `blocks.*.attention.query.weight  x 12`. With `before`, the model as it was,
+    only what differs is shown, and what it was.
     """
     rows = _rows(model_or_step)
     if before is not None:
@@ -36,7 +36,7 @@ def _rows(model_or_step: Any) -> list[tuple[str, str]]:
         raise ValueError(f"describe wants a model, or a step that has one, got {type(model_or_step).__name__}")
     rows = list(_model_rows(model))
     optimizer = getattr(model_or_step, "optimizer", None)
-    if "step" in vars(optimizer or object):
+    if optimizer is not None and "step" in vars(optimizer):
         rows.append(("optimizer.step", f"= {_name(optimizer.step)}"))
     return rows
 
@@ -102,8 +102,10 @@ def _changes(rows: list[tuple[str, str]], before: dict[str, str]) -> Iterator[tu
     for path, what in rows:
         if what != before.get(path):
             yield path, what + (f"  (was {before[path]})" if path in before else "  (new)")
-    for path in before.keys() - dict(rows).keys():
-        yield path, f"gone  (was {before[path]})"
+    left = dict(rows)
+    for path in before:
+        if path not in left:
+            yield path, f"gone  (was {before[path]})"
 
 
 def _alike(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ computes nothing. What is too short to be seen is merged with its neighbours of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmlab.comm.trace import COMM_OPS, Event, Trace
 from llmlab.plot.style import say_bytes, say_seconds
@@ -15,6 +15,7 @@ KINDS = ("compute", "collective", "send or recv", "idle", "host")
 STREAMS = ("compute", "comm", "host")
 MAX_RANKS = 16
 SMALLEST = 1 / 1500  # of the time axis: about a pixel
+SHORT = 1 / 120  # of the time axis: too short for an outline
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,7 @@ def chosen(ranks: list[int], most: int) -> tuple[list[int], str]:
 
 
 def _spans(rank: int, stream: str, events: list[Event], seconds: float, smallest: float) -> tuple[Span, ...]:
-    spans = [
-        _span(rank, kind, group) for kind, group in _merged(sorted(events, key=lambda e: (e.start, e.stop)), smallest)
-    ]
+    spans = [_span(rank, kind, group) for kind, group in _merged(_in_turn(events), smallest)]
     if stream == "compute":
         spans += [
             Span("idle", start, stop, "", f"rank {rank}: computes nothing, {_interval(start, stop)}")
@@ -110,6 +109,17 @@ def _spans(rank: int, stream: str, events: list[Event], seconds: float, smallest
             if stop - start >= smallest
         ]
     return tuple(sorted(spans, key=lambda s: s.start))
+
+
+def _in_turn(events: list[Event]) -> list[Event]:
+    """Order a lane's events; a collective that waited for its group's previous one begins when that ended."""
+    ordered, ends = [], dict[str, float]()
+    for event in sorted(events, key=lambda e: (e.start, e.stop)):
+        if kind_of(event) == "collective":
+            event = replace(event, start=min(max(event.start, ends.get(event.axis, event.start)), event.stop))
+            ends[event.axis] = event.stop
+        ordered.append(event)
+    return sorted(ordered, key=lambda e: (e.start, e.stop))
 
 
 def _merged(events: list[Event], smallest: float) -> list[tuple[str, list[Event]]]:

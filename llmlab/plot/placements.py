@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -39,7 +40,7 @@ def before_and_after(op: str, ranks: int, root: int = 0) -> tuple[State, State]:
     sums: State = [[Piece(j, everyone) for j in n] for _ in n]
     gathered: State = [[Piece(j, (j,)) for j in n] for _ in n]
     roots: State = [[Piece(j, (root,)) for j in n] for _ in n]
-    states = {
+    states: dict[str, tuple[State, State]] = {
         "all_reduce": (own, sums),
         "reduce_scatter": (own, _diagonal(sums)),
         "reduce": (own, _only(sums, root)),
@@ -99,10 +100,11 @@ def _draw(axes: Axes, state: State) -> None:
 
 
 def _draw_piece(axes: Axes, r: int, j: int, piece: Piece) -> None:
-    single = len(piece.ranks) == 1
-    style = fill_style(piece.ranks[0]) if single else {"facecolor": "white", "edgecolor": "black", "linewidth": 2}
+    style: dict[str, Any] = {"facecolor": "white", "edgecolor": "black", "linewidth": 2}  # a sum
+    if len(piece.ranks) == 1:
+        style = fill_style(piece.ranks[0])
     axes.add_patch(Rectangle((j + 0.04, r + 0.08), 0.92, 0.84, **style))
     colour = style["facecolor"]
     box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}
-    place = {"ha": "center", "va": "center", "fontsize": 13}
-    axes.text(j + 0.5, r + 0.5, piece.label, color=text_on(colour), bbox=box, **place)
+    middle = (j + 0.5, r + 0.5)
+    axes.text(*middle, piece.label, ha="center", va="center", fontsize=13, color=text_on(colour), bbox=box)

@@ -10,7 +10,7 @@ from html import escape
 from math import floor, log10
 
 from llmlab.comm.trace import Run, Trace
-from llmlab.plot.lanes import Span, lanes_of
+from llmlab.plot.lanes import SHORT, Span, lanes_of
 from llmlab.plot.style import GREY, KIND_STYLE, KIND_WORDS, caption, text_on, three_digits, time_unit
 from llmlab.plot.timelines import describe_timeline
 
@@ -80,6 +80,7 @@ def _slug(kind: str) -> str:
 
 def _bar(span: Span, y: float, scale: float) -> str:
     x, width = LEFT + span.start * scale, max(span.seconds * scale, 0.5)  # what is shorter than a pixel is still there
+    outline = 0.6 if width > SHORT * (WIDTH - LEFT - RIGHT) else 0
     text = ""
     if span.label and width > 8 * len(span.label) + 8 and span.kind != "idle":
         colour = KIND_STYLE[span.kind][0]
@@ -93,7 +94,7 @@ def _bar(span: Span, y: float, scale: float) -> str:
     return (
         f'<g class="span" tabindex="0" role="img" aria-label="{note}"><title>{note}</title>'
         f'<rect x="{x:.2f}" y="{y}" width="{width:.2f}" height="{BAR}" fill="url(#{_slug(span.kind)})" '
-        f'stroke="white" stroke-width="0.6"/>{text}</g>'
+        f'stroke="white" stroke-width="{outline}"/>{text}</g>'
     )
 
 

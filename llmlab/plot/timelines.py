@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 
 from llmlab.comm.trace import Run, Trace
 from llmlab.measuring import CLOCKS, count
-from llmlab.plot.lanes import Lane, Lanes, Span, computes, idle_seconds, lanes_of
+from llmlab.plot.lanes import SHORT, Lane, Lanes, Span, computes, idle_seconds, lanes_of
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import (
     KIND_STYLE,
@@ -122,9 +122,11 @@ def _draw_lane(axes: Axes, lane: Lane, y: float, unit: float, end: float) -> Non
     for kind, (colour, hatch) in KIND_STYLE.items():
         spans = [span for span in lane.spans if span.kind == kind]
         if spans:
+            # the outline of a short bar would look like a gap beside it
+            edges = [_edge(kind) if span.seconds > SHORT * end else colour for span in spans]
             axes.broken_barh(
                 [(span.start / unit, span.seconds / unit) for span in spans], (y - 0.42, 0.84),
-                facecolor=colour, hatch=hatch, edgecolor=_edge(kind), linewidth=0.5, label=f"rank {lane.rank} {kind}",
+                facecolor=colour, hatch=hatch, edgecolor=edges, linewidth=0.5, label=f"rank {lane.rank} {kind}",
             )  # fmt: skip
     for span in lane.spans:
         if _has_room(span, end):

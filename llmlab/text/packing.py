@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Int
@@ -51,22 +50,21 @@ def pack(documents: Sequence[Sequence[int]] | Sequence[int] | Tensor, seq: int, 
     documents = _documents(documents)
     if end is not None:
         documents = [[*document, end] for document in documents]
-    lengths = torch.tensor([len(document) for document in documents])
     stream = torch.tensor([i for document in documents for i in document], dtype=torch.long)
     if not 1 <= seq < len(stream):
         raise ValueError(f"seq must be at least 1 and below the number of tokens, {len(stream)}, got {seq}")
-    document = torch.repeat_interleave(torch.arange(len(documents)), lengths)
-    starts = torch.tensor([0, *accumulate(lengths.tolist())][:-1])
+    number = torch.tensor([n for n, document in enumerate(documents) for _ in document])
+    place = torch.tensor([i for document in documents for i in range(len(document))])
     targets = torch.full_like(stream, IGNORE)
-    inside = document[1:] == document[:-1]
-    targets[:-1][inside] = stream[1:][inside]
-    positions = torch.arange(len(stream)) - starts[document]
-    batch = Batch(
-        _rows(stream, seq, 0), _rows(targets, seq, IGNORE), _rows(document, seq, -1), _rows(positions, seq, 0)
-    )
-    return batch[(batch.targets != IGNORE).any(dim=1)]  # a row that asks nothing teaches nothing
+    targets[:-1] = torch.where(number[1:] == number[:-1], stream[1:], IGNORE)
+    if (targets == IGNORE).all():
+        raise ValueError("a target is the next token of the same document, but no document has two tokens")
+    filled = zip((stream, targets, number, place), (0, IGNORE, -1, 0), strict=True)
+    rows = Batch(*(_rows(values, seq, fill) for values, fill in filled))
+    return rows[(rows.targets != IGNORE).any(dim=1)]  # a row that asks nothing teaches nothing
 
 
+@dataclass(frozen=True)
 class Batches:
     """An iterable of `Batch`: `len(batches)` of them an epoch, in an order that depends on seed and epoch alone.
 
@@ -74,15 +72,12 @@ class Batches:
     after step 1000 goes on with `start=1000`.
     """
 
-    def __init__(self, rows: Batch, batch: int, seed: int | None, start: int, epochs: int | None, drop_last: bool):
-        self.rows, self.batch, self.seed, self.start, self.epochs, self.drop_last = (
-            rows,
-            batch,
-            seed,
-            start,
-            epochs,
-            drop_last,
-        )
+    rows: Batch
+    batch: int
+    seed: int | None
+    start: int
+    epochs: int | None
+    drop_last: bool
 
     def __len__(self) -> int:
         """Batches in one epoch."""
@@ -124,6 +119,8 @@ def batches(
         raise ValueError(f"batch must be at least 1, got {batch}")
     if start < 0:
         raise ValueError(f"start must be at least 0, got {start}")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs must be at least 1, or None for ever, got {epochs}")
     rows = pack(documents, seq, end)
     if drop_last and len(rows) < batch:
         raise ValueError(f"the text must fill a batch of {batch} rows of {seq} tokens, got {len(rows)} rows")

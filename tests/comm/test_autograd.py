@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llmlab.comm import autograd
+from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
 
 SIZES = [1, 2, 3, 4]
@@ -32,8 +33,8 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)  # fp64, sums of at most 24 terms of order 1 to 100
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_copy_to_and_reduce_from_make_a_column_and_a_row_split_one_network(size):
+@pytest.mark.parametrize(("engine", "size"), [*((Simulator, size) for size in SIZES), (Processes, 2)])
+def test_copy_to_and_reduce_from_make_a_column_and_a_row_split_one_network(engine, size):
     def worker(world):
         x, w1, w2 = tensors()
         x = x.requires_grad_()
@@ -44,7 +45,7 @@ def test_copy_to_and_reduce_from_make_a_column_and_a_row_split_one_network(size)
         return y.detach(), x.grad, w1.grad, w2.grad
 
     y, dx, dw1, dw2 = single(*tensors())
-    results = Simulator(size).run(worker).results
+    results = engine(size).run(worker).results
     for got in results:
         close(got[0], y)
         close(got[1], dx)
@@ -71,9 +72,9 @@ def test_scatter_to_and_gather_from_give_the_values_and_gradients_of_no_split(si
         close(got[1], x.grad)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("engine", "size"), [*((Simulator, size) for size in SIZES), (Processes, 2)])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_the_sequence_parallel_pair_makes_a_sharded_input_and_output_one_network(size, dim):
+def test_the_sequence_parallel_pair_makes_a_sharded_input_and_output_one_network(engine, size, dim):
     def worker(world):
         x, w1, w2 = sequence()
         x = x.chunk(size, dim)[world.rank].clone().requires_grad_()
@@ -89,13 +90,13 @@ def test_the_sequence_parallel_pair_makes_a_sharded_input_and_output_one_network
         shapes = [(12, 12, D), (D, F), (F, D)]
         return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
-    results = Simulator(size).run(worker).results
+    results = engine(size).run(worker).results
     for i, (wanted, join) in enumerate(zip(single(*sequence()), [dim, dim, 1, 0], strict=True)):
         close(torch.cat([got[i] for got in results], join), wanted)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_all_to_all_moves_the_split_and_its_backward_moves_it_back(size):
+@pytest.mark.parametrize(("engine", "size"), [*((Simulator, size) for size in SIZES), (Processes, 2)])
+def test_all_to_all_moves_the_split_and_its_backward_moves_it_back(engine, size):
     def worker(world):
         whole = torch.arange(12.0 * 24, dtype=torch.float64).view(12, 24)
         rows = whole.chunk(size, 0)[world.rank].clone().requires_grad_()
@@ -104,7 +105,7 @@ def test_all_to_all_moves_the_split_and_its_backward_moves_it_back(size):
         return columns.detach(), rows.grad
 
     whole = torch.arange(12.0 * 24, dtype=torch.float64).view(12, 24)
-    results = Simulator(size).run(worker).results
+    results = engine(size).run(worker).results
     close(torch.cat([got[0] for got in results], 1), whole)
     close(torch.cat([got[1] for got in results], 0), whole.square())
 

@@ -1,4 +1,4 @@
-"""The collectives written out from send and recv: right on every group, as many bytes and as long as their closed forms."""
+"""The collectives written out from send and recv: their definition, and their closed forms' bytes and seconds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llmlab.comm.collectives import ALGORITHMS, seconds, sent_bytes, steps
 from llmlab.comm.group import Call
+from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
 from llmlab.hardware import Cluster, Device, Link
 
@@ -62,20 +63,23 @@ def worker(world, op, algorithm, shape, dtype, reduce, root):
     return result
 
 
-def check_run(op, algorithm, size, shape=(3,), dtype=torch.float64, reduce="sum", root=0) -> None:
-    """Run on simulated ranks; compare results with the definition and sent bytes with the closed form."""
-    run = Simulator(size).run(worker, op, algorithm, shape, dtype, reduce, root)
+def check_run(op, algorithm, size, shape=(3,), dtype=torch.float64, reduce="sum", root=0, engine=Simulator) -> None:
+    """Run on some engine; compare results with the definition and sent bytes with the closed form."""
+    run = engine(size).run(worker, op, algorithm, shape, dtype, reduce, root)
     inputs = [make_input(op, rank, size, shape, dtype) for rank in range(size)]
     for rank, got in enumerate(run.results):
-        wanted = by_definition(op, inputs, rank, reduce, root)
-        if wanted is None:
-            assert got is None
-            continue
-        for g, w in zip(got, wanted, strict=True) if op == "all_to_all" else [(got, wanted)]:
-            torch.testing.assert_close(g, w, rtol=1e-15 if reduce == "avg" else 0, atol=0)  # a division rounds once
+        check_result(got, by_definition(op, inputs, rank, reduce, root), reduce)
         numel = prod(inputs[rank][0].shape)
         counted = run.trace.comm_bytes(rank=rank, op="send")
         assert counted == sent_bytes(op, algorithm, rank, size, numel, dtype.itemsize, root), f"rank {rank}"
+
+
+def check_result(got, wanted, reduce: str) -> None:
+    if wanted is None:
+        assert got is None
+        return
+    for g, w in zip(got, wanted, strict=True) if isinstance(wanted, list) else [(got, wanted)]:
+        torch.testing.assert_close(g, w, rtol=1e-15 if reduce == "avg" else 0, atol=0)  # a division rounds once
 
 
 @pytest.mark.parametrize(("op", "algorithm"), EVERY)
@@ -95,6 +99,14 @@ def test_any_shape_dtype_reduction_and_root_gives_the_definition_and_the_closed_
     reductions = ["sum", "max", "min", "prod"] + ["avg"] * (dtype == torch.float64)
     reduce = data.draw(st.sampled_from(reductions)) if op in REDUCING else "sum"
     check_run(op, algorithm, size, shape, dtype, reduce, root=data.draw(st.integers(0, size - 1)))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_algorithm_is_its_definition_on_processes_too_and_sends_the_same_bytes(size):
+    with Processes(size) as live:
+        for op, algorithm in EVERY:
+            check_run(op, algorithm, size, shape=(5, 3), root=size - 1, engine=lambda _: live)
+            check_run(op, algorithm, size, shape=(1,), dtype=torch.bfloat16, engine=lambda _: live)
 
 
 @pytest.mark.parametrize(("op", "algorithm"), EVERY)
@@ -163,7 +175,7 @@ def test_uneven_all_to_all_sends_what_is_not_kept():
         assert run.trace.comm_bytes(rank=1, op="send") == sent_bytes("all_to_all", algorithm, 1, 3, [2, 4, 5], 8)
 
 
-# --- time -----------------------------------------------------------------------------------------------------------------
+# --- time -------------------------------------------------------------------------------------------------------------
 
 LATENCY, BANDWIDTH = 1e-6, 1e9  # of a made-up cluster whose devices compute in no time
 
@@ -192,7 +204,8 @@ def test_the_closed_forms_time_is_the_simulators_to_the_picosecond(op, algorithm
         ("all_reduce", "ring", 8, 14), ("all_reduce", "tree", 8, 6), ("all_reduce", "halving_doubling", 8, 6),
         ("all_reduce", "halving_doubling", 6, 6), ("all_reduce", "naive", 8, 14), ("all_gather", "doubling", 8, 3),
         ("reduce_scatter", "halving", 5, 4), ("broadcast", "tree", 5, 3), ("broadcast", "ring", 4, 6),
-        ("gather", "tree", 8, 3), ("scatter", "naive", 4, 6), ("all_to_all", "pairwise", 8, 7), ("all_reduce", "ring", 1, 0),
+        ("gather", "tree", 8, 3), ("scatter", "naive", 4, 6), ("all_to_all", "pairwise", 8, 7),
+        ("all_reduce", "ring", 1, 0),
     ],
 )  # fmt: skip
 def test_the_number_of_steps_is_the_papers(op, algorithm, size, wanted):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from llmlab.comm.diagnosis import describe, find_deadlock, find_left_over, find_mismatch
 from llmlab.comm.ledger import Entry, State
 
@@ -14,11 +12,11 @@ LINE = ("lesson.py", 4, "worker")
 
 
 def collective(number: int, op: str = "all_reduce", key=WORLD, shape=(2,)) -> Entry:
-    return Entry(op, key, number, (op, "sum", None, shape, torch.float32), 8, LINE, start=float(number))
+    return Entry(op, key, number, (op, "sum", None, shape, "torch.float32"), 8, LINE, start=float(number))
 
 
 def message(op: str, peer: int | None, number: int = 1, shape=(2,), key=WORLD) -> Entry:
-    signature = ("message", None, None, shape, torch.float32)
+    signature = ("message", None, None, shape, "torch.float32")
     return Entry(op, key, number, signature, 8, LINE, start=float(number), peer=peer, any_source=peer is None)
 
 

@@ -79,8 +79,16 @@ def test_every_reduction_equals_its_definition_for_every_dtype_and_shape(some):
                             wrong.append(("reduce_scatter", dtype, shape, op))
         return wrong
 
-    shapes = [*SHAPES, (some.ranks * 3, 2)]
+    shapes = [(5,), (some.ranks * 3, 2), (2, 0, 3), ()]
     assert some.run(worker, DTYPES, shapes).results == [[]] * some.ranks
+
+
+def test_a_sum_of_16_bit_numbers_is_rounded_once():
+    def worker(world):
+        x = torch.tensor([256.0 if world.rank == 0 else 1.0], dtype=torch.bfloat16)  # 256 + 1 rounds to 256
+        return [y.item() for y in (world.all_reduce(x), world.reduce_scatter(x.repeat(3)))]
+
+    assert Processes(3).run(worker).results == [[258, 258]] * 3
 
 
 def test_bool_reductions_are_logical(two):
@@ -357,6 +365,16 @@ def test_the_trace_holds_every_operation_with_its_bytes_and_times(two):
         assert all(a.stop <= b.start for a, b in zip(events, events[1:], strict=False))
 
 
+def test_an_asynchronous_operation_ends_when_it_ends_and_not_when_it_is_waited_for(two):
+    def worker(world):
+        handle = world.all_reduce(torch.ones(1), async_op=True)
+        world.sleep(0.5)  # stands for work that hides the operation
+        handle.wait()
+
+    for event in two.run(worker).trace:
+        assert 0 < event.seconds < 0.4
+
+
 def test_all_ranks_share_one_clock(two):
     def worker(world):
         world.barrier()
@@ -526,7 +544,7 @@ def test_a_function_of_a_module_that_ranks_cannot_import_goes_by_value(two, tmp_
 
     file = tmp_path / "nowhere_on_the_path.py"
     file.write_text(
-        "import torch\nSCALE = 3\ndef helper(x):\n    return x * SCALE\ndef worker(world):\n    return helper(world.rank)\n"
+        "SCALE = 3\ndef helper(x):\n    return x * SCALE\ndef worker(world):\n    return helper(world.rank)\n"
     )
     spec = importlib.util.spec_from_file_location("nowhere_on_the_path", file)
     module = importlib.util.module_from_spec(spec)

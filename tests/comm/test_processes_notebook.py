@@ -1,4 +1,4 @@
-"""In a real Jupyter kernel: prints land in the cell, errors show the cell's line, interrupt and restart leave nothing."""
+"""In a real Jupyter kernel: prints land in the cell, errors show its line, interrupt and restart leave nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-SETUP = "import os, sys, time, torch\nfrom llmlab.comm.processes import Processes\nranks = Processes(2, timeout_s=30).start()"
+SETUP = """
+import os, time, torch
+from llmlab.comm.processes import Processes
+ranks = Processes(2, timeout_s=30).start()
+"""
 
 
 class Cell:
@@ -81,7 +85,8 @@ def test_a_function_of_a_cell_runs_and_its_prints_land_in_the_cell(notebook):
 
 def test_prints_are_live(notebook):
     started = notebook.start(
-        "def worker(world):\n    if world.rank == 0:\n        print('early')\n    time.sleep(2)\nranks.run(worker); print('end')"
+        "def worker(world):\n    if world.rank == 0:\n        print('early')\n    time.sleep(2)\n"
+        "ranks.run(worker); print('end')"
     )
     begun = time.monotonic()
     notebook.wait_for_output(started, "rank 0 | early")

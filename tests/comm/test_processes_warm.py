@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from llmlab.comm.errors import DeadlockError, RankDied
+from llmlab.comm.errors import RankDied
 from llmlab.comm.processes import Processes, close_warm
 
 
@@ -37,16 +37,14 @@ def test_warm_ranks_serve_every_engine_of_their_size():
     assert Processes(2, launch="warm").run(pid).results == before
 
 
-def test_warm_ranks_that_failed_are_replaced(tmp_path):
-    def worker(world, how):
-        if how == "die" and world.rank == 1:
+def test_warm_ranks_that_failed_are_replaced():
+    def worker(world):
+        if world.rank == 1:
             os._exit(4)
-        world.recv(torch.zeros(1), 1 - world.rank)
+        world.recv(torch.zeros(1), 1)
 
     with pytest.raises(RankDied, match="^rank 1: its process ended itself with exit code 4"):
-        Processes(2, launch="warm").run(worker, "die")
-    with pytest.raises(DeadlockError, match="rank 1: waits in recv from rank 0"):
-        Processes(2, launch="warm").run(worker, "hang")
+        Processes(2, launch="warm").run(worker)
     assert Processes(2, launch="warm").run(lambda world: world.rank).results == [0, 1]
 
 

@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch
@@ -25,10 +24,22 @@ def worker(world, n):
     return x.tolist(), world.recv(torch.zeros(1), 0).item() if world.rank else world.send(torch.ones(1), 1)
 
 run = lab.Torchrun().run(worker, 3)
-again = lab.Torchrun().run(worker, 1)
+again = lab.Torchrun().run(worker, 1)  # a job may run several workers
 if run.results[0][0] == [1, 3, 5] and len(again.trace.select(rank=1)) == 3:
-    print(f"RESULT {run.results} {run.clock} {run.output} {[e.op for e in run.trace.select(rank=0)]}")
+    print(f"RESULT {run.results} {run.clock} {run.output} {[e.op for e in run.trace.select(rank=0)]}", flush=True)
+
+def fails(world):
+    if world.rank == 1:
+        raise KeyError("planted")
+    world.barrier()
+
+lab.Torchrun().run(fails)
 """
+
+RESULT = (
+    "RESULT [([1.0, 3.0, 5.0], None), ([1.0, 3.0, 5.0], 1.0)] wall "
+    "['hello from 0\\n', 'hello from 1\\n'] ['step', 'all_reduce', 'send']"
+)
 
 
 def environment() -> dict[str, str]:
@@ -39,32 +50,12 @@ def environment() -> dict[str, str]:
     }
 
 
-def test_a_worker_runs_inside_a_torchrun_job(tmp_path):
+def test_workers_run_inside_a_torchrun_job_until_one_fails_and_ends_it(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
-    assert done.returncode == 0, done.stderr
-    want = "RESULT [([1.0, 3.0, 5.0], None), ([1.0, 3.0, 5.0], 1.0)] wall ['hello from 0\\n', 'hello from 1\\n'] ['step', 'all_reduce', 'send']"
-    assert sum(line.endswith(want) for line in done.stdout.splitlines()) == 2, done.stdout
-
-
-def test_a_failing_rank_ends_the_job_with_its_name(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(
-        textwrap.dedent("""
-        import llmlab.comm.processes as lab
-
-        def worker(world):
-            if world.rank == 1:
-                raise KeyError("planted")
-            world.barrier()
-
-        lab.Torchrun(timeout_s=60).run(worker)
-        """)
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    assert sum(line.endswith(RESULT) for line in done.stdout.splitlines()) == 2, done.stdout + done.stderr
     assert done.returncode != 0
     assert "KeyError: rank 1: KeyError: planted" in done.stderr
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmlab.hardware import cluster, describe_machine, machine, this_machine
+from llmlab.hardware import cluster, describe_machine, machine, measurement, this_machine
 
 FOUND = {
     "fp32": 5e10,
@@ -40,18 +40,22 @@ def test_the_card_says_what_this_machine_has():
 def test_the_fit_recovers_the_line_its_samples_lie_on(latency, bandwidth):
     shapes = [(1, 4), (1, 2**16), (1, 2**22), (6, 1.5 * 4), (6, 1.5 * 2**20)]
     samples = [(float(s), float(b), s * latency + b / bandwidth) for s, b in shapes]
-    fitted = machine.fit_latency_bandwidth(samples)
+    fitted = measurement.fit_latency_bandwidth(samples)
     assert fitted == pytest.approx((latency, bandwidth), rel=1e-6, abs=1e-12)
 
 
 def test_the_fit_never_gives_a_negative_latency():
-    latency, bandwidth = machine.fit_latency_bandwidth([(1.0, 1e3, 1e-7), (1.0, 1e6, 1e-3)])
+    latency, bandwidth = measurement.fit_latency_bandwidth([(1.0, 1e3, 1e-7), (1.0, 1e6, 1e-3)])
     assert latency == 0 and bandwidth > 0
+
+
+def test_the_fit_never_gives_a_negative_bandwidth():
+    assert measurement.fit_latency_bandwidth([(1.0, 4.0, 1.0), (1.0, 1e6, 0.5)]) == (pytest.approx(0.9, abs=0.4), 2e6)
 
 
 def test_one_size_cannot_be_fitted():
     with pytest.raises(ValueError, match="at least two sizes"):
-        machine.fit_latency_bandwidth([(1.0, 100.0, 1e-3), (1.0, 100.0, 1.1e-3)])
+        measurement.fit_latency_bandwidth([(1.0, 100.0, 1e-3), (1.0, 100.0, 1.1e-3)])
 
 
 def test_what_was_measured_is_kept_until_a_refresh(measurements):
@@ -95,7 +99,7 @@ def test_one_process_has_no_link_and_says_so(measurements, monkeypatch):
 
 @pytest.fixture(scope="module")
 def measured():
-    return machine.measure(2)
+    return measurement.measure(2)
 
 
 def test_two_processes_measure_every_rate(measured):
@@ -110,6 +114,6 @@ def test_two_processes_measure_their_link(measured):
 
 @pytest.mark.gpu
 def test_a_gpu_is_measured_on_its_own_clock():
-    found = machine.measure(1)
+    found = measurement.measure(1)
     assert found["on_gpu"] and found["bf16"] > found["fp32"]
     assert not machine._as_cluster(describe_machine(), found).device.one_clock

@@ -1,7 +1,12 @@
 """Activation checkpointing changes what is kept, never what comes out."""
 
+import copy
+
+import cloudpickle
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from llmlab.model import Config, Transformer, recompute
 
@@ -57,6 +62,34 @@ def test_full_keeps_the_least_and_selective_less_than_all():
     selective = kept_numbers(recompute(Transformer(config), "selective"))
     full = kept_numbers(recompute(Transformer(config), "full"))
     assert full < selective < everything
+
+
+@pytest.mark.parametrize("what", ["full", "selective"])
+def test_copies_compute_with_their_own_weights(what):
+    model, tokens = recompute(Transformer(Config(20, 16, 2, 4, 8)), what), torch.zeros(2, 8, dtype=torch.long)
+    for twin in (copy.deepcopy(model), cloudpickle.loads(cloudpickle.dumps(model))):
+        twin.loss(tokens, tokens).backward()
+        assert all(p.grad is not None for p in twin.parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("what", ["full", "selective"])
+def test_whoever_watches_torchs_functions_sees_them_run_again(what):
+    """As the simulator does, which takes attention for one kernel, forward and recomputed."""
+
+    class Watch(TorchFunctionMode):
+        seen = 0
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            self.seen += func is F.scaled_dot_product_attention
+            return func(*args, **(kwargs or {}))
+
+    model, tokens = recompute(Transformer(Config(20, 16, 3, 4, 8)), what), torch.zeros(2, 8, dtype=torch.long)
+    with Watch() as watch:
+        loss = model.loss(tokens, tokens)
+        assert watch.seen == 3
+        loss.backward()
+    assert watch.seen == 6
 
 
 def test_it_works_without_numbers():

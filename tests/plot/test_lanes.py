@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmlab.comm.trace import Event, Trace
@@ -73,6 +75,14 @@ def test_a_span_tells_its_whole_story():
     trace = Trace((an_event(0.001, 0.002, "send", "comm", nbytes=2_500_000, peer=3),))
     (span,) = lanes_of(trace).lanes[0].spans
     assert span.note == "rank 0: send to rank 3, 1 ms to 2 ms (1 ms), 2.5 MB handed over"
+
+
+def test_collectives_of_one_group_are_drawn_one_after_another():
+    """A rank that came early has both under way at once: it waits for the rank that came late."""
+    early = [replace(an_event(0, stop, "all_reduce", "comm"), axis="dp") for stop in (2.0, 3.0)]
+    other = replace(an_event(0, 4.0, "all_reduce", "comm"), axis="tp")
+    (lane,) = lanes_of(Trace((*early, other))).lanes
+    assert sorted((s.start, s.stop) for s in lane.spans) == [(0, 2.0), (0, 4.0), (2.0, 3.0)]
 
 
 def test_more_ranks_than_fit_are_thinned_evenly_and_the_note_says_so(step_trace):

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 
 from llmlab import plot
+from llmlab.comm.trace import Event, Trace
 from llmlab.plot.svg import tick_step
 from llmlab.plot.timelines import describe_timeline
 
@@ -51,6 +52,14 @@ def test_the_caption_says_clock_hardware_and_what_is_not_modelled(step_trace, ru
     assert plot.timeline(step_trace(2, clock="wall")).get_supxlabel() == "Measured on a test machine, wall clock."
 
 
+def test_short_bars_have_no_outline_that_would_look_like_a_gap():
+    events = [Event(0, "compute", "add", "", 0, 0, i * 1e-3, (i + 1) * 1e-3) for i in range(500)]
+    trace = Trace((*events, Event(0, "compute", "matmul", "", 0, 0, 0.5, 1.0)), "virtual", "a test machine")
+    (bars,) = plot.timeline(trace).axes[0].collections
+    edges, face = bars.get_edgecolor(), tuple(bars.get_facecolor()[0])
+    assert tuple(edges[0]) == face and tuple(edges[-1]) != face
+
+
 @pytest.mark.parametrize("ranks", [1, 4, 16])
 def test_rows_of_a_timeline_never_touch(step_trace, ranks):
     (axes,) = plot.timeline(step_trace(ranks)).axes
@@ -77,6 +86,12 @@ def test_two_timelines_share_one_time_axis(step_trace):
     assert bars(naive)["rank 0 idle"] == [(3, 4)] and bars(bucketed)["rank 0 idle"] == [(3, 0.5)]
     assert naive.get_title(loc="left") == "naive: 2 ranks, 8 s modelled"
     assert figure.alt.startswith("naive: ") and "rank 0 computes nothing for 500 ms" in figure.alt
+
+
+def test_a_short_timeline_beside_a_long_one_is_merged_to_what_can_be_seen(step_trace):
+    tiny = tuple(Event(0, "compute", "add", "", 0, 0, i * 1e-3, (i + 1) * 1e-3) for i in range(500))
+    figure = plot.compare_timelines(Trace(tiny, "virtual", "a test machine"), step_trace(1, 5000.0), ("short", "long"))
+    assert len(bars(figure.axes[0])["rank 0 compute"]) == 1
 
 
 def test_measured_and_modelled_do_not_share_a_time_axis(step_trace):

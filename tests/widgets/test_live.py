@@ -37,8 +37,9 @@ def test_losses_may_miss_steps(displayed):
 
 
 def test_the_bar_counts_the_steps(displayed, capfd):
-    train(LiveCurve(3, "fitting"))
-    assert "fitting: 100%" in capfd.readouterr().err
+    live = train(LiveCurve(3, "fitting"))
+    shown = capfd.readouterr().err
+    assert "fitting: 100%" in shown and shown.endswith("\n") and live.step == 3  # closed at the end of its line
 
 
 def test_an_error_passes_through_and_shows_how_far_it_came(displayed):

@@ -6,13 +6,14 @@ Replicate as in torch's DTensor); its module names the paper and draws the idea.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llmlab.comm.collectives import halving, naive, ring, tree
 from llmlab.comm.collectives.costs import rounds, seconds, sent_bytes, steps
 from llmlab.comm.group import Call, Group
 
-ALGORITHMS = {
+ALGORITHMS: dict[str, dict[str, Callable[..., Any]]] = {
     "all_reduce": {
         "ring": ring.all_reduce,
         "tree": tree.all_reduce,

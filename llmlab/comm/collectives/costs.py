@@ -1,9 +1,10 @@
 """What each algorithm costs: the exact bytes a rank sends, and the time in the latency-bandwidth model.
 
 The model (Hockney 1994; used for all of these in Thakur, Rabenseifner and Gropp 2005, section 3): a message of n bytes
-takes latency + n / bandwidth, a rank's port sends and receives one message at a time (several at once share it, and pay
-one latency), and arithmetic is free. `nbytes` and `numel` are always what one rank hands over: the whole tensor for all_reduce, reduce_scatter, broadcast, reduce and
-scatter, one shard for all_gather and gather, the whole list for all_to_all.
+takes latency + n / bandwidth, a rank's port sends and receives one message at a time (several at once share it, and
+pay one latency), and arithmetic is free. `nbytes` and `numel` are always what one rank hands over: the whole tensor for
+all_reduce, reduce_scatter, broadcast, reduce and scatter, one shard for all_gather and gather, the whole list for
+all_to_all.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def sent_bytes(
     if op == "all_to_all":
         counts = [numel] * size if isinstance(numel, int) else numel
         return itemsize * (sum(counts) - counts[rank])
+    if not isinstance(numel, int):
+        raise ValueError(f"{op} wants numel as one number, got {numel}")
     if size == 1:
         return 0
     v = (rank - root) % size

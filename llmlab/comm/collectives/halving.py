@@ -1,8 +1,8 @@
 """Recursive halving and doubling: the ring's bytes in the tree's number of steps.
 
 Thakur, Rabenseifner and Gropp 2005, sections 3 and 4; Rabenseifner 2004. Ranks sit on the corners of a hypercube, one
-corner per rank if p is a power of two. If not, the first pairs (0, 1), (2, 3) ... share a corner: the odd rank folds its
-data into the even one before, and gets its result from it after.
+corner per rank if p is a power of two. If not, the first pairs (0, 1), (2, 3) ... share a corner: the odd rank folds
+its data into the even one before, and gets its result from it after.
 
     halving, p = 4:  distance 2: swap halves with corner ^ 2     keep 1/2, reduced over 2 corners
                      distance 1: swap quarters with corner ^ 1   keep 1/4, reduced over all      (doubling: backwards)
@@ -88,7 +88,7 @@ def halve(group: Group, flat: Tensor, op: str) -> None:
 
 
 def double(group: Group, flat: Tensor) -> None:
-    """All-gather over the corners, in place: each begins with its own part, and passes all on to who shares the corner."""
+    """All-gather over the corners, in place: each begins with its own part, and passes all on to who shares it."""
     if folds(group.rank, group.size):
         flat.copy_(group.recv(flat, group.rank - 1))
         return

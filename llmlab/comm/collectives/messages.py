@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from llmlab.comm.group import Group
 
-COMBINE = {"sum": torch.add, "avg": torch.add, "max": torch.maximum, "min": torch.minimum, "prod": torch.mul}
+COMBINE: dict[str, Callable[..., Tensor]] = {
+    "sum": torch.add, "avg": torch.add, "max": torch.maximum, "min": torch.minimum, "prod": torch.mul,
+}  # fmt: skip
 
 
 def exchange(group: Group, x: Tensor, dst: int, like: Tensor, src: int) -> Tensor:
@@ -40,7 +44,7 @@ def flat_copy(x: Tensor) -> Tensor:
 
 
 def chunk_bounds(numel: int, parts: int) -> list[int]:
-    """Cut `numel` elements into parts as even as can be, the longer ones first; part i is [bounds[i], bounds[i + 1])."""
+    """Cut `numel` elements into parts as even as can be, longer ones first; part i is [bounds[i], bounds[i + 1])."""
     return [i * (numel // parts) + min(i, numel % parts) for i in range(parts + 1)]
 
 

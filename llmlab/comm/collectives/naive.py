@@ -71,6 +71,7 @@ def scatter(group: Group, x: Tensor | None, root: int) -> Tensor:
     if group.rank != root:
         shape, dtype = receive_header(group, root)
         return group.recv(torch.empty(shape, dtype=dtype, device=group.device), root)
+    assert x is not None
     slices = x.tensor_split(group.size)
     for rank in others(group):
         send_header(group, slices[rank].shape, x.dtype, rank)
@@ -79,7 +80,10 @@ def scatter(group: Group, x: Tensor | None, root: int) -> Tensor:
 
 
 def all_to_all(group: Group, xs: Sequence[Tensor]) -> list[Tensor]:
-    """Shard(i) -> Shard(j): everyone sends to everyone at once. What rank j has for us is shaped as what we have for it."""
+    """Shard(i) -> Shard(j): everyone sends to everyone at once.
+
+    What rank j has for this one is shaped as what this one has for rank j.
+    """
     busy = [rank for rank in others(group) if xs[rank].numel()]
     receiving = {rank: group.irecv(xs[rank], rank) for rank in busy}
     sending = [group.isend(xs[rank], rank) for rank in busy]

@@ -1,4 +1,4 @@
-"""The binomial tree: log2(p) steps, so the best for short messages; each carries everything, so the worst for long ones.
+"""The binomial tree: log2(p) steps, so best for short messages; each carries everything, so worst for long ones.
 
 Thakur, Rabenseifner and Gropp 2005, "Optimization of collective communication operations in MPICH", section 3.
 Ranks are counted from the root. Rank v hangs below the rank without v's lowest set bit; its subtree is
@@ -64,6 +64,7 @@ def scatter(group: Group, x: Tensor | None, root: int) -> Tensor:
     """One -> Shard(0): the gather backwards, each block preceded by its header."""
     v, parent, children = place(group, root)
     if v == 0:
+        assert x is not None
         shape = torch.Size(rows_shape(x, 1, group.size))
         block = flat_copy(x).view(group.size, -1).roll(-root, 0)
     else:

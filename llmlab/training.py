@@ -1,0 +1,222 @@
+"""Training on one process: forward, backward, update, again and again, and knowing when to stop.
+
+    loss = Σ over the target tokens of all microbatches  -log p(target) / their number
+
+Microbatches accumulate their gradients before an update, so that a batch may be larger than memory. They are divided by
+the number of tokens of all of them, once: a mean of their means would weigh a short one as much as a long one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from llmlab.evaluate import mean_loss
+from llmlab.model import IGNORE, Place
+from llmlab.optim import Schedule, clip_grad_norm
+
+Batch = Iterable[Tensor]  # inputs ..., targets
+Curves = dict[str, dict[int, float]]  # name -> step -> nats per token: what plot.losses draws
+
+
+def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Compute the model's own loss, summed over the targets, from a batch of what its `loss` takes."""
+    return model.loss(*batch, reduction="sum")  # type: ignore[operator]
+
+
+class EarlyStop:
+    """Remember the best validation loss and its weights; give up after `patience` validations in a row without a better.
+
+    Raises ValueError for a patience below 1.
+    """
+
+    def __init__(self, patience: int):
+        if patience < 1:
+            raise ValueError(f"patience wants at least 1 validation, got {patience}")
+        self.patience, self.best, self.waited = patience, math.inf, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def update(self, loss: float, model: nn.Module) -> None:
+        if loss < self.best:
+            self.best, self.waited = loss, 0
+            self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        else:
+            self.waited += 1
+
+    @property
+    def stopped(self) -> bool:
+        return self.waited >= self.patience
+
+
+class Trainer:
+    """Update a model's weights, and know how far it came: `fit`, and `state_dict` to go on later as if never stopped.
+
+    accumulate: microbatches per update.  clip: the largest norm of the gradient.  bf16: matrix products in bfloat16
+    (torch's autocast); weights, norms and loss stay as they are.  patience: stop after so many validations in a row
+    without a better loss, and put the best weights back.  loss: (model, batch) -> the sum over the batch's targets,
+    which come last in it.  validate: (model, batches) -> the figure to watch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        schedule: Schedule | None = None,
+        accumulate: int = 1,
+        clip: float | None = None,
+        bf16: bool = False,
+        patience: int | None = None,
+        loss: Callable[[nn.Module, Any], Tensor] = summed_loss,
+        validate: Callable[[nn.Module, Any], float] = mean_loss,
+    ):
+        if accumulate < 1:
+            raise ValueError(f"accumulate wants at least 1 microbatch per update, got {accumulate}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip wants a norm above 0 or None, got {clip}")
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.accumulate, self.clip, self.bf16 = accumulate, clip, bf16
+        self.early_stop = None if patience is None else EarlyStop(patience)
+        self.loss, self.validate = loss, validate
+        self.n_step = self.n_batch = self.n_token = 0  # updates, microbatches and target tokens so far
+        self.curves: Curves = {}
+
+    def fit(
+        self,
+        batches: Iterable[Batch],
+        steps: int | None = None,
+        *,
+        valid: Iterable[Batch] | None = None,
+        valid_every: int = 100,
+        limit_s: float | None = None,
+        on_step: Callable[..., object] | None = None,
+        progress: bool = True,
+    ) -> Curves:
+        """Train until `steps` updates are made, `limit_s` seconds are over, the batches end or patience does.
+
+        valid: what to validate on, every so many steps and after the last.  on_step: called after each step as
+        on_step(train=..., valid=...), valid only where there is one; `widgets.LiveCurve.add` draws it (it has a progress
+        bar of its own: progress=False).  Returns the curves, those of earlier calls included.
+        To go on where another run stopped, give batches that start at `n_batch`.
+        """
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps wants at least 1, or None to go on while there are batches, got {steps}")
+        if valid_every < 1:
+            raise ValueError(f"valid_every wants at least 1 step, got {valid_every}")
+        stream = iter(batches)
+        last = math.inf if steps is None else self.n_step + steps
+        deadline = math.inf if limit_s is None else time.monotonic() + limit_s
+        group = self._next(stream)
+        if not group:
+            raise ValueError("fit wants at least one batch, got none")
+        self.model.train()
+        with tqdm(total=steps, desc="training", unit="step", disable=not progress) as bar:
+            while group:
+                losses = {"train": self.step(group)}
+                over = self.n_step >= last or time.monotonic() >= deadline
+                group = [] if over else self._next(stream)
+                if valid is not None and (not group or self.n_step % valid_every == 0):
+                    losses["valid"] = self._validate(valid)
+                self._note(losses, bar, on_step)
+                if self.early_stop and self.early_stop.stopped:
+                    self.model.load_state_dict(self.early_stop.weights)
+                    break
+        return self.curves
+
+    def step(self, batches: Sequence[Batch]) -> float:
+        """Update the weights once, from all these microbatches; give their mean loss, in nats per target token.
+
+        Raises ValueError, and leaves the weights as they were, if the loss (or the norm that is clipped) is not finite.
+        """
+        targets = [list(batch)[-1] for batch in batches]
+        n_token = sum(int((target != IGNORE).sum()) for target in targets)
+        if not n_token:
+            raise ValueError("a step wants at least one target token, got none")
+        self.optimizer.zero_grad()
+        mean, row = 0.0, 0
+        for batch, target in zip(batches, targets, strict=True):
+            self._place(row)
+            with torch.autocast(target.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = self.loss(self.model, batch) / n_token
+            self._finite("loss", loss)
+            loss.backward()
+            mean += loss.item()
+            row += len(target)
+        if self.clip is not None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self._finite("gradient's norm", clip_grad_norm(parameters, self.clip))
+        self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+        self.n_step, self.n_batch, self.n_token = self.n_step + 1, self.n_batch + len(batches), self.n_token + n_token
+        return mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give all that a later run needs: tensors and plain numbers, so `torch.load(..., weights_only=True)` reads it."""
+        stop = self.early_stop
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "early_stop": None if stop is None else {k: v for k, v in vars(stop).items() if k != "patience"},
+            "progress": (self.n_step, self.n_batch, self.n_token),
+            "curves": self.curves,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there. Raises ValueError if one of the two has a schedule or a patience and the other has none."""
+        for name in ("schedule", "early_stop"):
+            here, there = getattr(self, name) is not None, state[name] is not None
+            if here != there:
+                raise ValueError(f"{name}: the trainer wants {'one' if here else 'none'}, the state has the opposite")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        if self.early_stop is not None:
+            vars(self.early_stop).update(state["early_stop"])
+        self.n_step, self.n_batch, self.n_token = state["progress"]
+        self.curves = {name: dict(curve) for name, curve in state["curves"].items()}
+
+    def _next(self, stream: Iterable[Batch]) -> list[Batch]:
+        return list(islice(stream, self.accumulate))
+
+    def _place(self, row: int) -> None:
+        """Tell the dropouts which step this is and where the microbatch lies in the batch: they draw by it."""
+        for module in self.model.modules():
+            place = getattr(module, "place", None)
+            if isinstance(place, Place):
+                place.step, place.row = self.n_step, row
+
+    def _finite(self, what: str, value: Tensor) -> None:
+        if not math.isfinite(value.item()):
+            self.optimizer.zero_grad()
+            rates = ", ".join(f"{group['lr']:.2g}" for group in self.optimizer.param_groups)
+            raise ValueError(
+                f"the {what} wants to be a finite number, got {value.item()} at step {self.n_step + 1} (learning rate "
+                f"{rates}): the weights are those of step {self.n_step}; try a lower rate, a warm-up, or clip=1.0"
+            )
+
+    def _validate(self, batches: Iterable[Batch]) -> float:
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+            loss = self.validate(self.model, batches)
+        if self.early_stop:
+            self.early_stop.update(loss, self.model)
+        return loss
+
+    def _note(self, losses: dict[str, float], bar: tqdm, on_step: Callable[..., object] | None) -> None:
+        for name, loss in losses.items():
+            self.curves.setdefault(name, {})[self.n_step] = loss
+        latest = {name: f"{list(curve.values())[-1]:.3f}" for name, curve in self.curves.items()}
+        bar.set_postfix(latest, refresh=False)
+        bar.update()
+        if on_step is not None:
+            on_step(**losses)
