@@ -3,13 +3,14 @@
     python benchmarks/data_parallel.py [--pairs 40] [--layers 4]
 
 Two gloo processes; every way takes the same steps on the same weights and batches, in turns within one run, so that
-what else the machine does hits all alike. What is printed is the median of the paired ratios with its quartiles. Modelled
+what else the machine does hits all alike. Printed is the median of the paired ratios with its quartiles. Modelled
 figures (the simulator, on this machine's measured profile) stand in rows of their own, with their error.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from statistics import median, quantiles
 
 import torch
@@ -19,11 +20,7 @@ import llmlab as lab
 from llmlab.hardware import this_machine
 from llmlab.parallel.data import data_parallel, make_buckets
 
-RANKS, BATCH, SEQ = 2, 8, 128  # BATCH: sequences, of all ranks together
-
-
-def make_config(layers: int) -> lab.Config:
-    return lab.Config(vocab_size=2048, d_model=256, n_layer=layers, n_head=8, max_seq=SEQ)
+RANKS, BATCH, SEQ, TRACED = 2, 8, 128, 4  # BATCH: sequences, of all ranks together; TRACED: steps
 
 
 def take_step(model, optimizer, tokens) -> None:
@@ -34,45 +31,55 @@ def take_step(model, optimizer, tokens) -> None:
     optimizer.step()
 
 
-def train(world, config, steps: int) -> None:
-    """What the simulator models: some steps of this rank's share."""
+def train(world, config) -> None:
+    """The worker both engines trace: some steps of this rank's share."""
     model = data_parallel(lab.Transformer(config), world, init_sync=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     tokens = torch.randint(0, config.vocab_size, (BATCH // world.size, SEQ + 1)).to(world.device)
-    for _ in range(steps):
+    for _ in range(TRACED):
         take_step(model, optimizer, tokens)
 
 
 def race(world, config, pairs: int) -> dict[str, list[float]]:
     """Seconds of a step, each way, in turns: `pairs` of each. One process works alone while the other waits."""
+    views = {"gradient_as_bucket_view": True}
     models = {
         "ours": data_parallel(lab.Transformer(config), world),
         "ddp": DistributedDataParallel(lab.Transformer(config)),
+        "ours, views": data_parallel(lab.Transformer(config), world, **views),
+        "ddp, views": DistributedDataParallel(lab.Transformer(config), **views),
         "one process": lab.Transformer(config),
     }
     optimizers = {name: torch.optim.SGD(model.parameters(), lr=0.01) for name, model in models.items()}
     tokens = torch.randint(0, config.vocab_size, (BATCH, SEQ + 1), generator=torch.Generator().manual_seed(0))
-    share = tokens.chunk(world.size)[world.rank]
+    share, ways = tokens.chunk(world.size)[world.rank], list(models)
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for pair in range(-3, pairs):  # the first three warm up: DDP makes its buckets anew after the first
-        order = ["ours", "ddp"] if pair % 2 else ["ddp", "ours"]
-        for name in [*order, "one process"]:
+        for name in ways if pair % 2 else ways[::-1]:
             world.barrier()
             start = world.clock()
             if name != "one process":
                 take_step(models[name], optimizers[name], share)
             elif world.rank == 0:
                 take_step(models[name], optimizers[name], tokens)
-            taken = world.clock() - start
-            slowest = world.all_reduce(torch.tensor([taken]), "max").item()
+            slowest = world.all_reduce(torch.tensor([world.clock() - start]), "max").item()
             if pair >= 0:
                 seconds[name].append(slowest)
-    ours, theirs = (torch.cat([p.detach().flatten() for p in models[n].parameters()]) for n in ("ours", "ddp"))
-    difference = (ours - theirs).norm() / theirs.norm()
-    # fp32: a rounding of 6e-8 per step at most, if the two add in another order
-    if difference > 6e-8 * (pairs + 3):
-        raise AssertionError(f"our weights and DDP's differ by {difference:.1e} of their norm")
+    check_weights(models, tolerance=6e-8 * (pairs + 3))  # fp32: a rounding a step, where two add in another order
     return seconds
+
+
+def check_weights(models, tolerance: float) -> None:
+    """All ways train the same model, or their seconds say nothing."""
+    wanted, *others = (torch.cat([p.detach().flatten() for p in m.parameters()]) for m in list(models.values())[:4])
+    for other in others:
+        difference = ((other - wanted).norm() / wanted.norm()).item()
+        if difference > tolerance:
+            raise AssertionError(f"the weights differ by {difference:.1e} of their norm")
+
+
+def ratios(seconds: dict[str, list[float]], slower: str, faster: str) -> list[float]:
+    return [a / b for a, b in zip(seconds[slower], seconds[faster], strict=True)]
 
 
 def spread(values: list[float]) -> str:
@@ -85,35 +92,44 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--layers", type=int, default=4)
     options = parser.parse_args()
-    config = make_config(options.layers)
+    config = lab.Config(vocab_size=2048, d_model=256, n_layer=options.layers, n_head=8, max_seq=SEQ)
+    machine = this_machine()
+    load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    print(f"{config.n_param:,} parameters, {BATCH} x {SEQ} tokens, fp32; {os.cpu_count()} cores{load}\n")
 
-    measured = lab.Processes(RANKS, timeout_s=600).run(race, config, options.pairs)
-    seconds = measured.results[0]
-    paired = list(zip(seconds["ours"], seconds["ddp"], seconds["one process"], strict=True))
-    speedups = [one / ours for ours, _, one in paired]
-    print(f"{config.n_param:,} parameters, {BATCH} x {SEQ} tokens, fp32, {RANKS} processes with one thread each")
-    print(f"on {measured.hardware}\n")
-    print(f"MEASURED  ours, seconds a step        {median(seconds['ours']):.4f}")
-    print(f"MEASURED  DistributedDataParallel     {median(seconds['ddp']):.4f}")
-    print(f"MEASURED  one process, one thread     {median(seconds['one process']):.4f}")
-    print(f"MEASURED  speed, ours over DDP        {spread([ddp / ours for ours, ddp, _ in paired])}")
-    print(f"MEASURED  speedup over one process    {spread(speedups)}")
-
-    modelled = {
-        n: lab.Simulator(n, cluster=this_machine(), cost_dtype="fp32").run(train, config, 4) for n in (1, RANKS)
-    }
+    speedup = print_measured(config, options.pairs)
+    modelled = {n: lab.Simulator(n, cluster=machine, cost_dtype="fp32").run(train, config) for n in (1, RANKS)}
+    for n, run in modelled.items():
+        print(f"MODELLED  seconds a step, {n} rank(s)     {run.seconds / TRACED:.4f}")
     predicted = modelled[1].seconds / modelled[RANKS].seconds
-    error = predicted / median(speedups) - 1
-    print(f"MODELLED  one process, seconds a step {modelled[1].seconds / 4:.4f}")
-    print(f"MODELLED  two processes               {modelled[RANKS].seconds / 4:.4f}")
-    print(f"MODELLED  speedup over one process    {predicted:.3f}, {error:+.1%} off the measured one")
+    print(
+        f"MODELLED  speedup over one process     {predicted:.3f}, {predicted / speedup - 1:+.1%} off the measured one"
+    )
+    print_bytes(config, modelled[RANKS])
 
-    real = lab.Processes(RANKS).run(train, config, 4)
-    formula = 4 * sum(4 * p.numel() for bucket in make_buckets(lab.Transformer(config).parameters()) for p in bucket)
-    print("\nbytes a rank hands over in 4 steps")
-    print(f"MEASURED  {real.trace.comm_bytes(rank=0):,}")
-    print(f"MODELLED  {modelled[RANKS].trace.comm_bytes(rank=0):,}")
-    print(f"formula   {formula:,}")
+
+def print_measured(config: lab.Config, pairs: int) -> float:
+    """Race, print, and give the speedup over one process."""
+    run = lab.Processes(RANKS, timeout_s=900).run(race, config, pairs)
+    seconds, speedups = run.results[0], ratios(run.results[0], "one process", "ours")
+    print(f"MEASURED  on {run.hardware}")
+    for name, taken in seconds.items():
+        print(f"MEASURED  seconds a step, {name:<12} {median(taken):.4f}")
+    print(f"MEASURED  speed, ours over DDP         {spread(ratios(seconds, 'ddp', 'ours'))}")
+    print(f"MEASURED  the same, gradients as views {spread(ratios(seconds, 'ddp, views', 'ours, views'))}")
+    print(f"MEASURED  speedup over one process     {spread(speedups)}")
+    return median(speedups)
+
+
+def print_bytes(config: lab.Config, simulated: lab.Run) -> None:
+    """Both engines' traces and the closed form: a bucket's bytes are its parameters'."""
+    real = lab.Processes(RANKS).run(train, config)
+    buckets = make_buckets(lab.Transformer(config).parameters())
+    formula = TRACED * sum(p.numel() * p.element_size() for bucket in buckets for p in bucket)
+    print(f"\nbytes a rank hands over in {TRACED} steps, in {len(buckets)} bucket(s) each")
+    for name, run in (("processes", real), ("simulator", simulated)):
+        print(f"COUNTED   {name}   {run.trace.comm_bytes(rank=0):,} in {len(run.trace.select(rank=0, stream='comm'))}")
+    print(f"FORMULA               {formula:,}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from llmlab.evaluate import mean_loss
 from llmlab.model import IGNORE, Place
-from llmlab.optim import Schedule, clip_grad_norm
+from llmlab.optim import Schedule, clip_grad_norm, grad_norm
 
 Batch = Iterable[Tensor]  # inputs ..., targets
 Curves = dict[str, dict[int, float]]  # name -> step -> nats per token: what plot.losses draws
@@ -32,10 +32,7 @@ def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 class EarlyStop:
-    """Remember the best validation loss and its weights; give up after `patience` validations in a row without a better.
-
-    Raises ValueError for a patience below 1.
-    """
+    """Remember the best validation loss and its weights; stop after `patience` validations without a better one."""
 
     def __init__(self, patience: int):
         if patience < 1:
@@ -101,10 +98,10 @@ class Trainer:
     ) -> Curves:
         """Train until `steps` updates are made, `limit_s` seconds are over, the batches end or patience does.
 
-        valid: what to validate on, every so many steps and after the last.  on_step: called after each step as
-        on_step(train=..., valid=...), valid only where there is one; `widgets.LiveCurve.add` draws it (it has a progress
-        bar of its own: progress=False).  Returns the curves, those of earlier calls included.
-        To go on where another run stopped, give batches that start at `n_batch`.
+        valid: what to validate on, every `valid_every` steps and after the last.  on_step: called after each step as
+        on_step(train=..., valid=...), the latter only where there is one: `widgets.LiveCurve.add` draws them (and has a
+        progress bar of its own).  Returns the curves, those of earlier calls included.  To go on where another run
+        stopped, give batches that start at `n_batch`.
         """
         if steps is not None and steps < 1:
             raise ValueError(f"steps wants at least 1, or None to go on while there are batches, got {steps}")
@@ -133,7 +130,7 @@ class Trainer:
     def step(self, batches: Sequence[Batch]) -> float:
         """Update the weights once, from all these microbatches; give their mean loss, in nats per target token.
 
-        Raises ValueError, and leaves the weights as they were, if the loss (or the norm that is clipped) is not finite.
+        Raises ValueError, and leaves the weights as they were, if the loss or the gradient is not finite.
         """
         targets = [list(batch)[-1] for batch in batches]
         n_token = sum(int((target != IGNORE).sum()) for target in targets)
@@ -143,15 +140,15 @@ class Trainer:
         mean, row = 0.0, 0
         for batch, target in zip(batches, targets, strict=True):
             self._place(row)
-            with torch.autocast(target.device.type, torch.bfloat16, enabled=self.bf16):
+            with self._precision(target.device):
                 loss = self.loss(self.model, batch) / n_token
             self._finite("loss", loss)
             loss.backward()
             mean += loss.item()
             row += len(target)
-        if self.clip is not None:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self._finite("gradient's norm", clip_grad_norm(parameters, self.clip))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = grad_norm(parameters) if self.clip is None else clip_grad_norm(parameters, self.clip)
+        self._finite("gradient's norm", norm)
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
@@ -159,7 +156,7 @@ class Trainer:
         return mean
 
     def state_dict(self) -> dict[str, Any]:
-        """Give all that a later run needs: tensors and plain numbers, so `torch.load(..., weights_only=True)` reads it."""
+        """Give all that a later run needs: tensors and plain numbers, which `torch.load(weights_only=True)` takes."""
         stop = self.early_stop
         return {
             "model": self.model.state_dict(),
@@ -173,9 +170,9 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there. Raises ValueError if one of the two has a schedule or a patience and the other has none."""
         for name in ("schedule", "early_stop"):
-            here, there = getattr(self, name) is not None, state[name] is not None
+            here, there = ("none" if x is None else "one" for x in (getattr(self, name), state[name]))
             if here != there:
-                raise ValueError(f"{name}: the trainer wants {'one' if here else 'none'}, the state has the opposite")
+                raise ValueError(f"{name}: the trainer wants {here}, the state has {there}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
@@ -187,6 +184,9 @@ class Trainer:
 
     def _next(self, stream: Iterable[Batch]) -> list[Batch]:
         return list(islice(stream, self.accumulate))
+
+    def _precision(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
 
     def _place(self, row: int) -> None:
         """Tell the dropouts which step this is and where the microbatch lies in the batch: they draw by it."""
@@ -205,8 +205,7 @@ class Trainer:
             )
 
     def _validate(self, batches: Iterable[Batch]) -> float:
-        device = next(self.model.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+        with self._precision(next(self.model.parameters()).device):
             loss = self.validate(self.model, batches)
         if self.early_stop:
             self.early_stop.update(loss, self.model)

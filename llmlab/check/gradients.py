@@ -14,7 +14,7 @@ FP32 = 4  # bytes
 
 
 def data_parallel_scale(answer: Callable[..., Any]) -> Result:
-    """`answer(world, gradient)`: the mean loss's gradient over all rows, from each rank's over its own, equally many."""
+    """`answer(world, gradient)`: the mean loss's gradient over all rows, from each rank's over equally many."""
     hint = "all_reduce the gradients, then divide by the number of ranks."
     return examine("data_parallel_scale", answer, _scales(answer), hint)
 

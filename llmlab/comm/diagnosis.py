@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from llmlab.comm import where
 from llmlab.comm.errors import DeadlockError, MismatchError
-from llmlab.comm.ledger import Entry, Key, State, place, words
+from llmlab.comm.ledger import Entry, Key, State, words
 
 
 def steady(before: Mapping[int, State], now: Mapping[int, State]) -> dict[int, State]:
@@ -83,17 +84,15 @@ def find_left_over(states: Sequence[State], not_waited: Mapping[int, Sequence[En
     return _mismatch("the ranks returned, and left what nobody waited for", unwaited) if unwaited else None
 
 
-def describe(state: State, returned: bool = False) -> str:
-    """One rank's line of a report."""
+def describe(state: State, returned: bool = False, since: bool = False) -> str:
+    """One rank's line of a report; `since`: with the seconds that it has waited."""
     if returned:
         return f"  rank {state.rank}: has returned"
     if state.waiting is None:
-        return f"  rank {state.rank}: at {place(state.line)}"
+        return f"  rank {state.rank}: at {where.describe(state.line) if state.line else 'a place unknown'}"
     entry = state.waiting
-    return (
-        f"  rank {state.rank}: waits in {words(entry)}  at {place(entry.line)}"
-        f"  ({state.when - entry.start:.1f} s since it began)"
-    )
+    seconds = f", for {state.when - entry.start:.1f} s" if since else ""
+    return f"  rank {state.rank}: waits in {words(entry)}  at {where.describe(entry.line)}{seconds}"
 
 
 # --- who can still be helped -----------------------------------------------------------------------------------------
@@ -159,5 +158,5 @@ def _same(a: Entry | None, b: Entry | None) -> bool:
 
 
 def _mismatch(text: str, sides: Mapping[int, Entry]) -> MismatchError:
-    lines = [f"  rank {rank}: {words(entry)}  at {place(entry.line)}" for rank, entry in sorted(sides.items())]
+    lines = [f"  rank {rank}: {words(entry)}  at {where.describe(entry.line)}" for rank, entry in sorted(sides.items())]
     return MismatchError(f"{text}:\n" + "\n".join(lines), min(sides))

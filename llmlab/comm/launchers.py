@@ -29,9 +29,6 @@ class Launcher(Protocol):
     def launch(self, ends: Sequence[Sequence[int]]) -> list[int]:
         """Start a rank for each four descriptors (task, control, stdout, stderr); give their process ids."""
 
-    def fileno(self) -> int | None:
-        """What becomes readable when a rank has ended, if there is such a thing."""
-
     def ended(self, pid: int) -> int | None:
         """A rank's wait status, None while it lives."""
 
@@ -75,9 +72,6 @@ class Forks:
             socket.send_fds(self._socket, [pickle.dumps(("fork",))], list(descriptors))
             pids += self._expect("forked")
         return pids
-
-    def fileno(self) -> int | None:
-        return self._socket.fileno() if self._alive else None
 
     def ended(self, pid: int) -> int | None:
         self._listen()
@@ -164,9 +158,6 @@ class Subprocesses:
             self._processes[process.pid] = process
             started.append(process.pid)
         return started
-
-    def fileno(self) -> int | None:
-        return None  # the end of its sockets tells that a rank is gone
 
     def ended(self, pid: int) -> int | None:
         code = self._processes[pid].poll()

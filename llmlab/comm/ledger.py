@@ -6,7 +6,6 @@ The trace is made of it, and so is the evidence for a deadlock or a mismatch (`d
 from __future__ import annotations
 
 import functools
-import linecache
 import os
 import pickle
 import sys
@@ -20,9 +19,8 @@ from types import FrameType
 from typing import Any
 
 from llmlab.comm.group import Call, Group
-from llmlab.comm.where import short_name
+from llmlab.comm.where import Place
 
-Line = tuple[str, int, str]  # file, line number, function
 Key = tuple[str, tuple[int, ...]]  # names a group: its axis and its members
 RECENT = 16  # entries in an answer while a run goes on
 SETUP = "the making of "  # precedes the axis in the key of a group that is being made
@@ -41,7 +39,7 @@ class Entry:
     number: int
     signature: tuple[Any, ...]  # what every rank that takes part must agree on
     nbytes: int
-    line: Line
+    line: Place
     start: float
     stop: float | None = None
     peer: int | None = None  # world rank; None for a collective, and for a receive from any until it is known
@@ -60,7 +58,7 @@ class State:
 
     rank: int
     waiting: Entry | None
-    line: Line | None
+    line: Place | None
     collectives: dict[Key, int]
     sent: dict[tuple[Key, int], int]
     received: dict[tuple[Key, int], int]
@@ -168,16 +166,7 @@ def words(entry: Entry) -> str:
     return f"{entry.op}{f'({how})' if how else ''}{whom} on {entry.key[0]}{what}"
 
 
-def place(line: Line | None) -> str:
-    """A line of the worker, with its text: `cell:4 in worker: world.recv(x, 1)`."""
-    if line is None or not line[0]:
-        return "a place unknown"
-    file, number, function = line
-    text = linecache.getline(file, number).strip()
-    return f"{short_name(file)}:{number} in {function}" + (f": {text}" if text else "")
-
-
-def worker_line(frame: FrameType | None = None) -> Line:
+def worker_line(frame: FrameType | None = None) -> Place:
     """Find the line of the worker that led here: the innermost frame outside this package, torch and Python itself.
 
     Where the worker is in this package, the innermost frame outside `comm`.
@@ -185,18 +174,18 @@ def worker_line(frame: FrameType | None = None) -> Line:
     frame = frame or sys._getframe(1)
     fallback = None
     while frame is not None:
-        place = _place(frame.f_code.co_filename)
-        if place == "worker" or (place == "package" and fallback is None):
-            line = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-            if place == "worker":
+        kind = _kind(frame.f_code.co_filename)
+        if kind == "worker" or (kind == "package" and fallback is None):
+            line = Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+            if kind == "worker":
                 return line
             fallback = line
         frame = frame.f_back
-    return fallback or ("", 0, "")
+    return fallback or Place("?", 0, "?")
 
 
 @functools.cache
-def _place(filename: str) -> str:
+def _kind(filename: str) -> str:
     if filename.startswith(_COMM):
         return "library"
     if filename.startswith(_PACKAGE):

@@ -59,12 +59,10 @@ class Processes:
             raise ValueError(f"Processes wants timeout_s of more than 0 seconds, got {timeout_s!r}")
         if launch not in (None, "fork", "warm"):
             raise ValueError(f'Processes wants launch in "fork", "warm" or None, got {launch!r}')
-        self.ranks, self.timeout_s, self.threads_per_rank, self.strict = (
-            ranks,
-            float(timeout_s),
-            threads_per_rank,
-            strict,
-        )
+        if sys.platform == "win32":
+            raise OSError("Processes wants Linux, WSL2 or macOS, got Windows: use WSL2, or Simulator")
+        self.ranks, self.timeout_s = ranks, float(timeout_s)
+        self.threads_per_rank, self.strict = threads_per_rank, strict
         self.launch = launch or ("fork" if sys.platform == "linux" else "warm")
         self._live = False
         self._pool: Pool | None = None
@@ -135,9 +133,8 @@ class Processes:
         return Processes._warm[key]
 
     def _open(self, backend: str) -> Pool:
-        return Pool(
-            self.ranks, Forks.shared() if self.launch == "fork" else Subprocesses(), backend, self.threads_per_rank
-        )
+        launcher = Forks.shared() if self.launch == "fork" else Subprocesses()
+        return Pool(self.ranks, launcher, backend, self.threads_per_rank)
 
 
 @atexit.register

@@ -21,12 +21,14 @@ import cloudpickle
 import torch
 
 from llmlab.comm.copying import Copies
+from llmlab.comm.where import Place, describe
 
 
 class PeerLost(RuntimeError):
     """A communication broke under this rank; the cause is elsewhere (a peer died, or took part with another shape)."""
 
 
+_LONG = 30  # lines of a traceback
 _COMM = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -116,17 +118,31 @@ def pack_result(result: Any) -> bytes:
 
 def pack_failure(error: BaseException, when: float) -> Failure:
     """Pickle an exception with its traceback; one that cannot travel is replaced by a RuntimeError with its words."""
-    inside = error.__traceback__
-    while inside and inside.tb_next and inside.tb_frame.f_code.co_filename.startswith(_COMM):
-        inside = inside.tb_next  # leave out our own frames, which called the worker
-    text = "".join(traceback.format_exception(type(error), error, inside))
-    summary = "".join(traceback.format_exception_only(type(error), error)).strip()
+    text = "\n".join(_story(error))
+    summary = f"{type(error).__name__}: {error}".rstrip(": ")
     try:
         packed = cloudpickle.dumps(error)
         cloudpickle.loads(packed)  # a custom __init__ fails here, not in the caller
     except Exception:
         packed = cloudpickle.dumps(RuntimeError(summary))
     return Failure(packed, text, summary, when, isinstance(error, PeerLost))
+
+
+def _story(error: BaseException, depth: int = 3) -> list[str]:
+    """The rank's traceback, in the words of every other report: `cell:3 in worker: world.send(x, 1)`.
+
+    The same on every machine and under every Python, so that a notebook can show it and be checked.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    while len(frames) > 1 and frames[0].filename.startswith(_COMM):
+        del frames[0]  # ours, which called the worker
+    lines = ["  " + describe(Place(f.filename, f.lineno or 0, f.name)) for f in frames]
+    if len(lines) > _LONG:
+        lines[_LONG // 2 : -_LONG // 2] = ["  ..."]
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if earlier is None or depth == 0:
+        return lines
+    return [*_story(earlier, depth - 1), f"{type(earlier).__name__}: {earlier}", "then", *lines]
 
 
 def unpack_failure(failure: Failure) -> BaseException:

@@ -20,9 +20,10 @@ import torch.distributed as dist
 
 from llmlab.comm.errors import MismatchError, RankError
 from llmlab.comm.group import Call, Group
-from llmlab.comm.ledger import Entry, Key, Ledger, place, words
+from llmlab.comm.ledger import Entry, Key, Ledger, words
 from llmlab.comm.shipping import PeerLost
 from llmlab.comm.torch_ops import OPERATIONS, Link
+from llmlab.comm.where import describe
 
 _LABEL = 256  # bytes of a strict header
 
@@ -115,17 +116,16 @@ class TorchEngine:
 
     def _compare(self, link: Link, entry: Entry) -> None:
         """strict=True: before a collective, let every member say what it is about to do. Raises MismatchError."""
-        label = f"{words(entry)}\t{place(entry.line)}".encode()[:_LABEL]
+        label = f"{words(entry)}\t{describe(entry.line)}".encode()[:_LABEL]
         mine = torch.tensor(list(label.ljust(_LABEL)), dtype=torch.uint8, device=self.device)
         everyone = [torch.empty_like(mine) for _ in link.group.members]
         dist.all_gather(everyone, mine, group=link.collective)
         labels = [bytes(x.tolist()).decode(errors="replace").strip() for x in everyone]
         if len({label.split("\t")[0] for label in labels}) > 1:
-            lines = [
-                f"  rank {n}: {s.replace(chr(9), '  at ')}" for n, s in zip(link.group.members, labels, strict=True)
-            ]
-            text = f"the ranks of {link.group.axis} are not in the same operation:\n"
-            raise MismatchError(text + "\n".join(lines), link.group.members[0])
+            lines = [f"the ranks of {link.group.axis} are not in the same operation:"]
+            for member, label in zip(link.group.members, labels, strict=True):
+                lines.append(f"  rank {member}: " + label.replace("\t", "  at "))
+            raise MismatchError("\n".join(lines), link.group.members[0])
 
     @contextmanager
     def _waiting(self, entry: Entry) -> Iterator[None]:
@@ -138,7 +138,7 @@ class TorchEngine:
         except (RankError, PeerLost):
             raise
         except RuntimeError as error:
-            raise PeerLost(f"{entry.op} on {entry.key[0]} broke off: {error}") from error
+            raise PeerLost(f"{entry.op} on {entry.key[0]} broke off") from error
         finally:
             if main:
                 self.ledger.waiting = before
@@ -169,9 +169,7 @@ class _Pending:
             self.entry.stop = time.monotonic()
 
     def _close(self) -> None:
-        if (
-            self.engine.device.type == "cuda"
-        ):  # NCCL's wait only orders streams: without this the times would be the host's
+        if self.engine.device.type == "cuda":  # NCCL's wait orders streams only: the host would note its own times
             torch.cuda.current_stream().synchronize()
         source = self.works[0]._source_rank() if self.entry.any_source else None
         self.engine.ledger.close(self.entry, source)

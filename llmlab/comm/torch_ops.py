@@ -33,6 +33,7 @@ _WIDER = {
     torch.float16: torch.float32,
     torch.bfloat16: torch.float32,
 }
+_ADDS = {torch.float64, torch.float32, torch.int64, torch.int32, torch.int8, torch.uint8, *_WIDER}
 _DTYPES = sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str)
 # torch 2.13 renamed these and warns about the old names
 _gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -95,7 +96,7 @@ def reduce_scatter(link: Link, call: Call) -> Begun:
     """
     if not link.gloo:
         return _reduce_scatter_nccl(link, call)
-    _refuse_complex(call)
+    _check_adds(call)
     parts = list(_dense(call.tensors[0]).tensor_split(link.group.size))
     came = [torch.empty_like(parts[link.group.rank]) if i in link.peers else part for i, part in enumerate(parts)]
     works = [_isend(link, parts[i], i, "reduce_scatter") for i in link.peers]
@@ -272,7 +273,7 @@ def _summand(link: Link, call: Call) -> tuple[Tensor, Any]:
     """This rank's term of a reduction, in memory that may be overwritten, and torch's name of the reduction."""
     x, op = call.tensors[0], call.reduce
     assert op is not None
-    _refuse_complex(call)
+    _check_adds(call)
     if x.is_complex():
         return torch.view_as_real(_dense(x)).clone(), _REDUCE[op]
     op = _BOOL[op] if x.dtype == torch.bool else op
@@ -292,9 +293,13 @@ def _summed(wire: Tensor, call: Call) -> Tensor:
     return wire.to(x.dtype)
 
 
-def _refuse_complex(call: Call) -> None:
-    if call.tensors[0].is_complex() and call.reduce not in ("sum", "avg"):
+def _check_adds(call: Call) -> None:
+    x = call.tensors[0]
+    if x.is_complex() and call.reduce not in ("sum", "avg"):
         raise ValueError(f"{call.op} of complex numbers wants op='sum' or 'avg', got {call.reduce!r}")
+    if not x.is_complex() and x.dtype not in _ADDS:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in _ADDS))
+        raise ValueError(f"{call.op} wants complex numbers or one of {names}; got {x.dtype}")
 
 
 OPERATIONS: dict[str, Callable[[Link, Call], Begun]] = {

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import re
 import signal
 import time
 from dataclasses import dataclass, field
 
+from llmlab.comm import where
 from llmlab.comm.diagnosis import describe, find_mismatch
 from llmlab.comm.errors import MismatchError, RankDied, RankTimeout, rank_error
-from llmlab.comm.ledger import Entry, State, place, words
+from llmlab.comm.ledger import Entry, State, words
 from llmlab.comm.rank_process import Outcome, note_file
 from llmlab.comm.shipping import Failure, unpack_failure
 
@@ -70,17 +72,21 @@ def root_cause(facts: Facts) -> BaseException:
 
 
 def too_late(facts: Facts, limit_s: float, what: str) -> RankTimeout:
+    """Name the ranks that held up the others: those that wait for nobody."""
     late = [rank for rank in range(facts.size) if rank not in facts.outcomes]
-    names = ", ".join(f"rank {rank}" for rank in late)
-    return RankTimeout("\n".join([f"{names} took more than {limit_s:g} s {what}", *where_all_are(facts)]), late[0])
+    waiting = [rank for rank, state in facts.busy.items() if state.waiting]
+    culprits = [rank for rank in late if rank not in waiting] or late
+    names = ", ".join(f"rank {rank}" for rank in culprits)
+    text = "\n".join([f"{names} took more than {limit_s:g} s {what}", *where_all_are(facts, since=True)])
+    return RankTimeout(text, culprits[0])
 
 
-def where_all_are(facts: Facts, but: int | None = None) -> list[str]:
+def where_all_are(facts: Facts, but: int | None = None, since: bool = False) -> list[str]:
     """A line for each rank (but one)."""
-    return [_where(facts, rank) for rank in range(facts.size) if rank != but]
+    return [_where(facts, rank, since) for rank in range(facts.size) if rank != but]
 
 
-def _where(facts: Facts, rank: int) -> str:
+def _where(facts: Facts, rank: int, since: bool) -> str:
     if rank in facts.failures:
         return f"  rank {rank}: {facts.failures[rank].summary}"
     if rank in facts.outcomes:
@@ -88,7 +94,7 @@ def _where(facts: Facts, rank: int) -> str:
     if rank in facts.deaths:
         return f"  rank {rank}: {_how_it_ended(facts, rank)}"
     if rank in facts.states:
-        return describe(facts.states[rank])
+        return describe(facts.states[rank], since=since)
     return f"  rank {rank}: {_from_outside(facts, rank)}"
 
 
@@ -102,7 +108,7 @@ def _failure(facts: Facts, rank: int) -> BaseException:
 def _death(facts: Facts, rank: int) -> RankDied:
     others, entry = where_all_are(facts, but=rank), _last_entry(facts, rank)
     parts = [f"rank {rank}: {_how_it_ended(facts, rank)}"]
-    parts += [f"  the last it began: {words(entry)}  at {place(entry.line)}"] if entry else []
+    parts += [f"  the last it began: {words(entry)}  at {where.describe(entry.line)}"] if entry else []
     parts += [_report(facts, rank), *(["meanwhile", *others] if others else [])]
     return RankDied("\n".join(part for part in parts if part), rank)
 
@@ -141,10 +147,11 @@ def _from_outside(facts: Facts, rank: int) -> str:
     with contextlib.suppress(OSError):
         os.kill(facts.pids[rank], signal.SIGUSR1)
         time.sleep(0.1)
-    for line in _report(facts, rank).splitlines():
-        if line.startswith("  File "):
-            return f"does not answer: C code holds Python's lock, called from {line.strip()}"
-    return "does not answer"
+    found = re.search(r'^  File "(.*)", line (\d+) in (.*)$', _report(facts, rank), re.MULTILINE)
+    if found is None:
+        return "does not answer"
+    line = where.Place(found[1], int(found[2]), found[3])
+    return f"does not answer: C code holds Python's lock, called at {where.describe(line)}"
 
 
 def _report(facts: Facts, rank: int) -> str:

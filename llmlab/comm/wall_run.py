@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import platform
@@ -36,6 +37,7 @@ def this_hardware(ranks: int, backend: str, threads: int) -> str:
     return f"{ranks} processes over {backend}, {threads_each}, {os.cpu_count()} cores, {kind}"
 
 
+@functools.cache
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:

@@ -1,4 +1,4 @@
-"""How good is it: loss, perplexity and accuracy per token, BLEU, a confusion matrix, and what plain counting reaches."""
+"""How good is it: loss, perplexity, accuracy, confusion and BLEU; and how good counting alone would be."""
 
 from llmlab.evaluate.ngrams import KneserNey
 from llmlab.evaluate.scores import accuracy, confusion, evaluating, mean_loss, perplexity, predictions

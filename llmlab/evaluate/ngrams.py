@@ -2,9 +2,9 @@
 
     P(w | h) = (c(h w) - D) / c(h)  +  D N(h .) / c(h) * P(w | h')        h': h without its first token
 
-c counts occurrences at the highest order; at the lower ones, in how many different contexts `h w` was met (Kneser and Ney
-1995), and below them all every token is equally likely. N(h .) is how many different tokens follow h. The discount D depends
-on whether the count is 1, 2 or more (Chen and Goodman 1998, section 3: "modified", interpolated).
+c counts occurrences at the highest order; at the lower ones, in how many different contexts `h w` was met (Kneser and
+Ney 1995), and below them all every token is equally likely. N(h .): how many different tokens follow h. The discount D
+depends on whether the count is 1, 2 or more (Chen and Goodman 1998, section 3: "modified", interpolated).
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class KneserNey:
         return Level(ngrams, share, contexts, np.add.reduceat(taken, start) / total)
 
 
-def discounts(counts: Codes) -> Float64[np.ndarray, "4"]:
+def discounts(counts: Codes) -> Float64[np.ndarray, " D"]:
     """Estimate what is taken from a count of 1, of 2 and of 3 or more; entry 0 is unused.
 
-    n_i is how many counts are i; Y = n_1 / (n_1 + 2 n_2);  D_i = i - (i + 1) Y n_{i+1} / n_i  (Chen and Goodman 1998, 3.1).
-    Where too little text leaves some n_i at 0, half a count is taken from each.
+    n_i is how many counts are i; Y = n_1 / (n_1 + 2 n_2);  D_i = i - (i + 1) Y n_{i+1} / n_i  (Chen and Goodman 1998,
+    section 3.1). Where too little text leaves some n_i at 0, half a count is taken from each.
     """
     n1, n2, n3, n4 = (int((counts == i).sum()) for i in range(1, 5))
     if not (n1 and n2 and n3 and n4):
@@ -102,7 +102,9 @@ def discounts(counts: Codes) -> Float64[np.ndarray, "4"]:
     return estimate.clip(0.0, [0.0, 1.0, 2.0, 3.0])
 
 
-def _look_up(keys: Codes, values: Float64[np.ndarray, " N"], wanted: Codes, missing: float) -> Float64[np.ndarray, " M"]:
+def _look_up(
+    keys: Codes, values: Float64[np.ndarray, " N"], wanted: Codes, missing: float
+) -> Float64[np.ndarray, " M"]:
     """Give the value of each wanted key, or `missing`; the keys are sorted."""
     place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
     return np.where(keys[place] == wanted, values[place], missing)

@@ -1,7 +1,7 @@
 """Scores of a model over batches: loss, perplexity, accuracy, and which class is taken for which.
 
-A batch unpacks as (inputs ..., targets); a target of IGNORE does not count. Every mean is over all target tokens at once:
-a mean of the batches' means would weigh a short batch as much as a long one.
+A batch unpacks as (inputs ..., targets); a target of IGNORE does not count. Every mean is over all target tokens at
+once: a mean of the batches' means would weigh a short batch as much as a long one.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def predictions(
     model: nn.Module, batches: Iterable[Batch], forward: Forward = logits_of
 ) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
     """Give every target and, beside it, what the model finds likeliest."""
-    found = []
+    truth, predicted = [], []
     for logits, targets in _outputs(model, batches, forward):
         counted = targets != IGNORE
-        found.append((targets[counted], logits.argmax(-1)[counted]))
-    targets, predicted = zip(*found, strict=True)
-    return torch.cat(targets), torch.cat(predicted)
+        truth.append(targets[counted])
+        predicted.append(logits.argmax(-1)[counted])
+    return torch.cat(truth), torch.cat(predicted)
 
 
 def confusion(
@@ -84,7 +84,9 @@ def confusion(
         raise ValueError(f"confusion wants as many predictions as targets, got {len(guess)} and {len(truth)}")
     for name, classes in (("targets", truth), ("predictions", guess)):
         if len(classes) and not (0 <= int(classes.min()) and int(classes.max()) < n_class):
-            raise ValueError(f"{name} want classes 0 to {n_class - 1}, got {int(classes.min())} to {int(classes.max())}")
+            raise ValueError(
+                f"{name} want classes 0 to {n_class - 1}, got {int(classes.min())} to {int(classes.max())}"
+            )
     return torch.bincount(truth.long() * n_class + guess, minlength=n_class**2).view(n_class, n_class)
 
 

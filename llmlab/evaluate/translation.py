@@ -21,9 +21,10 @@ _MARK = re.compile("([" + re.escape("".join(set(string.punctuation) - set("',-."
 
 
 def tokenize_13a(text: str) -> list[str]:
-    """Split as mteval-v13a does: marks stand alone, but . and , stay inside numbers, - stays unless a digit precedes it.
+    """Split as mteval-v13a does: at blanks, and around each ASCII mark.
 
-    An apostrophe stays where it is. Four HTML entities are read as their characters; letters outside ASCII are left alone.
+    But . and , stay within numbers, - stays unless it follows a digit, and ' stays. Four HTML entities are read as the
+    characters they stand for.
     """
     text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity in ("&quot;", "&amp;", "&lt;", "&gt;"):  # in this order: "&amp;lt;" becomes "<"

@@ -45,7 +45,7 @@ class TasksFailed(RuntimeError):
         said = "\n".join(f"  {failure}" for failure in self.failures)
         super().__init__(f"{len(self.failures)} of {len(results)} tasks failed:\n{said}")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return TasksFailed, (self.results,)
 
 

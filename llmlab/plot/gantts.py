@@ -12,7 +12,7 @@ from llmlab.parallel.jobs import Piece, Schedule
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import fill_style, listing, say_seconds, text_on, time_unit
 
-BELOW = "Modelled: the jobs' run times are given, and starting or ending one costs nothing."
+BELOW = "Modelled: the jobs' run times are given."
 
 
 @styled

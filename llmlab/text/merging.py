@@ -28,7 +28,6 @@ def learn_merges(counts: Counter[str], vocab_size: int) -> tuple[list[bytes], li
     """
     places = _Places(counts)
     vocab = [bytes([byte]) for byte in range(256)]
-    id_of = {token: i for i, token in enumerate(vocab)}
     merges: list[tuple[bytes, bytes]] = []
     heap = [(-n, pair) for pair, n in places.count.items()]
     heapq.heapify(heap)
@@ -42,11 +41,10 @@ def learn_merges(counts: Counter[str], vocab_size: int) -> tuple[list[bytes], li
         if n < 2:  # a pair seen once would only memorise one place
             break
         a, b = vocab[pair[0]], vocab[pair[1]]
-        new = id_of.setdefault(a + b, len(vocab))  # two merges may spell the same token
-        if new == len(vocab):
-            vocab.append(a + b)
+        # Never there before: wherever these bytes came to be whole tokens, the same merges were made in the same order.
+        vocab.append(a + b)
         merges.append((a, b))
-        for grown in places.merge(pair, new):
+        for grown in places.merge(pair, len(vocab) - 1):
             heapq.heappush(heap, (-places.count[grown], grown))
     return vocab, merges
 

@@ -1,8 +1,8 @@
 """From documents of token ids to batches: pack them into rows without padding, remember where each one begins.
 
-Documents are laid end to end and cut into rows of `seq` tokens, as GPT-2 and GPT-3 were trained (Brown et al. 2020,
-appendix B). A target is the next token *of the same document*, else IGNORE, so no model is asked to guess how an
-unrelated document begins. Attention may look across the border unless it is given `document_mask`.
+Documents are laid end to end and cut into rows of `seq` tokens, as GPT-3 was trained (Brown et al. 2020, appendix B).
+A target is the next token *of the same document*, else IGNORE, so no model is asked to guess how an unrelated document
+begins. Attention still looks across the border, unless it gets a document mask, made from `Batch.documents`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 IGNORE = -100  # what torch's cross-entropy leaves out by default
@@ -125,14 +125,6 @@ def batches(
     if drop_last and len(rows) < batch:
         raise ValueError(f"the text must fill a batch of {batch} rows of {seq} tokens, got {len(rows)} rows")
     return Batches(rows, batch, seed, start, epochs, drop_last)
-
-
-def document_mask(documents: Int[Tensor, "B T"], causal: bool = True) -> Bool[Tensor, "B 1 T T"]:
-    """Say which key (last dimension) each query may look at: True within the same document, and not ahead if causal."""
-    same = documents[:, :, None] == documents[:, None, :]
-    if causal:
-        same = same.tril()
-    return same[:, None]  # one mask for all heads
 
 
 def _documents(documents: Iterable) -> list[list[int]]:

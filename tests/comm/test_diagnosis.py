@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from llmlab.comm.diagnosis import describe, find_deadlock, find_left_over, find_mismatch
 from llmlab.comm.ledger import Entry, State
+from llmlab.comm.where import Place
 
 WORLD = ("world", (0, 1, 2))
-LINE = ("lesson.py", 4, "worker")
+LINE = Place("lesson.py", 4, "worker")
 
 
 def collective(number: int, op: str = "all_reduce", key=WORLD, shape=(2,)) -> Entry:

@@ -85,10 +85,13 @@ def test_every_reduction_equals_its_definition_for_every_dtype_and_shape(some):
 
 def test_a_sum_of_16_bit_numbers_is_rounded_once():
     def worker(world):
-        x = torch.tensor([256.0 if world.rank == 0 else 1.0], dtype=torch.bfloat16)  # 256 + 1 rounds to 256
-        return [y.item() for y in (world.all_reduce(x), world.reduce_scatter(x.repeat(3)))]
+        sums = []
+        for large in range(world.size):  # 256 + 1 rounds to 256, wherever in the order it comes
+            x = torch.tensor([256.0 if world.rank == large else 1.0], dtype=torch.bfloat16)
+            sums += [world.all_reduce(x).item(), world.reduce_scatter(x.repeat(3)).item()]
+        return sums
 
-    assert Processes(3).run(worker).results == [[258, 258]] * 3
+    assert Processes(3).run(worker).results == [[258] * 6] * 3
 
 
 def test_bool_reductions_are_logical(two):
@@ -110,6 +113,14 @@ def test_complex_numbers_add_and_anything_else_is_refused(two):
     assert torch.equal(part, torch.tensor([4.5 + 1.5j]))
     with pytest.raises(ValueError, match="wants op='sum' or 'avg', got 'max'"):
         two.run(lambda world: world.all_reduce(torch.ones(2, dtype=torch.complex64), "max"))
+
+
+@pytest.mark.parametrize("op", ["all_reduce", "reduce_scatter"])
+def test_dtypes_that_cannot_be_added_are_refused_by_name(two, op):
+    with pytest.raises(
+        ValueError, match=f"^rank 0: ValueError: {op} wants complex numbers or one of .*; got torch.uint16"
+    ):
+        two.run(lambda world: getattr(world, op)(torch.ones(2, dtype=torch.uint16)))
 
 
 def test_what_moves_data_moves_every_dtype_and_shape_unchanged(some):

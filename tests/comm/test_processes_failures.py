@@ -54,7 +54,9 @@ def test_an_exception_comes_back_with_its_rank_its_type_and_its_line(ranks):
     text = str(error)
     assert text.startswith("rank 2: KeyError: planted\n")
     assert 'raise KeyError("planted")' in text and "test_processes_failures.py" in text
-    assert "rank_process.py" not in text, "the traceback begins in the worker"
+    assert "rank_process.py" not in text and os.sep + "tests" not in text, (
+        "the worker's own lines, without the machine's folders"
+    )
     assert "rank 0: waits in barrier on world" in text and "world.barrier()" in text
 
 
@@ -325,7 +327,7 @@ def test_a_run_has_a_time_limit_and_says_what_each_rank_did():
                 time.sleep(0.01)
         world.recv(torch.zeros(1), 0)
 
-    with within(6), pytest.raises(RankTimeout, match="^rank 0, rank 1 took more than 1 s to return") as caught:
+    with within(6), pytest.raises(RankTimeout, match="^rank 0 took more than 1 s to return") as caught:
         Processes(2, timeout_s=1).run(worker)
     text = str(caught.value)
     assert "rank 0: at test_processes_failures.py" in text and "time.sleep(0.01)" in text
@@ -418,21 +420,21 @@ def test_a_message_too_long_for_its_receiver_is_a_mismatch(ranks):
         ranks.run(worker)
 
 
-def test_strict_ranks_compare_before_they_act():
+def test_strict_ranks_compare_before_they_act(capsys):
     def worker(world):
-        before = world.all_reduce(torch.ones(2)).sum().item()
+        world.all_reduce(torch.ones(2))
         x = torch.full((3,), 7.0)
         try:
             world.all_reduce_(x, "max" if world.rank else "sum")
-        except MismatchError as error:
-            assert x.tolist() == [7, 7, 7], "nothing was done yet"
-            raise error
-        return before
+        except MismatchError:
+            print("untouched", x.tolist())
+            raise
 
     with pytest.raises(MismatchError) as caught:
         Processes(2, strict=True).run(worker)
     assert "rank 0: all_reduce(sum) on world ((3,) float32)" in str(caught.value)
     assert "rank 1: all_reduce(max) on world ((3,) float32)" in str(caught.value)
+    assert "rank 1 | untouched [7.0, 7.0, 7.0]" in capsys.readouterr().out
 
 
 def test_what_is_left_over_at_the_end_is_a_mismatch(ranks):

@@ -30,7 +30,7 @@ class Notebook:
 
     def __init__(self) -> None:
         self.manager, self.client = start_new_kernel(
-            kernel_name="python3", env=os.environ | {"PYTHONPATH": str(Path.cwd())}
+            kernel_name="python3", env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         )
 
     def start(self, source: str) -> str:

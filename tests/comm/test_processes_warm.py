@@ -48,6 +48,17 @@ def test_warm_ranks_that_failed_are_replaced():
     assert Processes(2, launch="warm").run(lambda world: world.rank).results == [0, 1]
 
 
+def test_windows_is_refused_with_a_way_out(monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(OSError, match="use WSL2, or Simulator"):
+        Processes(2)
+
+
+def test_macos_keeps_its_ranks_warm(monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert Processes(2).launch == "warm"
+
+
 def test_closing_warm_ranks_leaves_nothing():
     run = Processes(2, launch="warm").run(lambda world: (os.getpid(), os.environ["TMPDIR"]))
     close_warm()

@@ -18,11 +18,13 @@ def test_it_drops_its_share_and_keeps_the_mean():
     assert torch.allclose(y[y != 0], torch.tensor(1 / 0.7))
 
 
-def test_no_two_rows_columns_features_or_steps_drop_alike():
+def test_no_two_rows_columns_features_steps_layers_or_seeds_drop_alike():
     """Any two lines of the mask agree in 0.3² + 0.7² = 58% of their places, as independent ones do."""
     mask = dropout().dropped(torch.empty(4, 64, 512))
-    later = dropout(step=1).dropped(torch.empty(4, 64, 512))
-    for a, b in ((mask[0], mask[1]), (mask[:, :-1], mask[:, 1:]), (mask[..., :-1], mask[..., 1:]), (mask, later)):
+    later, elsewhere, reseeded = dropout(step=1), dropout(), dropout()
+    elsewhere.path, reseeded.seed = "blocks.1.mlp_dropout", 2
+    others = [(mask, module.dropped(torch.empty(4, 64, 512))) for module in (later, elsewhere, reseeded)]
+    for a, b in ((mask[0], mask[1]), (mask[:, :-1], mask[:, 1:]), (mask[..., :-1], mask[..., 1:]), *others):
         assert (a == b).float().mean().item() == pytest.approx(0.58, abs=4 * (0.2436 / a.numel()) ** 0.5)
     lines = mask.flatten(0, 1).float() - 0.3
     correlation = (lines @ lines.T / 512 / 0.21).fill_diagonal_(0)

@@ -209,6 +209,12 @@ def test_with_a_cache_the_logits_are_those_without(agree, options, chunks):
     agree([torch.cat(parts, dim=1)], [model(tokens)])
 
 
+def test_with_rotary_positions_only_the_distance_counts(agree):
+    model, tokens = model_of(**LLAMA), some_tokens(2, 9)
+    agree([model(tokens, torch.arange(100, 109))], [model(tokens)])
+    assert not torch.allclose(model(tokens, 2 * torch.arange(9)), model(tokens))
+
+
 def test_beams_may_swap_their_caches(agree):
     model, tokens = model_of(**LLAMA), some_tokens(3, 6)
     caches = model.make_caches(batch=3)

@@ -6,7 +6,7 @@ import re
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmlab.comm.errors import DeadlockError
@@ -22,11 +22,12 @@ def some_jobs(draw, arrive=True):
     return [Job(f"job {i}", *job) for i, job in enumerate(draw(st.lists(one, min_size=1, max_size=7)))]
 
 
-def slices_of_a_third(jobs, ranks):
-    return share(jobs, ranks, slice_s=1 / 3)
+def slices(jobs, ranks):
+    return share(jobs, ranks, slice_s=0.7)
 
 
-@pytest.mark.parametrize("policy", [gang, backfill, slices_of_a_third])
+@pytest.mark.parametrize("policy", [gang, backfill, slices])
+@settings(max_examples=50)
 @given(jobs=some_jobs())
 def test_every_job_gets_all_its_ranks_at_once_for_all_its_time(policy, jobs):
     schedule = policy(jobs, RANKS)
@@ -38,25 +39,29 @@ def test_every_job_gets_all_its_ranks_at_once_for_all_its_time(policy, jobs):
         assert len({p.ranks for p in pieces}) == 1  # nobody moves
 
 
-@pytest.mark.parametrize("policy", [gang, backfill, slices_of_a_third])
+@pytest.mark.parametrize("policy", [gang, backfill, slices])
+@settings(max_examples=50)
 @given(jobs=some_jobs())
 def test_no_rank_is_in_two_jobs_at_once(policy, jobs):
     for a, b in combinations(policy(jobs, RANKS).pieces, 2):
         assert not set(a.ranks) & set(b.ranks) or a.stop <= b.start or b.stop <= a.start
 
 
+@settings(max_examples=50)
 @given(jobs=some_jobs())
 def test_gang_starts_jobs_in_the_order_of_arrival(jobs):
     starts = [piece.start for piece in gang(sorted(jobs, key=lambda job: job.arrives), RANKS).pieces]
     assert starts == sorted(starts)
 
 
+@settings(max_examples=50)
 @given(jobs=some_jobs())
 def test_backfill_lets_nobody_start_later_than_gang_does(jobs):
     plain, filled = gang(jobs, RANKS).waits, backfill(jobs, RANKS).waits
     assert all(filled[name] <= plain[name] for name in plain)
 
 
+@settings(max_examples=50)
 @given(jobs=some_jobs())
 def test_backfill_leaves_no_job_a_hole_it_could_have_started_in(jobs):
     pieces = backfill(jobs, RANKS).pieces
@@ -95,6 +100,7 @@ def test_ranks_taken_one_by_one_can_be_held_for_ever():
         piecemeal([Job("A", 3, 1), Job("B", 3, 1)], 4)
 
 
+@settings(max_examples=50)
 @given(jobs=some_jobs())
 def test_ranks_taken_one_by_one_either_deadlock_or_run_every_job(jobs):
     try:
@@ -116,13 +122,13 @@ def test_ranks_taken_one_by_one_either_deadlock_or_run_every_job(jobs):
     ],
 )
 def test_jobs_that_cannot_be_placed_are_refused(jobs, said):
-    for policy in (gang, backfill, piecemeal, slices_of_a_third):
+    for policy in (gang, backfill, piecemeal, slices):
         with pytest.raises(ValueError, match=said):
             policy(jobs, RANKS)
 
 
 def test_no_jobs_make_an_empty_schedule():
-    for policy in (gang, backfill, piecemeal, slices_of_a_third):
+    for policy in (gang, backfill, piecemeal, slices):
         schedule = policy([], RANKS)
         assert (schedule.pieces, schedule.seconds, schedule.idle) == ((), 0, 0)
 

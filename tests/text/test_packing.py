@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmlab.text import BPE, IGNORE, batches, document_mask, load, pack
+from llmlab.text import BPE, IGNORE, batches, load, pack
 
 DOCUMENTS = [[1, 2, 3], [4, 5], [6, 7, 8, 9], [10]]
 some_documents = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), min_size=1, max_size=6)
@@ -90,14 +90,6 @@ def test_the_last_rows_are_left_out_or_kept():
     kept = list(batches(ids, batch=4, seq=4, drop_last=False))
     assert [len(batch) for batch in kept] == [4, 4, 3]
     assert sum(int((batch.targets != IGNORE).sum()) for batch in kept) == 44
-
-
-def test_the_document_mask_lets_a_token_see_its_own_document_and_nothing_ahead():
-    mask = document_mask(pack(DOCUMENTS, seq=4).documents)
-    assert mask.shape == (2, 1, 4, 4)
-    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]]
-    both_ways = document_mask(torch.tensor([[0, 0, 1]]), causal=False)
-    assert both_ways[0, 0].int().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 
 def test_real_text_goes_round():

