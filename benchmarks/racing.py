@@ -1,58 +1,57 @@
-"""Two or more ways to do the same thing, timed in turns within one run, so that what else the machine does hits all."""
+"""Several ways to do the same thing, timed in turns within one run: what else the machine does hits all alike."""
 
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping
-from itertools import islice, cycle
+from dataclasses import dataclass
 from statistics import median, quantiles
 
 import torch
 
-Seconds = dict[str, list[float]]
+from llmlab.hardware import describe_machine
 
 
-def race(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> tuple[Seconds, Seconds]:
-    """Do each way once a round, in another order every round. Give wall-clock and processor seconds of each, by round."""
+@dataclass(frozen=True)
+class Race:
+    """Seconds of each way, round by round: by the clock on the wall, and of the processor, which waits for nobody."""
+
+    wall: dict[str, list[float]]
+    processor: dict[str, list[float]]
+
+    def report(self, ours: str) -> None:
+        """Print what each took, and how many times as fast `ours` was: the ratios of each round, their median, spread."""
+        for name in self.wall:
+            wall, processor = (f"{1e3 * median(taken[name]):.2f} ms" for taken in (self.wall, self.processor))
+            print(f"MEASURED  {name:<36}{wall:>12}   processor {processor:>12}")
+        for name in self.wall:
+            if name != ours:
+                print(f"MEASURED  {ours}, beside {name}")
+                print(f"              wall clock   {spread(self.wall[name], self.wall[ours])}")
+                print(f"              processor    {spread(self.processor[name], self.processor[ours])}")
+
+
+def race(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> Race:
+    """Do each way once a round, beginning with another one each round; the first rounds do not count."""
     names = list(ways)
-    wall: Seconds = {name: [] for name in names}
-    processor: Seconds = {name: [] for name in names}
-    for round_ in range(-warm_up, rounds):
-        for name in islice(cycle(names), round_ % len(names), round_ % len(names) + len(names)):
-            start = time.perf_counter(), time.process_time()
+    result = Race({name: [] for name in names}, {name: [] for name in names})
+    for i in range(-warm_up, rounds):
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            wall, processor = time.perf_counter(), time.process_time()
             ways[name]()
-            taken = time.perf_counter() - start[0], time.process_time() - start[1]
-            if round_ >= 0:
-                wall[name].append(taken[0])
-                processor[name].append(taken[1])
-    return wall, processor
+            if i >= 0:
+                result.wall[name].append(time.perf_counter() - wall)
+                result.processor[name].append(time.process_time() - processor)
+    return result
 
 
-def report(ours: str, wall: Seconds, processor: Seconds) -> None:
-    """Print each way's median time, and how many times as fast `ours` is: the median of the paired ratios and its spread."""
-    for name in wall:
-        print(f"MEASURED  {name:<34}{1e3 * median(wall[name]):9.2f} ms   processor {1e3 * median(processor[name]):9.2f} ms")
-    for name in wall:
-        if name != ours:
-            ratios = {what: ratio(seconds, name, ours) for what, seconds in (("wall clock", wall), ("processor", processor))}
-            for what, values in ratios.items():
-                print(f"MEASURED  {ours} over {name}, {what:<10}  {spread(values)}")
+def spread(theirs: list[float], ours: list[float]) -> str:
+    low, middle, high = quantiles([a / b for a, b in zip(theirs, ours, strict=True)], n=4)
+    return f"{middle:.2f} times as fast (quartiles {low:.2f} to {high:.2f}, {len(ours)} pairs)"
 
 
-def ratio(seconds: Seconds, theirs: str, ours: str) -> list[float]:
-    return [a / b for a, b in zip(seconds[theirs], seconds[ours], strict=True)]
-
-
-def spread(values: list[float]) -> str:
-    low, _, high = quantiles(values, n=4)
-    return f"{median(values):.2f} times as fast (quartiles {low:.2f} to {high:.2f}, {len(values)} pairs)"
-
-
-def machine() -> str:
-    """Say what this ran on."""
-    return (
-        f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}"
-    )
+def where() -> str:
+    """Say what this ran on, and how busy it was."""
+    return f"{describe_machine()}, {torch.get_num_threads()} threads; load average {os.getloadavg()[0]:.1f}"

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from llmlab.comm import nanny
 
@@ -50,10 +50,10 @@ class Forks:
         self._alive = True
         try:
             self._socket.settimeout(_START_S)
-            (self.folder,) = self._expect("ready")
+            (self.folder,) = self._ask(b"", (), "ready")
         except (OSError, EOFError) as error:
-            words = self._process.stderr.read().decode(errors="replace") if self._process.stderr else ""
-            raise RuntimeError(f"the process that forks ranks did not start: {error}\n{words}") from error
+            raise RuntimeError(f"the process that forks ranks did not start: {error}\n{self._words}") from error
+        atexit.register(self.close)
 
     @classmethod
     def shared(cls) -> Forks:
@@ -63,14 +63,12 @@ class Forks:
             if kept is not None and kept._caller == os.getpid():
                 kept.close()
             cls._shared = kept = cls()
-            atexit.register(kept.close)
         return kept
 
     def launch(self, ends: Sequence[Sequence[int]]) -> list[int]:
         pids = []
         for descriptors in ends:
-            socket.send_fds(self._socket, [pickle.dumps(("fork",))], list(descriptors))
-            pids += self._expect("forked")
+            pids += self._ask(pickle.dumps(("fork",)), descriptors, "forked")
         return pids
 
     def ended(self, pid: int) -> int | None:
@@ -82,8 +80,7 @@ class Forks:
     def kill(self, pids: Sequence[int]) -> None:
         try:
             for start in range(0, len(pids), 1000):  # a message has room for a few thousand
-                self._socket.send(pickle.dumps(("kill", list(pids[start : start + 1000]))))
-                self._expect("gone")
+                self._ask(pickle.dumps(("kill", list(pids[start : start + 1000]))), (), "gone")
         except (OSError, EOFError):  # the nanny is gone: its ranks die with it, their children are ours to end
             self._alive = False
             for pid in pids:
@@ -94,17 +91,24 @@ class Forks:
 
     def close(self) -> None:
         """Let the nanny go; it ends every rank that is left."""
-        if self._caller == os.getpid():
-            self._alive = False
-            self._socket.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=10)
-            if hasattr(self, "folder"):
-                shutil.rmtree(self.folder, ignore_errors=True)  # a nanny that was killed could not
-
-    def _expect(self, wanted: str) -> list:
-        """Wait for one answer, noting the ends of ranks that come before it."""
+        if self._caller != os.getpid() or self._socket.fileno() < 0:
+            return
+        self._alive = False
+        atexit.unregister(self.close)
+        self._socket.close()
         try:
+            self._words = self._process.communicate(timeout=10)[1].decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._words = self._process.communicate()[1].decode(errors="replace")
+        if hasattr(self, "folder"):
+            shutil.rmtree(self.folder, ignore_errors=True)  # a nanny that was killed could not
+
+    def _ask(self, request: bytes, descriptors: Sequence[int], wanted: str) -> list[Any]:
+        """Send a request, if there is one, and wait for its answer, noting the ends of ranks that come before it."""
+        try:
+            if request:
+                socket.send_fds(self._socket, [request], list(descriptors))
             while True:
                 kind, *rest = self._receive()
                 if kind == wanted:
@@ -130,11 +134,11 @@ class Forks:
         finally:
             self._socket.settimeout(_START_S)
 
-    def _note(self, kind: str, rest: list) -> None:
+    def _note(self, kind: str, rest: list[Any]) -> None:
         assert kind == "exit", kind
         self._ended[rest[0]] = rest[1]
 
-    def _receive(self) -> tuple:
+    def _receive(self) -> tuple[Any, ...]:
         data = self._socket.recv(nanny.PACKET)
         if not data:
             raise EOFError("the process that forks ranks is gone")

@@ -76,8 +76,8 @@ class Processes:
         payload = pack_call(worker, args, kwargs)
         backend = self._backend()
         pool = self._ready(backend)
-        watch = Watch(pool)
         try:
+            watch = Watch(pool)
             output = watch.run(payload, self.timeout_s, self.strict)
         except BaseException:
             pool.close()

@@ -90,8 +90,7 @@ class Rank:
             return f"raised {self.raised}"
         if self.waiting_for is not None:
             return f"waits in {self.waiting_for}"
-        thread = self.task.thread
-        frame = sys._current_frames().get(thread.ident or 0) if thread is not None else None
+        frame = sys._current_frames().get(self.task.thread) if self.task.thread is not None else None
         return "has not begun" if frame is None else f"is at {describe(caller(frame))}"
 
     def check_running(self) -> None:

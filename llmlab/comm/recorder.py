@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -170,7 +171,8 @@ class _Attention(torch.autograd.Function):
             same = q.shape[-1] == v.shape[-1]  # laid out as the queries are, as the fused kernels do
             out = torch.empty_like(q) if same else q.new_empty(*q.shape[:-1], v.shape[-1])
             if not q.is_meta:
-                with torch.enable_grad():
+                # activation checkpointing must not count what is saved in here; detached, so that nothing saves itself
+                with torch.enable_grad(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
                     inner = F.scaled_dot_product_attention(*inputs, attn_mask=mask, **options)
                 ctx.inner = inputs, inner
                 out.copy_(inner.detach())

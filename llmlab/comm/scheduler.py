@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import random
-import threading
-from _thread import allocate_lock
+from _thread import allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,7 +53,8 @@ class Task:
     body: Callable[[], Any]
     state: RandomState
     lock: Any = field(default_factory=allocate_lock)
-    thread: threading.Thread | None = None
+    ended: Any = field(default_factory=allocate_lock)  # free once the thread is over
+    thread: int | None = None  # its identity; None before it starts
     status: str = "ready"  # ready, running, waiting, done
 
     def __post_init__(self) -> None:
@@ -76,7 +76,6 @@ class Scheduler:
     _caller: RandomState = field(default_factory=lambda: RandomState(0, 0))
 
     def add(self, task: Task) -> None:
-        task.thread = threading.Thread(target=self._thread, args=(task,), name=f"rank {task.number}", daemon=True)
         self.tasks.append(task)
         self.ready.append(task)
 
@@ -139,6 +138,7 @@ class Scheduler:
             self._hand_over()
         else:
             self._release_main()
+        task.ended.release()
 
     def _switch(self, me: Task) -> None:
         me.state.leave()
@@ -166,9 +166,9 @@ class Scheduler:
             me.lock.acquire()
 
     def _start_or_release(self, task: Task) -> None:
-        assert task.thread is not None
-        if not task.thread.is_alive():
-            task.thread.start()
+        if task.thread is None:  # a bare thread: threading.Thread would wait for it to come up, 512 times
+            task.ended.acquire()
+            task.thread = start_new_thread(self._thread, (task,))
         task.lock.release()
 
     def _release_main(self) -> None:
@@ -181,20 +181,19 @@ class Scheduler:
         """Let every thread that still waits run its `finally` blocks, one after another."""
         self.aborting = True
         for task in self.tasks:
-            thread = task.thread
-            assert thread is not None
-            for _ in range(20):  # a worker that swallows what it should not is asked again, then left
-                if not thread.is_alive():
+            for _ in range(20 if task.thread else 0):  # a worker that swallows what it should not is asked again
+                if not task.ended.locked():
                     break
                 self.current = task
                 if task.lock.locked():
                     task.lock.release()
-                thread.join(timeout=0.5)
+                if task.ended.acquire(timeout=0.5):
+                    break
 
     def _interrupt_running(self) -> None:
         """A rank that loops in pure Python asks nothing of us: raise in its thread."""
         self.aborting = True
         task = self.current
-        if task is not None and task.thread is not None and task.thread.is_alive() and task.status == "running":
-            thread = ctypes.c_ulong(task.thread.ident or 0)
+        if task is not None and task.thread is not None and task.status == "running":
+            thread = ctypes.c_ulong(task.thread)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Aborted))

@@ -116,8 +116,8 @@ class TorchEngine:
 
     def _compare(self, link: Link, entry: Entry) -> None:
         """strict=True: before a collective, let every member say what it is about to do. Raises MismatchError."""
-        label = f"{words(entry)}\t{describe(entry.line)}".encode()[:_LABEL]
-        mine = torch.tensor(list(label.ljust(_LABEL)), dtype=torch.uint8, device=self.device)
+        text = f"{words(entry)}\t{describe(entry.line)}".encode()[:_LABEL]
+        mine = torch.tensor(list(text.ljust(_LABEL)), dtype=torch.uint8, device=self.device)
         everyone = [torch.empty_like(mine) for _ in link.group.members]
         dist.all_gather(everyone, mine, group=link.collective)
         labels = [bytes(x.tolist()).decode(errors="replace").strip() for x in everyone]

@@ -84,7 +84,7 @@ def _spaced(c: str) -> str:
     """Drop what prints nothing, make every blank one space, and set Chinese characters apart."""
     if c in "\t\n\r" or unicodedata.category(c) == "Zs":
         return " "
-    if c in "\0\ufffd" or unicodedata.category(c) in ("Cc", "Cf", "Cn", "Co"):
+    if c in "\0\ufffd" or unicodedata.category(c) in ("Cc", "Cf", "Co"):
         return ""
     return f" {c} " if any(low <= ord(c) <= high for low, high in CHINESE) else c
 

@@ -427,3 +427,21 @@ def test_folding_wants_the_mesh_first_and_its_axes():
         run(lambda world: world.barrier(), ranks=4, numerics=False, fold=("dp",))
     with pytest.raises(ValueError, match="wants axes of the Mesh"):
         run(lambda world: lab.Mesh(world, tp=4), ranks=4, numerics=False, fold=("dp",))
+
+
+@pytest.mark.parametrize("how", ["full", "selective"])
+@pytest.mark.parametrize("numerics", [True, False])
+def test_recomputed_activations_run_twice_and_take_less_memory(how, numerics):
+    from llmlab.model import recompute
+
+    config = lab.Config(vocab_size=64, d_model=32, n_layer=4, n_head=4, max_seq=32)
+
+    def worker(world, how):
+        model = lab.Transformer(config).to(world.device)
+        model = recompute(model, how) if how else model
+        tokens = torch.zeros(8, 32, dtype=torch.long, device=world.device)
+        model.loss(tokens, tokens).backward()
+
+    plain, again = (lab.Simulator(1, numerics=numerics).run(worker, h) for h in (None, how))
+    assert len(again.trace.select(op="attention")) == 2 * len(plain.trace.select(op="attention"))
+    assert again.memory[0]["activations"] < plain.memory[0]["activations"]

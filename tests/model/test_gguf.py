@@ -104,10 +104,16 @@ PLACE = struct.pack("<QIQ", 8, F32, 0)  # the shape, type and offset of ROW
         (replaced(ROW, PLACE, struct.pack("<QIQ", 1 << 60, F32, 0)), "it was cut off"),
         (replaced(ROW, b"w" + struct.pack("<I", 1), b"w" + struct.pack("<I", 9)), "at most 4 dimensions, got 9"),
         (gguf_bytes({"w": ROW["w"], "v": ROW["w"]}).replace(text("v"), text("w")), "'w' twice"),
-        (gguf_bytes({"w": ROW["w"], "v": ROW["w"]}).replace(struct.pack("<QIQ", 8, F32, 32), PLACE), "begin at byte 32"),
+        (
+            gguf_bytes({"w": ROW["w"], "v": ROW["w"]}).replace(struct.pack("<QIQ", 8, F32, 32), PLACE),
+            "begin at byte 32",
+        ),
         (replaced(ROW, fact(32), struct.pack("<II", 13, 32)), "of a type from 0 to 12"),
         (replaced(ROW, fact(32), fact(0)), "alignment must be an integer of at least 1, got 0"),
-        (replaced(ROW, fact("word"), struct.pack("<IQ", 8, 1 << 63) + b"word", facts={"x": "word"}), "bytes after byte"),
+        (
+            replaced(ROW, fact("word"), struct.pack("<IQ", 8, 1 << 63) + b"word", facts={"x": "word"}),
+            "bytes after byte",
+        ),
         (
             replaced(ROW, fact([1, 2]), struct.pack("<IIQII", 9, 4, 1 << 61, 1, 2), facts={"x": [1, 2]}),
             "bytes after byte",

@@ -99,7 +99,9 @@ def check_gradients(agree, theirs, ours):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("variant", DECODERS)
-def test_decoders_equal_transformers_in_logits_and_gradients(agree, tmp_path, monkeypatch, upcasts_to_fp64, variant, dtype):
+def test_decoders_equal_transformers_in_logits_and_gradients(
+    agree, tmp_path, monkeypatch, upcasts_to_fp64, variant, dtype
+):
     theirs = randomised(DECODERS[variant](), dtype)
     ours, _ = load_pretrained(saved(theirs, tmp_path), dtype=dtype)
     assert ours.tied == theirs.config.tie_word_embeddings and ours.config.n_param == theirs.num_parameters()
@@ -111,7 +113,9 @@ def test_decoders_equal_transformers_in_logits_and_gradients(agree, tmp_path, mo
     monkeypatch.undo()
     logits = ours(tokens)
     (logits * weights).sum().backward()
-    agree([logits], [with_them], terms=48)  # the longest sums of the forward pass; of the backward, those over 300 logits
+    agree(
+        [logits], [with_them], terms=48
+    )  # the longest sums of the forward pass; of the backward, those over 300 logits
     check_gradients(agree, theirs, ours)
 
 

@@ -95,9 +95,15 @@ def test_sharing_puts_narrow_jobs_side_by_side_and_turns_between_rows():
     ]  # fmt: skip
 
 
-def test_ranks_taken_one_by_one_can_be_held_for_ever():
+def test_a_row_that_is_done_leaves_its_turn_to_the_next():
+    pieces = share([Job("A", 4, 1), Job("B", 4, 2), Job("C", 4, 2)], 4, slice_s=1).pieces
+    assert "".join(piece.job for piece in pieces) == "ABCBC"
+
+
+@pytest.mark.parametrize("before", [[], [Job("first", 4, 1)]])
+def test_ranks_taken_one_by_one_can_be_held_for_ever(before):
     with pytest.raises(DeadlockError, match="A holds 2 of its 3 ranks, B holds 2 of its 3 ranks, and none is free"):
-        piecemeal([Job("A", 3, 1), Job("B", 3, 1)], 4)
+        piecemeal([*before, Job("A", 3, 1), Job("B", 3, 1)], 4)
 
 
 @settings(max_examples=50)

@@ -21,7 +21,7 @@ def spelled(lacking=b""):
 def test_text_that_needs_no_missing_byte_is_encoded_as_ever():
     bpe = spelled(lacking=b"\x04\xff")
     text = "the hat <|end|> 中 é"
-    assert bpe.vocab_size == 261 == len(bpe.vocab)
+    assert bpe.vocab_size == len(bpe.vocab) == WHOLE.vocab_size - 2 + 1
     parts = [WHOLE.vocab[i] for i in WHOLE.encode(text)]
     assert [bpe.vocab[i] for i in bpe.encode(text)] == parts and bpe.decode(bpe.encode(text)) == text
     assert bpe.encode("the<|end|>", specials=True)[-1] == 0
@@ -33,8 +33,8 @@ def test_text_that_needs_a_missing_byte_is_refused_every_time(again):
     for text in ("the\x04hat", "the\x04hat", b"\xff"):
         with pytest.raises(ValueError, match="do without the 2 bytes this vocabulary lacks, got b'"):
             bpe.encode(text)
-    with pytest.raises(ValueError, match=r"0\.\.260, got 261"):
-        bpe.decode([261])
+    with pytest.raises(ValueError, match=f"got {bpe.vocab_size}"):
+        bpe.decode([bpe.vocab_size])
 
 
 def test_a_vocabulary_with_all_bytes_is_a_plain_one():
