@@ -35,7 +35,7 @@ def read_gguf(source: Path | bytes) -> GGUF:
     Raises: ValueError for a file that is cut off, says what cannot be, or packs numbers in a way not known here.
     """
     what, raw = label(source), raw_bytes(source)
-    reader = Reader(what, memoryview(raw.numpy()))
+    reader = Reader(what, memoryview(raw.numpy().data))
     if (magic := bytes(reader.take(4))) != b"GGUF":
         raise ValueError(f"{what} must begin with GGUF, got {magic!r}")
     if (version := reader.number("I")) not in (2, 3):

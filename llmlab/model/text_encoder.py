@@ -6,6 +6,8 @@ texts a token belongs to, and is itself normed. There is no output layer. Seam: 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -30,8 +32,7 @@ class TextEncoder(nn.Module):
                 f"causal={config.causal}, norm_first={config.norm_first}, position={config.position!r}"
             )
         self.config = config
-        self.embedding = Embedding(config)
-        self.embedding.dropout = nn.Identity()  # here it comes after the norm
+        self.embedding = Embedding(replace(config, dropout=0.0))  # here dropout comes after the norm
         self.segment = Table(n_segment, config.d_model, config.dtype, "segment")
         self.embedding_norm = make_norm(config)
         self.embedding_dropout = Dropout(config.dropout)

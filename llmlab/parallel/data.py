@@ -51,7 +51,7 @@ def data_parallel(
     if init_sync:
         broadcast_weights(model, group)
     trained = [p for p in model.parameters() if p.requires_grad]
-    buckets = [Bucket(ps, comm_dtype or ps[0].dtype, 1 / group.size) for ps in make_buckets(trained, bucket_mb)]
+    buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
     reducer = Reducer(group, buckets, overlap, gradient_as_bucket_view, find_unused_parameters)
     reducer.watch()
     vars(model)["reducer"] = reducer  # not a submodule, nor anything of the model's state
@@ -107,42 +107,45 @@ def reducer_of(model: nn.Module) -> Reducer:
 class Bucket:
     """Parameters whose gradients travel together, side by side in one buffer."""
 
-    def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype, scale: float):
+    def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype):
+        self.parameters = parameters
         sizes = [p.numel() for p in parameters]
         self.flat = torch.empty(sum(sizes), dtype=dtype, device=parameters[0].device)
-        self.views = {p: piece.view_as(p) for p, piece in zip(parameters, self.flat.split(sizes), strict=True)}
-        self.missing = dict(self.views)  # not copied in yet
-        self.scale = scale  # 1/n: the sum over ranks is then the mean, and 16-bit sums do not overflow
+        self.views = [piece.view_as(p) for p, piece in zip(parameters, self.flat.split(sizes), strict=True)]
+        self.missing = len(parameters)  # gradients not yet made in this backward
         self.handle: Handle | None = None
 
-    def take(self, parameter: nn.Parameter) -> None:
-        """Copy a gradient in, scaled, while it is still in the cache."""
-        torch.mul(parameter.grad, self.scale, out=self.views[parameter])
-        self.missing.pop(parameter, None)
-
     def start(self, group: Group) -> None:
-        """Begin to add up over ranks. A parameter without a gradient counts as zero."""
-        for parameter in list(self.missing):
-            if parameter.grad is None:
-                self.views[parameter].zero_()
-            else:  # accumulated under no_sync
-                self.take(parameter)
-        self.handle = group.all_reduce_(self.flat, async_op=True)
+        """Copy the gradients in and begin to average them."""
+        made = []
+        for p, view in zip(self.parameters, self.views, strict=True):
+            if p.grad is None:
+                view.zero_()
+            elif p.grad is not view:
+                made.append((view, p.grad))
+        copy_all(made)
+        self.handle = group.all_reduce_(self.flat, "avg", async_op=True)
 
     def finish(self, as_view: bool) -> None:
         """Wait, and give the parameters their averaged gradients."""
         assert self.handle is not None
         self.handle.wait()
-        self.handle, self.missing = None, dict(self.views)
+        self.handle, self.missing = None, len(self.parameters)
         if as_view:
-            for p, view in self.views.items():
+            for p, view in zip(self.parameters, self.views, strict=True):
                 p.grad = view.to(p.dtype)
             return
-        grads = []
-        for p in self.views:
+        pairs = []
+        for p, view in zip(self.parameters, self.views, strict=True):
             p.grad = torch.empty_like(p) if p.grad is None else p.grad
-            grads.append(p.grad)
-        torch._foreach_copy_(grads, list(self.views.values()))  # one call: most of a model's parameters are short
+            pairs.append((p.grad, view))
+        copy_all(pairs)
+
+
+def copy_all(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Copy many (to, from) in one call: a model has hundreds of parameters, most of them short."""
+    if pairs:
+        torch._foreach_copy_([to for to, _ in pairs], [source for _, source in pairs])
 
 
 @dataclass(eq=False)
@@ -172,17 +175,17 @@ class Reducer:
                 self.ready(parameter)
 
         for bucket in self.buckets:
-            for parameter in bucket.views:
+            for parameter in bucket.parameters:
                 self.bucket_of[parameter] = bucket
                 parameter.register_post_accumulate_grad_hook(average)
 
     def ready(self, parameter: nn.Parameter) -> None:
-        """Take a gradient that is there; start every bucket that is full and whose turn it is."""
+        """Note that a gradient is there; start every bucket that is full and whose turn it is."""
         if not self.running:
             self.running = True
             Variable._execution_engine.queue_callback(self.finish)  # called once, when the backward pass ends
-        self.bucket_of[parameter].take(parameter)
-        while self.overlap and self.started < len(self.buckets) and not self.buckets[self.started].missing:
+        self.bucket_of[parameter].missing -= 1
+        while self.overlap and self.started < len(self.buckets) and self.buckets[self.started].missing <= 0:
             self.start_next()
 
     def start_next(self) -> None:

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from llmlab.model import Config, Transformer
 from llmlab.model.gguf import read_gguf
+from llmlab.model.pretrained import load_pretrained
+from llmlab.text.published import spell
 
 F32, F16, Q4_1, Q8_0 = 0, 1, 3, 8
 NUMBERS = {int: ("I", 4), float: ("f", 6), bool: ("?", 7)}
@@ -124,3 +127,74 @@ PLACE = struct.pack("<QIQ", 8, F32, 0)  # the shape, type and offset of ROW
 def test_a_file_that_cannot_be_is_refused(raw, message):
     with pytest.raises(ValueError, match=message):
         read_gguf(raw)
+
+
+# --- a whole model ----------------------------------------------------------------------------------------------------
+
+NAMES = {
+    **{"attention_norm": "attn_norm", "attention.query": "attn_q", "attention.key": "attn_k"},
+    **{"attention.value": "attn_v", "attention.output": "attn_output", "mlp_norm": "ffn_norm"},
+    **{"mlp.gate": "ffn_gate", "mlp.up": "ffn_up", "mlp.down": "ffn_down"},
+}
+BYTES = [spell(bytes([byte])) for byte in range(256)]
+FACTS = {
+    **{"general.architecture": "llama", "llama.block_count": 2, "llama.context_length": 16},
+    **{"llama.embedding_length": 16, "llama.feed_forward_length": 24, "llama.attention.head_count": 4},
+    **{"llama.attention.head_count_kv": 2, "llama.rope.freq_base": 500.0, "llama.rope.dimension_count": 4},
+    **{
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": ["<end>", *BYTES, "th"],
+    },
+    **{"tokenizer.ggml.token_type": [3] + [1] * 257, "tokenizer.ggml.merges": ["t h"]},
+}
+
+
+def as_stored(name, weight):
+    """Put the rows of queries and keys in the file's order: (0, K/2, 1, K/2 + 1 ...) of each head's K = 4."""
+    if "attn_q" in name or "attn_k" in name:
+        weight = weight[[4 * head + row for head in range(len(weight) // 4) for row in (0, 2, 1, 3)]]
+    return tuple(weight.shape), F32, weight.detach().numpy().tobytes()
+
+
+def llama(tied):
+    sizes = {"vocab_size": 258, "d_model": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_ff": 24, "max_seq": 16}
+    kinds = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rotary", "rotary_base": 500.0, "bias": False}
+    model = Transformer(Config(**sizes, **kinds, tie_embeddings=tied), seed=5)
+    weights = {"token_embd.weight": model.embedding.token.weight, "output_norm.weight": model.norm.weight}
+    if not tied:
+        weights["output.weight"] = model.head.weight
+    for i, block in enumerate(model.blocks):
+        weights |= {f"blk.{i}.{theirs}.weight": block.get_parameter(f"{ours}.weight") for ours, theirs in NAMES.items()}
+    return model, {name: as_stored(name, weight) for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_llama_and_its_tokenizer_come_out_of_one_file(tmp_path, tied):
+    model, tensors = llama(tied)
+    (tmp_path / "llama.gguf").write_bytes(gguf_bytes(tensors, FACTS))
+    loaded, tokenizer = load_pretrained(tmp_path / "llama.gguf")
+    tokens = torch.randint(258, (2, 9))
+    assert loaded.config == model.config and torch.equal(loaded(tokens), model(tokens))
+    assert tokenizer.pattern == "digits" and tokenizer.encode("th<end>", specials=True) == [257, 0]
+
+
+@pytest.mark.parametrize(
+    "facts, lost, message",
+    [
+        ({"general.architecture": "mamba"}, None, "general.architecture must be 'llama'"),
+        ({"llama.rope.scaling.type": "yarn"}, None, "scaling.type must be 'none'"),
+        ({"llama.rope.dimension_count": 2}, None, "dimension_count must be 4"),
+        ({"llama.embedding_length": "16"}, None, "embedding_length must be an integer"),
+        ({"llama.block_count": 1 << 30}, None, "1073741824 layers need more tensors than the 20 stored"),
+        ({"tokenizer.ggml.pre": "qwen2"}, None, "cuts like 'qwen2'"),
+        ({"tokenizer.ggml.model": "llama"}, None, "got 'llama' that cuts"),
+        ({"tokenizer.ggml.merges": 3}, None, "must come as tokens, token_type and merges"),
+        ({}, "blk.1.ffn_up.weight", r"1 missing: \['blk\.1\.ffn_up\.weight'\]"),
+    ],
+)
+def test_a_model_that_is_not_known_or_not_whole_is_refused(tmp_path, facts, lost, message):
+    tensors = {name: tensor for name, tensor in llama(tied=True)[1].items() if name != lost}
+    (tmp_path / "llama.gguf").write_bytes(gguf_bytes(tensors, {**FACTS, **facts}))
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(tmp_path / "llama.gguf")

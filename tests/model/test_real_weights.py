@@ -1,4 +1,4 @@
-"""SmolLM2 and MiniLM themselves, where their packages (93 and 84 MB) lie in the cache; skipped, with a line, elsewhere."""
+"""SmolLM2 and MiniLM themselves, where their packages (93 and 84 MB) are in the cache; else skipped, with a line."""
 
 import json
 from pathlib import Path

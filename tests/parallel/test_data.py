@@ -122,9 +122,19 @@ def test_all_ranks_hold_the_same_bits_after_training():
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
+class Summing:
+    """A group that forgets to divide."""
+
+    def __init__(self, group):
+        self.group = group
+
+    def all_reduce_(self, x, op, **options):
+        return self.group.all_reduce_(x, "sum", **options)
+
+
 def test_without_the_1_over_n_the_comparison_fails(monkeypatch):
-    make = data.Bucket.__init__
-    monkeypatch.setattr(data.Bucket, "__init__", lambda self, ps, dtype, scale: make(self, ps, dtype, 1.0))
+    start = data.Bucket.start
+    monkeypatch.setattr(data.Bucket, "start", lambda self, group: start(self, Summing(group)))
     one = train_alone(8)
     assert all(distance(one, many) > 0.1 for many in Simulator(4).run(train, [2, 2, 2, 2]).results)
 

@@ -103,7 +103,7 @@ def test_a_row_that_is_done_leaves_its_turn_to_the_next():
 @pytest.mark.parametrize("before", [[], [Job("first", 4, 1)]])
 def test_ranks_taken_one_by_one_can_be_held_for_ever(before):
     with pytest.raises(DeadlockError, match="A holds 2 of its 3 ranks, B holds 2 of its 3 ranks, and none is free"):
-        piecemeal([*before, Job("A", 3, 1), Job("B", 3, 1)], 4)
+        piecemeal([*before, Job("A", 3, 1, arrives=0.5), Job("B", 3, 1, arrives=0.5)], 4)
 
 
 @settings(max_examples=50)

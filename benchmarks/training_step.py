@@ -1,0 +1,113 @@
+"""A training step of ours beside the same GPT-2 in transformers and in torch's own modules.
+
+    python benchmarks/training_step.py [--layers 4] [--width 256] [--batch 8] [--seq 128] [--rounds 15] [--threads 1]
+
+Forward, loss, backward and AdamW (ours with ours, the others with torch's and its defaults), in fp32. torch's modules are
+nn.Embedding, nn.TransformerEncoderLayer and a tied output layer. All three hold the same weights: the losses printed first
+are equal. Needs `transformers`, one of the test extras.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from gpt2 import the_same_model
+from racing import race, where
+from torch import Tensor, nn
+
+import llmlab as lab
+from llmlab import optim
+from llmlab.model.mlp import gelu_tanh
+
+VOCAB = 2048
+
+
+class TorchModel(nn.Module):
+    """GPT-2 out of what torch ships, with the weights of ours."""
+
+    def __init__(self, ours: lab.Transformer):
+        super().__init__()
+        sizes = ours.config
+        d, heads = sizes.d_model, sizes.n_head
+        self.token, self.position = nn.Embedding(sizes.vocab_size, d), nn.Embedding(sizes.max_seq, d)
+        layer = nn.TransformerEncoderLayer(
+            d, heads, sizes.d_ff, dropout=0.0, activation=gelu_tanh, batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, sizes.n_layer, nn.LayerNorm(d), enable_nested_tensor=False)
+        self.head = nn.Linear(d, sizes.vocab_size, bias=False)
+        self.load_state_dict(torch_names(ours.state_dict()))
+        self.head.weight = self.token.weight
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(sizes.max_seq))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.token(tokens) + self.position.weight[: tokens.shape[1]]
+        return self.head(self.blocks(x, mask=self.mask, is_causal=True))
+
+
+def torch_names(ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under torch's names; torch keeps query, key and value in one matrix."""
+    names = {
+        "embedding.token": "token", "embedding.position": "position", "blocks.": "blocks.layers.",
+        "attention_norm": "norm1", "mlp_norm": "norm2", "attention.output": "self_attn.out_proj",
+        "mlp.up": "linear1", "mlp.down": "linear2",
+    }  # fmt: skip
+    found: dict[str, Tensor] = {}
+    for name, tensor in ours.items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        if "attention.query" in name:
+            parts = [
+                ours[name.replace("blocks.layers.", "blocks.").replace("query", x)] for x in ("query", "key", "value")
+            ]
+            name, tensor = name.replace("attention.query.", "self_attn.in_proj_"), torch.cat(parts)
+        if "attention." not in name.replace("self_attn", ""):
+            found["blocks.norm." + name[5:] if name.startswith("norm.") else name] = tensor
+    return found
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer | None, loss: Callable[[], Tensor]) -> Callable[[], float]:
+    def take() -> float:
+        model.zero_grad()
+        value = loss()
+        value.backward()
+        if optimizer is not None:
+            optimizer.step()
+        return value.item()
+
+    return take
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sizes = {"layers": 4, "width": 256, "batch": 8, "seq": 128, "rounds": 15, "threads": 1}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    ours, theirs = the_same_model(VOCAB, options.width, options.layers, options.seq)
+    plain = TorchModel(ours)
+    tokens = torch.randint(0, VOCAB, (options.batch, options.seq), generator=torch.Generator().manual_seed(0))
+    targets = torch.cat((tokens[:, 1:], torch.full((options.batch, 1), -100)), dim=1)
+    losses = {
+        "ours": (ours.train(), lambda: ours.loss(tokens, targets)),
+        "transformers": (theirs.train(), lambda: theirs(tokens, labels=tokens, use_cache=False).loss),
+        "torch's modules": (plain, lambda: F.cross_entropy(plain(tokens).flatten(0, 1), targets.flatten())),
+    }
+    print(f"{ours.config.n_param:,} parameters, {options.batch} x {options.seq} tokens, fp32")
+    print(f"on {where()}")
+    print("loss before the first step:", {name: round(loss().item(), 4) for name, (_, loss) in losses.items()})
+    print("\nforward and backward")
+    race({name: step(model, None, loss) for name, (model, loss) in losses.items()}, options.rounds).report("ours")
+    print("\nthe whole step, with AdamW")
+    makers = {"ours": optim.AdamW, "transformers": torch.optim.AdamW, "torch's modules": torch.optim.AdamW}
+    steps = {
+        name: step(model, makers[name](model.parameters(), lr=1e-4), loss) for name, (model, loss) in losses.items()
+    }
+    race(steps, options.rounds).report("ours")
+
+
+if __name__ == "__main__":
+    main()
