@@ -139,8 +139,8 @@ NAMES = {
 BYTES = [spell(bytes([byte])) for byte in range(256)]
 FACTS = {
     **{"general.architecture": "llama", "llama.block_count": 2, "llama.context_length": 16},
-    **{"llama.embedding_length": 16, "llama.feed_forward_length": 24, "llama.attention.head_count": 4},
-    **{"llama.attention.head_count_kv": 2, "llama.rope.freq_base": 500.0, "llama.rope.dimension_count": 4},
+    **{"llama.embedding_length": 32, "llama.feed_forward_length": 24, "llama.attention.head_count": 4},
+    **{"llama.attention.head_count_kv": 2, "llama.rope.freq_base": 500.0, "llama.rope.dimension_count": 8},
     **{
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
@@ -151,14 +151,14 @@ FACTS = {
 
 
 def as_stored(name, weight):
-    """Put the rows of queries and keys in the file's order: (0, K/2, 1, K/2 + 1 ...) of each head's K = 4."""
+    """Put the rows of queries and keys in the file's order: (0, K/2, 1, K/2 + 1 ...) of each head's K = 8."""
     if "attn_q" in name or "attn_k" in name:
-        weight = weight[[4 * head + row for head in range(len(weight) // 4) for row in (0, 2, 1, 3)]]
+        weight = weight[[8 * head + row for head in range(len(weight) // 8) for row in (0, 4, 1, 5, 2, 6, 3, 7)]]
     return tuple(weight.shape), F32, weight.detach().numpy().tobytes()
 
 
 def llama(tied):
-    sizes = {"vocab_size": 258, "d_model": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_ff": 24, "max_seq": 16}
+    sizes = {"vocab_size": 258, "d_model": 32, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_ff": 24, "max_seq": 16}
     kinds = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rotary", "rotary_base": 500.0, "bias": False}
     model = Transformer(Config(**sizes, **kinds, tie_embeddings=tied), seed=5)
     weights = {"token_embd.weight": model.embedding.token.weight, "output_norm.weight": model.norm.weight}
@@ -184,8 +184,8 @@ def test_a_llama_and_its_tokenizer_come_out_of_one_file(tmp_path, tied):
     [
         ({"general.architecture": "mamba"}, None, "general.architecture must be 'llama'"),
         ({"llama.rope.scaling.type": "yarn"}, None, "scaling.type must be 'none'"),
-        ({"llama.rope.dimension_count": 2}, None, "dimension_count must be 4"),
-        ({"llama.embedding_length": "16"}, None, "embedding_length must be an integer"),
+        ({"llama.rope.dimension_count": 2}, None, "dimension_count must be 8"),
+        ({"llama.embedding_length": "32"}, None, "embedding_length must be an integer"),
         ({"llama.block_count": 1 << 30}, None, "1073741824 layers need more tensors than the 20 stored"),
         ({"tokenizer.ggml.pre": "qwen2"}, None, "cuts like 'qwen2'"),
         ({"tokenizer.ggml.model": "llama"}, None, "got 'llama' that cuts"),
