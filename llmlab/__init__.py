@@ -19,6 +19,8 @@ _NAMES = {
         "RankError", "RankDied", "RankTimeout", "DeadlockError", "MismatchError", "RaceError", "OutOfDeviceMemory",
     ],
     "model": ["Config", "Transformer"],
+    "model.pretrained": ["load_pretrained"],
+    "generation": ["generate"],
     "parallel.data": ["data_parallel"],
     "parallel.agreement": ["disagreement"],
     "parallel.layout": ["Layout"],
@@ -28,7 +30,10 @@ _NAMES = {
     "plot": ["show", "explore"],
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
-_MODULES = ("check", "comm", "cost", "hardware", "model", "optim", "parallel", "plot", "text", "widgets")
+_MODULES = (
+    "check", "comm", "cost", "evaluate", "generation", "hardware", "model", "optim", "parallel", "plot", "text",
+    "training", "widgets",
+)  # fmt: skip
 
 __all__ = sorted([*_HOME, *_MODULES])
 

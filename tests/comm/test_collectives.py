@@ -144,6 +144,15 @@ def test_an_unknown_algorithm_is_refused_by_name_before_anything_is_sent():
     assert len(Simulator(2).run(ask).trace.select(stream="comm")) == 0
 
 
+def test_the_cost_of_an_unknown_algorithm_is_refused_too():
+    with pytest.raises(ValueError, match="broadcast wants algorithm in tree, ring, naive; got 'halving'"):
+        seconds("broadcast", "halving", 4, 100, LATENCY, BANDWIDTH)
+    with pytest.raises(ValueError, match="barrier wants algorithm in none written out; got 'tree'"):
+        sent_bytes("barrier", "tree", 0, 4, 100, 4)
+    with pytest.raises(ValueError, match=r"all_reduce wants numel as one number, got \[1, 2\]"):
+        sent_bytes("all_reduce", "ring", 0, 2, [1, 2], 4)
+
+
 def test_a_scatter_of_meta_tensors_message_by_message_is_refused():
     def scatter(world):
         world.scatter(torch.ones(4) if world.rank == 0 else None, 0, algorithm="tree")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmlab.comm.collectives.algorithms import find
 from llmlab.comm.collectives.halving import corners_of, folds
 from llmlab.comm.collectives.header import HEADER_BYTES
 from llmlab.comm.collectives.messages import chunk_bounds
@@ -29,6 +30,7 @@ def steps(op: str, algorithm: str, size: int) -> int:
 
 def rounds(op: str, algorithm: str, size: int, nbytes: float) -> list[float]:
     """The bytes of the longest message in each round, chunks taken as equal."""
+    find(op, algorithm)
     p, chunk = size, nbytes / size
     if p == 1:
         return []
@@ -68,6 +70,7 @@ def sent_bytes(
     op: str, algorithm: str, rank: int, size: int, numel: int | Sequence[int], itemsize: int, root: int = 0
 ) -> int:
     """The exact bytes that one rank sends. For all_to_all, `numel` is one number per destination (or one for all)."""
+    find(op, algorithm)
     if op == "all_to_all":
         counts = [numel] * size if isinstance(numel, int) else numel
         return itemsize * (sum(counts) - counts[rank])
