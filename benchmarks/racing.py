@@ -21,7 +21,7 @@ class Race:
     processor: dict[str, list[float]]
 
     def report(self, ours: str) -> None:
-        """Print what each took, and how many times as fast `ours` was: the median of each round's ratios, and quartiles."""
+        """Print what each took, and how many times as fast `ours` was: the median of the rounds, and quartiles."""
         for name in self.wall:
             wall, processor = (f"{1e3 * median(taken[name]):.2f} ms" for taken in (self.wall, self.processor))
             print(f"MEASURED  {name:<36}{wall:>12}   processor {processor:>12}")

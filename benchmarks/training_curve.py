@@ -2,10 +2,10 @@
 
     python benchmarks/training_curve.py [--seconds 180] [--threads 2] [--vocab 512] [--width 256] [--layers 4] ...
 
-Writes the curve to data/measured/training_curve.csv: nats per token, by step and second, with the machine, dtype and date.
+Writes the curve to data/measured/training_curve.csv: nats per token, by step and second, with machine, dtype and date.
 Held-out documents are a twentieth of the corpus, near-duplicates of others left out beforehand. The n-grams are
-Kneser-Ney's, counted on the same training documents and asked for the same tokens. The learning rate falls by the clock, so
-that the run ends at its end whatever else the machine does; the seconds include the validations.
+Kneser-Ney's, counted on the same training documents and asked for the same tokens. The learning rate falls by the
+clock, so that the run ends at its end whatever else the machine does; the seconds include the validations.
 """
 
 from __future__ import annotations

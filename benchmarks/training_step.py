@@ -2,9 +2,9 @@
 
     python benchmarks/training_step.py [--layers 4] [--width 256] [--batch 8] [--seq 128] [--rounds 15] [--threads 1]
 
-Forward, loss, backward and AdamW (ours with ours, the others with torch's and its defaults), in fp32. torch's modules are
-nn.Embedding, nn.TransformerEncoderLayer and a tied output layer. All three hold the same weights: the losses printed first
-are equal. Needs `transformers`, one of the test extras.
+Forward, loss, backward and AdamW (ours with ours, the others with torch's and its defaults), in fp32. torch's modules
+are nn.Embedding, nn.TransformerEncoderLayer and a tied output layer. All three hold the same weights: the losses
+printed first are equal. Needs `transformers`, one of the test extras.
 """
 
 from __future__ import annotations
@@ -38,34 +38,32 @@ class TorchModel(nn.Module):
         )
         self.blocks = nn.TransformerEncoder(layer, sizes.n_layer, nn.LayerNorm(d), enable_nested_tensor=False)
         self.head = nn.Linear(d, sizes.vocab_size, bias=False)
-        self.load_state_dict(torch_names(ours.state_dict()))
         self.head.weight = self.token.weight
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(sizes.max_seq))
+        copy_weights(ours, self)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.token(tokens) + self.position.weight[: tokens.shape[1]]
         return self.head(self.blocks(x, mask=self.mask, is_causal=True))
 
 
-def torch_names(ours: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under torch's names; torch keeps query, key and value in one matrix."""
-    names = {
-        "embedding.token": "token", "embedding.position": "position", "blocks.": "blocks.layers.",
-        "attention_norm": "norm1", "mlp_norm": "norm2", "attention.output": "self_attn.out_proj",
-        "mlp.up": "linear1", "mlp.down": "linear2",
-    }  # fmt: skip
-    found: dict[str, Tensor] = {}
-    for name, tensor in ours.items():
-        for old, new in names.items():
-            name = name.replace(old, new)
-        if "attention.query" in name:
-            parts = [
-                ours[name.replace("blocks.layers.", "blocks.").replace("query", x)] for x in ("query", "key", "value")
-            ]
-            name, tensor = name.replace("attention.query.", "self_attn.in_proj_"), torch.cat(parts)
-        if "attention." not in name.replace("self_attn", ""):
-            found["blocks.norm." + name[5:] if name.startswith("norm.") else name] = tensor
-    return found
+@torch.no_grad()
+def copy_weights(ours: lab.Transformer, theirs: TorchModel) -> None:
+    """Give torch's modules our weights; query, key and value lie in one matrix there."""
+    pairs = [
+        (ours.embedding.token, theirs.token),
+        (ours.embedding.position, theirs.position),
+        (ours.norm, theirs.blocks.norm),
+    ]
+    for block, layer in zip(ours.blocks, theirs.blocks.layers, strict=True):
+        attention = block.attention
+        for kind in ("weight", "bias"):
+            parts = [getattr(linear, kind) for linear in (attention.query, attention.key, attention.value)]
+            getattr(layer.self_attn, f"in_proj_{kind}").copy_(torch.cat(parts))
+        pairs += [(attention.output, layer.self_attn.out_proj), (block.mlp.up, layer.linear1)]
+        pairs += [(block.mlp.down, layer.linear2), (block.attention_norm, layer.norm1), (block.mlp_norm, layer.norm2)]
+    for mine, other in pairs:
+        other.load_state_dict(mine.state_dict())
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer | None, loss: Callable[[], Tensor]) -> Callable[[], float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from llmlab.evaluate import mean_loss
+from llmlab.evaluate import mean_loss, on_device
 from llmlab.model import IGNORE, Place
 from llmlab.optim import Schedule, clip_grad_norm, grad_norm
 
@@ -28,7 +28,7 @@ Curves = dict[str, dict[int, float]]  # name -> step -> nats per token: what plo
 
 def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Compute the model's own loss, summed over the targets, from a batch of what its `loss` takes."""
-    return model.loss(*batch, reduction="sum")  # type: ignore[operator]
+    return model.loss(*on_device(model, batch), reduction="sum")  # type: ignore[operator]
 
 
 class EarlyStop:
@@ -107,6 +107,8 @@ class Trainer:
             raise ValueError(f"steps wants at least 1, or None to go on while there are batches, got {steps}")
         if valid_every < 1:
             raise ValueError(f"valid_every wants at least 1 step, got {valid_every}")
+        if self.early_stop and valid is None:
+            raise ValueError("patience wants batches to validate on, got valid=None")
         stream = iter(batches)
         last = math.inf if steps is None else self.n_step + steps
         deadline = math.inf if limit_s is None else time.monotonic() + limit_s
@@ -140,7 +142,7 @@ class Trainer:
         mean, row = 0.0, 0
         for batch, target in zip(batches, targets, strict=True):
             self._place(row)
-            with self._precision(target.device):
+            with self._precision():
                 loss = self.loss(self.model, batch) / n_token
             self._finite("loss", loss)
             loss.backward()
@@ -182,10 +184,11 @@ class Trainer:
         self.n_step, self.n_batch, self.n_token = state["progress"]
         self.curves = {name: dict(curve) for name, curve in state["curves"].items()}
 
-    def _next(self, stream: Iterable[Batch]) -> list[Batch]:
+    def _next(self, stream: Iterator[Batch]) -> list[Batch]:
         return list(islice(stream, self.accumulate))
 
-    def _precision(self, device: torch.device) -> torch.autocast:
+    def _precision(self) -> torch.autocast:
+        device = next(self.model.parameters()).device
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
 
     def _place(self, row: int) -> None:
@@ -205,7 +208,7 @@ class Trainer:
             )
 
     def _validate(self, batches: Iterable[Batch]) -> float:
-        with self._precision(next(self.model.parameters()).device):
+        with self._precision():
             loss = self.validate(self.model, batches)
         if self.early_stop:
             self.early_stop.update(loss, self.model)

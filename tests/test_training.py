@@ -300,3 +300,5 @@ def test_impossible_options_are_refused_at_once():
         trainer.fit(forever(), 1, valid_every=0)
     with pytest.raises(ValueError, match="at least one batch, got none"):
         trainer.fit([], 1)
+    with pytest.raises(ValueError, match="patience wants batches to validate on"):
+        Trainer(model, sgd(model), patience=1).fit(forever(), 1)

@@ -1,7 +1,7 @@
 """How good is it: loss, perplexity, accuracy, confusion and BLEU; and how good counting alone would be."""
 
 from llmlab.evaluate.ngrams import KneserNey
-from llmlab.evaluate.scores import accuracy, confusion, evaluating, mean_loss, perplexity, predictions
+from llmlab.evaluate.scores import accuracy, confusion, evaluating, mean_loss, on_device, perplexity, predictions
 from llmlab.evaluate.translation import bleu, tokenize_13a
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "confusion",
     "evaluating",
     "mean_loss",
+    "on_device",
     "perplexity",
     "predictions",
     "tokenize_13a",

@@ -34,9 +34,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True  # module.train() would switch its children too, also those that were off
 
 
+def on_device(model: nn.Module, batch: Batch) -> list[Tensor]:
+    """Bring a batch to where the model is."""
+    device = next(model.parameters()).device
+    return [tensor.to(device) for tensor in batch]
+
+
 def logits_of(model: nn.Module, batch: Batch) -> Float[Tensor, "*B V"]:
     """Give all but the last tensor of the batch to the model."""
-    *inputs, _ = batch
+    *inputs, _ = on_device(model, batch)
     return model(*inputs)
 
 
@@ -99,6 +105,7 @@ def _outputs(model: nn.Module, batches: Iterable[Batch], forward: Forward) -> It
                 raise ValueError("batches want to be many of (inputs ..., targets), got tensors: pass [batch]")
             *_, targets = batch
             counted = counted or bool((targets != IGNORE).any())
-            yield forward(model, batch), targets
+            logits = forward(model, batch)
+            yield logits, targets.to(logits.device)
     if not counted:
         raise ValueError("a score wants at least one target token, got none")
