@@ -24,6 +24,7 @@ _NAMES = {
     "parallel.data": ["data_parallel"],
     "parallel.agreement": ["disagreement"],
     "parallel.layout": ["Layout"],
+    "parallel.task": ["map_tasks", "TasksFailed"],
     "parallel.inspection": ["describe"],
     "cost": ["predict"],
     "measuring": ["measure"],

@@ -60,6 +60,14 @@ def test_microbatches_of_any_size_equal_one_batch(changes):
     assert_equal(weights(split), weights(whole), rel=1e-12)  # fp64: sums of 100 numbers in another order
 
 
+def test_each_step_drops_other_elements():
+    model = Transformer(replace(CONFIG, dropout=0.3))
+    trainer, batch = Trainer(model, sgd(model, lr=0.0)), a_batch()
+    first, second = trainer.step([batch]), trainer.step([batch])
+    trainer.n_step = 0
+    assert first != second and trainer.step([batch]) == first
+
+
 def test_a_step_is_the_models_own_loss_and_the_optimizers_own_step():
     model, reference, batch = Transformer(CONFIG), Transformer(CONFIG), a_batch()
     loss = reference.loss(*batch)

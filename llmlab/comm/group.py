@@ -26,7 +26,8 @@ class Call:
 
     op: a name of `trace.COMM_OPS`, or "isend", "irecv".  tensors: what this rank hands over (for a recv: the one it is
     like).  root: the group rank that sends or keeps, for broadcast, reduce, gather and scatter.  peer: the other group
-    rank of a send or recv, None for any.  out: where the result is to be written, for in-place variants.
+    rank of a send or recv, None for any.  out: where the result is to be written, for in-place variants.  gives: False
+    where the tensor only says what is to come.
     """
 
     op: str
@@ -35,11 +36,12 @@ class Call:
     root: int | None = None
     peer: int | None = None
     out: Tensor | None = None
+    gives: bool = True
 
     @property
     def nbytes(self) -> int:
-        """Bytes this rank hands over. Where one rank speaks for all (broadcast, scatter), the others hand over 0."""
-        return 0 if self.op in ("recv", "irecv") else sum(t.numel() * t.element_size() for t in self.tensors)
+        """Bytes this rank hands over: 0 where another rank speaks for all (broadcast, scatter) and in a receive."""
+        return sum(t.numel() * t.element_size() for t in self.tensors) if self.gives else 0
 
 
 class Handle(Protocol):
@@ -167,12 +169,12 @@ class Group:
     def broadcast(self, x: Tensor, src: int, *, async_op: bool = False, algorithm: str | None = None) -> Any:
         """One -> Replicate: every rank gets src's x; the others' x only says the shape and dtype."""
         self._check("broadcast", x, root=src)
-        return self._collective(Call("broadcast", (x,), root=src), async_op, algorithm)
+        return self._collective(Call("broadcast", (x,), root=src, gives=self.rank == src), async_op, algorithm)
 
     def broadcast_(self, x: Tensor, src: int, *, async_op: bool = False) -> Any:
         """One -> Replicate, written into x."""
         self._check("broadcast_", x, root=src)
-        return self._collective(Call("broadcast", (x,), root=src, out=x), async_op)
+        return self._collective(Call("broadcast", (x,), root=src, out=x, gives=self.rank == src), async_op)
 
     def reduce(
         self, x: Tensor, dst: int, op: str = "sum", *, async_op: bool = False, algorithm: str | None = None
@@ -220,14 +222,14 @@ class Group:
         self._check("recv", like, takes=True)
         if src is not None:
             self._check_peer("recv", src)
-        return self.engine.start(self, Call("recv", (like,), peer=src)).wait()
+        return self.engine.start(self, Call("recv", (like,), peer=src, gives=False)).wait()
 
     def irecv(self, like: Tensor, src: int | None = None) -> Handle:
         """Begin to take a tensor from src; the handle's wait() returns it."""
         self._check("irecv", like, takes=True)
         if src is not None:
             self._check_peer("irecv", src)
-        return self.engine.start(self, Call("irecv", (like,), peer=src))
+        return self.engine.start(self, Call("irecv", (like,), peer=src, gives=False))
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

@@ -188,6 +188,6 @@ def _python(
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     asleep = {"OMP_WAIT_POLICY": "passive"}  # a rank's idle threads must not spin on a core that another rank needs
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=asleep | os.environ | one_thread, pass_fds=list(descriptors), start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+        [sys.executable, "-c", code], env=asleep | os.environ | one_thread, pass_fds=list(descriptors),
+        start_new_session=True, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
     )  # fmt: skip

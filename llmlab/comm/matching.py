@@ -89,7 +89,7 @@ def result_like(call: Call, size: int, rank: int) -> Tensor | None:
 
 def payload(op: str, calls: list[Call], size: int) -> int:
     """Bytes of the whole operation: what the rank that holds most of it holds."""
-    uneven = op in ("all_to_all", "scatter")  # elsewhere all hand over the same
+    uneven = op in ("all_to_all", "scatter", "broadcast")  # elsewhere all hand over the same
     handed = max(call.nbytes for call in (calls if uneven else calls[:1]))
     return handed * size if op in ("all_gather", "gather") else handed
 

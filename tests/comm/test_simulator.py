@@ -89,6 +89,11 @@ def test_a_recv_from_any_rank_waits_for_a_rank_that_could_still_be_earlier():
     assert run(with_three, ranks=4).results[0] == [2, 1]
 
 
+def test_in_a_broadcast_only_the_source_hands_anything_over():
+    trace = run(lambda world: world.broadcast(torch.zeros(10), 1), ranks=3).trace
+    assert [trace.comm_bytes(rank) for rank in range(3)] == [0, 40, 0]
+
+
 # --- the same every time ----------------------------------------------------------------------------------------------
 
 
