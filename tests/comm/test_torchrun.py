@@ -56,7 +56,7 @@ def test_workers_run_inside_a_torchrun_job_until_one_fails_and_ends_it(tmp_path)
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
-    assert sum(line.endswith(RESULT) for line in done.stdout.splitlines()) == 2, done.stdout + done.stderr
+    assert done.stdout.count(RESULT) == 2, done.stdout + done.stderr  # two processes may write on one line
     assert done.returncode != 0
     assert "KeyError: rank 1: KeyError: planted" in done.stderr
 
