@@ -134,7 +134,6 @@ class Scheduler:
             self.fail(error)
         task.status = "done"
         if not self.aborting:
-            task.state.leave()
             self._hand_over()
         else:
             self._release_main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -72,6 +73,8 @@ class Simulation:
             after.callback(torch.set_default_dtype, dtype)
             after.callback(torch.set_num_threads, threads)
             torch.set_num_threads(1)
+            after.callback(sys.setswitchinterval, sys.getswitchinterval())
+            sys.setswitchinterval(0.1)  # one thread runs at a time: no other is waiting for its turn
             if collecting:
                 after.callback(gc.enable)
             gc.disable()
