@@ -147,6 +147,8 @@ SENTENCES = st.lists(st.sampled_from(PARTS), max_size=14).map(" ".join) | st.tex
 @settings(max_examples=40)
 @given(st.lists(st.tuples(SENTENCES, st.lists(SENTENCES, min_size=2, max_size=2)), min_size=1, max_size=4))
 @example([("the cat sat on the mat today", ["the cat sat on the mat", "a cat sat on the mat yesterday and today"])])
+@example([("a b c d-\n", ["a b c d-", "a b c d"])])  # the line end goes before the hyphen is looked at
+@example([("the the the cat sat on a mat", ["the cat sat on a mat", "the cat sat on a rug"])])  # "the": once each
 def test_bleu_is_sacrebleus(rows):
     hypotheses, references = zip(*rows, strict=True)
     theirs = sacrebleu.corpus_bleu(hypotheses, list(zip(*references, strict=True))).score

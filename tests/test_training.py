@@ -198,7 +198,7 @@ def test_fit_ends_when_the_time_is_over():
 
 def test_patience_stops_and_puts_the_best_weights_back():
     model, kept = Transformer(CONFIG), {}
-    figures = iter([3.0, 2.0, 2.5, 2.0, 2.1, 0.0])
+    figures = iter([3.0, 3.5, 2.0, 2.5, 2.0, 2.1, 0.0])
 
     def validate(model, batches):
         kept[len(kept) + 1] = weights(model)
@@ -206,9 +206,9 @@ def test_patience_stops_and_puts_the_best_weights_back():
 
     trainer = Trainer(model, sgd(model), patience=3, validate=validate)
     trainer.fit(forever(), 100, valid=[None], valid_every=2, progress=False)
-    assert trainer.n_step == 10 and trainer.early_stop.best == 2.0
-    assert_equal(weights(model), kept[2])
-    assert any(not torch.equal(a, b) for a, b in zip(kept[2], kept[5], strict=True))
+    assert trainer.n_step == 12 and trainer.early_stop.best == 2.0
+    assert_equal(weights(model), kept[3])
+    assert any(not torch.equal(a, b) for a, b in zip(kept[3], kept[6], strict=True))
 
 
 def test_the_progress_bar_shows_the_latest_losses_and_can_be_off(capsys):
