@@ -11,10 +11,14 @@ from llmlab.model.config import Config
 
 
 class Linear(nn.Linear):
-    """y = x Wᵀ + b. Its weights are empty until `draw_weights` fills them."""
+    """y = x Wᵀ + b. Its weights are empty until `draw_weights` fills them. Seam: `multiply`."""
 
     def __init__(self, d_in: int, d_out: int, bias: bool, dtype: torch.dtype):
         super().__init__(d_in, d_out, bias=bias, dtype=dtype)
+        self.multiply = F.linear  # a zero-bubble pipeline computes its two gradients apart
+
+    def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
+        return self.multiply(x, self.weight, self.bias)
 
     def reset_parameters(self) -> None:
         """Leave the weights as they are: torch would draw here, from its global generator."""

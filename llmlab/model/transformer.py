@@ -81,7 +81,7 @@ class Transformer(LanguageModel):
         """Compute what the output layer reads."""
         before = caches[0].length if caches else 0
         self.check_length(tokens, before)
-        if before and positions is None:
+        if positions is None:
             positions = torch.arange(before, before + tokens.shape[1], device=tokens.device)
         x = self.embedding(tokens, positions)
         rotation = self.rotation(x, positions)

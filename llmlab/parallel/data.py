@@ -50,12 +50,28 @@ def data_parallel(
     model.to(group.device)
     if init_sync:
         broadcast_weights(model, group)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
-    reducer = Reducer(group, buckets, overlap, gradient_as_bucket_view, find_unused_parameters)
-    reducer.watch()
-    vars(model)["reducer"] = reducer  # not a submodule, nor anything of the model's state
+    vars(model)["reducer"] = reduce_gradients(  # not a submodule, nor anything of the model's state
+        model.parameters(), group, bucket_mb, overlap, comm_dtype, gradient_as_bucket_view, find_unused_parameters
+    )
     return model
+
+
+def reduce_gradients(
+    parameters: Iterable[nn.Parameter],
+    group: Group,
+    bucket_mb: float = 25,
+    overlap: bool = True,
+    comm_dtype: torch.dtype | None = None,
+    as_view: bool = False,
+    find_unused: bool = False,
+    op: str = "avg",
+) -> Reducer:
+    """Put data_parallel's hooks on these parameters only. op: "avg", or "sum" where the loss is divided already."""
+    trained = [p for p in parameters if p.requires_grad]
+    buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
+    reducer = Reducer(group, buckets, overlap, as_view, find_unused, op)
+    reducer.watch()
+    return reducer
 
 
 def broadcast_weights(model: nn.Module, group: Group, src: int = 0) -> None:
@@ -115,8 +131,8 @@ class Bucket:
         self.missing = len(parameters)  # gradients not yet made in this backward
         self.handle: Handle | None = None
 
-    def start(self, group: Group) -> None:
-        """Copy the gradients in and begin to average them."""
+    def start(self, group: Group, op: str) -> None:
+        """Copy the gradients in and begin to average them, or add them up."""
         made = []
         for p, view in zip(self.parameters, self.views, strict=True):
             if p.grad is None:
@@ -124,7 +140,7 @@ class Bucket:
             elif p.grad is not view:
                 made.append((view, p.grad))
         copy_all(made)
-        self.handle = group.all_reduce_(self.flat, "avg", async_op=True)
+        self.handle = group.all_reduce_(self.flat, op, async_op=True)
 
     def finish(self, as_view: bool) -> None:
         """Wait, and give the parameters their averaged gradients."""
@@ -157,6 +173,7 @@ class Reducer:
     overlap: bool
     as_view: bool
     find_unused: bool
+    op: str = "avg"
     enabled: bool = True
     running: bool = False  # a backward pass is under way and will call finish
     started: int = 0
@@ -189,7 +206,7 @@ class Reducer:
             self.start_next()
 
     def start_next(self) -> None:
-        self.buckets[self.started].start(self.group)
+        self.buckets[self.started].start(self.group, self.op)
         self.started += 1
 
     def finish(self) -> None:

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero_bubble")
+CONTEXTS = ("ring", "ulysses")
 DEGREES = ("dp", "tp", "pp", "cp", "ep", "microbatches", "virtual_stages")
 
 
@@ -16,7 +17,7 @@ class Layout:
 
     The world is dp x tp x pp x cp ranks; `ep` folds inside dp x cp. `microbatches` counts per data-parallel replica
     (with pp=1 it is gradient accumulation). `zero`: 0 shards nothing, 1 optimizer state, 2 also gradients, 3 also
-    parameters.
+    parameters. `context`: how attention crosses the slices of cp, "ring" or "ulysses".
     """
 
     dp: int = 1
@@ -29,6 +30,7 @@ class Layout:
     schedule: str = "1f1b"
     microbatches: int = 1
     virtual_stages: int = 1
+    context: str = "ring"
 
     def __post_init__(self) -> None:
         for name in DEGREES:
@@ -39,6 +41,8 @@ class Layout:
             raise ValueError(f"zero wants 0, 1, 2 or 3, got {self.zero!r}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule wants one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
+        if self.context not in CONTEXTS:
+            raise ValueError(f"context wants one of {', '.join(CONTEXTS)}; got {self.context!r}")
         if self.virtual_stages > 1 and self.schedule != "interleaved":
             raise ValueError(
                 f"virtual_stages={self.virtual_stages} wants schedule='interleaved', got {self.schedule!r}: "
@@ -99,14 +103,26 @@ class Layout:
                 f"pp={self.pp} x virtual_stages={self.virtual_stages} = {stages} stages want a layer each, "
                 f"got n_layer={config.n_layer}"
             )
-        for name in ("n_head", "n_kv_head", "d_ff"):
+        for name in ("n_head", "d_ff"):
             size = getattr(config, name)
             if size % self.tp:
                 raise ValueError(f"{name}={size} does not split over tp={self.tp}{_legal('tp', _divisors(size))}")
+        self._check_heads(config.n_head, config.n_kv_head)
         n_expert = getattr(config, "n_expert", 0)
         if self.ep > 1 and (not n_expert or n_expert % self.ep):
             raise ValueError(
                 f"ep={self.ep} splits the experts, got n_expert={n_expert}{_legal('ep', _divisors(n_expert or 1))}"
+            )
+
+    def _check_heads(self, n_head: int, n_kv_head: int) -> None:
+        if n_kv_head % self.tp and self.tp % n_kv_head:  # fewer key heads than ranks: each is held by several
+            fit = [t for t in _divisors(n_head) if n_kv_head % t == 0 or t % n_kv_head == 0]
+            raise ValueError(f"n_kv_head={n_kv_head} and tp={self.tp}: one must divide the other{_legal('tp', fit)}")
+        heads = n_head // self.tp
+        if self.context == "ulysses" and heads % self.cp:
+            raise ValueError(
+                f"context='ulysses' splits n_head / tp = {heads} heads over cp={self.cp}: it must divide"
+                f"{_legal('cp', _divisors(heads))}"
             )
 
 

@@ -77,6 +77,16 @@ class BPE:
     def vocab_size(self) -> int:
         return len(self.vocab)
 
+    def after(self, merges: int) -> BPE:
+        """Return the tokenizer as it was after its first `merges` merges; the specials follow them."""
+        if not 0 <= merges <= len(self.merges):
+            raise ValueError(f"merges must be 0 to {len(self.merges)}, as many as were learned, got {merges}")
+        kept = sorted([*self._byte_ids, *self._made[:merges]])
+        specials = sorted(self.specials, key=self.specials.__getitem__)
+        vocab = [self.vocab[i] for i in kept] + [special.encode() for special in specials]
+        ids = {special: len(kept) + i for i, special in enumerate(specials)}
+        return BPE(vocab, self.merges[:merges], ids, self.pattern)
+
     def encode(self, text: str | bytes, specials: bool = False) -> list[int]:
         """Turn text, or any bytes, into token ids.
 

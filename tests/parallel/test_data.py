@@ -134,7 +134,7 @@ class Summing:
 
 def test_without_the_1_over_n_the_comparison_fails(monkeypatch):
     start = data.Bucket.start
-    monkeypatch.setattr(data.Bucket, "start", lambda self, group: start(self, Summing(group)))
+    monkeypatch.setattr(data.Bucket, "start", lambda self, group, op: start(self, Summing(group), op))
     one = train_alone(8)
     assert all(distance(one, many) > 0.1 for many in Simulator(4).run(train, [2, 2, 2, 2]).results)
 

@@ -30,6 +30,7 @@ def test_the_world_is_dp_tp_pp_cp_and_experts_fold_inside():
         (Layout(pp=2, schedule="interleaved", virtual_stages=2, microbatches=4), 4, 5, 2),
         (Layout(pp=3), 1, 9, 3),  # stages need not be even
         (Layout(zero=3), 1, 9, 1),
+        (Layout(tp=8), 8, 64, 8),  # fewer key heads than ranks
         (Layout(pp=4, schedule="gpipe", zero=2, microbatches=2), 2, 9, 4),
     ],
 )
@@ -51,7 +52,8 @@ def test_legal_layouts_pass(layout, batch, seq, world):
         (Layout(pp=5), 8, 64, 5, "5 stages want a layer each, got n_layer=4"),
         (Layout(pp=2, schedule="interleaved", virtual_stages=3, microbatches=2), 8, 64, 2, "= 6 stages"),
         (Layout(tp=3), 8, 64, 3, "n_head=8 does not split over tp=3; legal: tp = 1, 2, 4, 8"),
-        (Layout(tp=8), 8, 64, 8, "n_kv_head=4 does not split over tp=8; legal: tp = 1, 2, 4$"),
+        (Layout(tp=6), 8, 64, 6, "n_head=8 does not split over tp=6"),
+        (Layout(cp=3, context="ulysses"), 8, 6, 3, "n_head / tp = 8 heads over cp=3: .*legal: cp = 1, 2, 4, 8"),
         (Layout(dp=2, ep=3), 8, 64, 2, "dp x cp = 2 and must divide it, got ep=3; legal: ep = 1, 2"),
         (Layout(dp=2, ep=2), 8, 64, 2, "got n_expert=0; legal: ep = 1$"),
     ],

@@ -1,0 +1,93 @@
+"""Where a parameter lies: the slice of the whole that this rank holds, and what its gradient still lacks.
+
+    Replicate     the whole, the same on every rank; the gradient is the same too
+    Shard(d)      a slice along dimension d; the gradient is that slice's, and complete
+    Partial       (of a gradient) each rank's is one summand: they must be added up before anything is done with them
+
+The words are DTensor's (torch.distributed.tensor). A mode edits `parameter.data` and notes the placement on the
+parameter itself, so a parameter stays the same object with the same name, and a tied one stays tied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmlab.comm.group import Group
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This rank's slice of a tensor of `size` along `dim`. What does not divide is padded with zeros at the end."""
+
+    group: Group
+    dim: int
+    size: int  # of the whole
+
+    def __repr__(self) -> str:
+        return f"Shard({self.dim}) of {self.size} over {self.group.axis}={self.group.size}"
+
+    @property
+    def part(self) -> int:
+        """The size of each slice, padding included."""
+        return -(-self.size // self.group.size)
+
+    def take(self, whole: Tensor) -> Tensor:
+        """Replicate -> Shard(dim); nothing is sent."""
+        start = min(self.group.rank * self.part, self.size)
+        piece = whole.narrow(self.dim, start, min(self.part, self.size - start))
+        padding = [0, 0] * (whole.dim() - 1 - self.dim) + [0, self.part - piece.shape[self.dim]]
+        return F.pad(piece, padding).clone(memory_format=torch.contiguous_format)
+
+    def gather(self, piece: Tensor) -> Tensor:
+        """Shard(dim) -> Replicate, without the padding."""
+        whole = self.group.all_gather(piece.detach().movedim(self.dim, 0).contiguous())
+        return whole[: self.size].movedim(0, self.dim).contiguous()
+
+
+def shard(parameter: nn.Parameter, group: Group, dim: int) -> None:
+    """Keep this rank's slice along `dim`, in place, and note it."""
+    placement = Shard(group, dim, parameter.shape[dim])
+    parameter.data = placement.take(parameter.data)
+    vars(parameter)["shard"] = placement
+
+
+def shard_of(parameter: Tensor) -> Shard | None:
+    """How this parameter is split, or None if every rank holds the whole."""
+    return getattr(parameter, "shard", None)
+
+
+def mark_partial(parameters: Iterable[Tensor], group: Group) -> None:
+    """Note that each rank's gradient of these is one summand of the whole's: see `sum_partial`."""
+    for parameter in parameters:
+        vars(parameter)["partial_over"] = group
+
+
+def partial_over(parameter: Tensor) -> Group | None:
+    """The group over which this parameter's gradient has still to be added up after backward, or None."""
+    return getattr(parameter, "partial_over", None)
+
+
+@torch.no_grad()
+def sum_partial(parameters: Iterable[Tensor]) -> None:
+    """Partial -> Replicate, for the gradients marked so: one all_reduce for all that share a group and a dtype.
+
+    Call it once per step, after the last backward and before anything reads the gradients. A missing gradient counts
+    as zero, so every rank sends the same.
+    """
+    together: dict[tuple[Group, torch.dtype], list[Tensor]] = {}
+    for parameter in parameters:
+        group = partial_over(parameter)
+        if group is not None and group.size > 1 and parameter.requires_grad:
+            together.setdefault((group, parameter.dtype), []).append(parameter)
+    for (group, _), members in together.items():
+        for parameter in members:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        grads = [parameter.grad for parameter in members if parameter.grad is not None]
+        summed = group.all_reduce(torch.cat([grad.flatten() for grad in grads]))
+        pieces = summed.split([grad.numel() for grad in grads])
+        torch._foreach_copy_(grads, [piece.view_as(grad) for piece, grad in zip(pieces, grads, strict=True)])

@@ -1,0 +1,74 @@
+"""Ways down a surface of two parameters: the surface as contour lines, each path with its steps, and its heights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import inf, isfinite
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from llmlab.plot.picture import Picture, canvas, finish, styled
+from llmlab.plot.style import GREY, line_style, three_digits
+
+Surface = Callable[[np.ndarray, np.ndarray], np.ndarray]  # heights at (x, y)
+Path = Sequence[Sequence[float]]  # the points stepped on, the start first
+Box = tuple[tuple[float, float], tuple[float, float]]  # what is drawn of x and of y
+
+GRID, CONTOURS = 121, 14
+
+
+@styled
+def descent(surface: Surface, paths: Mapping[str, Path], box: Box, figure: Picture | None = None) -> Picture:
+    """Draw {name: path} over the contours of a surface and, beside it, the height at every step.
+
+    A path that leaves the box goes on unseen; one whose height is no longer finite ends.
+    """
+    if not paths or not all(len(path) for path in paths.values()):
+        raise ValueError("descent wants at least one path, each with its start, got one without")
+    figure = canvas(figure, (10, 4.6))
+    plane, fall = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    _contours(plane, surface, box)
+    for i, (name, path) in enumerate(paths.items()):
+        style = {**line_style(i), "markersize": 3.5, "linewidth": 1.6}
+        plane.plot(*np.clip(np.transpose(path), -1e6, 1e6), **style)
+        fall.plot(range(len(path)), [max(height, 1e-12) for height in heights(surface, path)], label=name, **style)
+    plane.plot(*next(iter(paths.values()))[0], "*", color="black", markersize=13)
+    fall.set_yscale("log")
+    fall.set_xlabel("step")
+    fall.set_ylabel("height (the loss)")
+    fall.grid()
+    fall.legend(fontsize=11)
+    return finish(figure, describe_descent(surface, paths), "The star: where all begin.")
+
+
+def _contours(axes: Axes, surface: Surface, box: Box) -> None:
+    """Draw the levels close together near the ground, where the paths are."""
+    x, y = np.meshgrid(*(np.linspace(*side, GRID) for side in box))
+    z = surface(x, y)
+    levels = z.min() + (z.max() - z.min()) * np.linspace(0, 1, CONTOURS) ** 3
+    axes.contour(x, y, z, levels=levels[1:], colors=GREY, linewidths=0.7)
+    axes.set_xlim(box[0])
+    axes.set_ylim(box[1])
+    axes.set_xlabel("first parameter")
+    axes.set_ylabel("second parameter")
+
+
+def heights(surface: Surface, path: Path) -> list[float]:
+    """Give the height of each point; inf where it is no number any more."""
+    with np.errstate(over="ignore", invalid="ignore"):  # a path that leaves ends beyond all numbers
+        found = [float(surface(np.float64(x), np.float64(y))) for x, y in path]
+    return [height if isfinite(height) else inf for height in found]
+
+
+def describe_descent(surface: Surface, paths: Mapping[str, Path]) -> str:
+    """Say how far down each path came, or that it left."""
+    said = []
+    for name, path in paths.items():
+        found = heights(surface, path)
+        if found[-1] > 10 * max(found[0], 1e-12):
+            said.append(f"{name} leaves: from {three_digits(found[0])} it climbs above ten times as much")
+        else:
+            said.append(f"{name} from {three_digits(found[0])} to {three_digits(max(found[-1], 1e-6))}")
+    steps = max(len(path) for path in paths.values()) - 1
+    return f"Height after {steps} steps: {'; '.join(said)}."
