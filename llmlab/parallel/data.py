@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function, Variable
 
-from llmlab.comm.group import Group, Handle
-
-MB = 2**20  # torch counts its buckets in these too
+from llmlab.comm.group import Group
+from llmlab.parallel.buckets import Bucket, make_buckets
 
 
 def data_parallel(
@@ -65,11 +64,16 @@ def reduce_gradients(
     as_view: bool = False,
     find_unused: bool = False,
     op: str = "avg",
+    finish_with_backward: bool = True,
 ) -> Reducer:
-    """Put data_parallel's hooks on these parameters only. op: "avg", or "sum" where the loss is divided already."""
+    """Put data_parallel's hooks on these parameters only.
+
+    op: "avg", or "sum" where the loss is divided already.  finish_with_backward: False where the caller calls `finish`,
+    once per step, because a backward pass may meet none of these parameters.
+    """
     trained = [p for p in parameters if p.requires_grad]
     buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
-    reducer = Reducer(group, buckets, overlap, as_view, find_unused, op)
+    reducer = Reducer(group, buckets, overlap, as_view, find_unused, op, finish_with_backward)
     reducer.watch()
     return reducer
 
@@ -79,22 +83,6 @@ def broadcast_weights(model: nn.Module, group: Group, src: int = 0) -> None:
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             group.broadcast_(tensor, src)
-
-
-def make_buckets(parameters: Iterable[nn.Parameter], bucket_mb: float = 25) -> list[list[nn.Parameter]]:
-    """Group parameters in reverse order, about the order of their gradients; a bucket is full once it holds bucket_mb.
-
-    A bucket has one dtype. The last one is what is left.
-    """
-    buckets: list[list[nn.Parameter]] = []
-    room = 0.0
-    for parameter in reversed(list(parameters)):
-        if room <= 0 or parameter.dtype != buckets[-1][-1].dtype:
-            buckets.append([])
-            room = bucket_mb * MB
-        buckets[-1].append(parameter)
-        room -= parameter.numel() * parameter.element_size()
-    return buckets
 
 
 @contextmanager
@@ -120,50 +108,6 @@ def reducer_of(model: nn.Module) -> Reducer:
     return reducer
 
 
-class Bucket:
-    """Parameters whose gradients travel together, side by side in one buffer."""
-
-    def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype):
-        self.parameters = parameters
-        sizes = [p.numel() for p in parameters]
-        self.flat = torch.empty(sum(sizes), dtype=dtype, device=parameters[0].device)
-        self.views = [piece.view_as(p) for p, piece in zip(parameters, self.flat.split(sizes), strict=True)]
-        self.missing = len(parameters)  # gradients not yet made in this backward
-        self.handle: Handle | None = None
-
-    def start(self, group: Group, op: str) -> None:
-        """Copy the gradients in and begin to average them, or add them up."""
-        made = []
-        for p, view in zip(self.parameters, self.views, strict=True):
-            if p.grad is None:
-                view.zero_()
-            elif p.grad is not view:
-                made.append((view, p.grad))
-        copy_all(made)
-        self.handle = group.all_reduce_(self.flat, op, async_op=True)
-
-    def finish(self, as_view: bool) -> None:
-        """Wait, and give the parameters their averaged gradients."""
-        assert self.handle is not None
-        self.handle.wait()
-        self.handle, self.missing = None, len(self.parameters)
-        if as_view:
-            for p, view in zip(self.parameters, self.views, strict=True):
-                p.grad = view.to(p.dtype)
-            return
-        pairs = []
-        for p, view in zip(self.parameters, self.views, strict=True):
-            p.grad = torch.empty_like(p) if p.grad is None else p.grad
-            pairs.append((p.grad, view))
-        copy_all(pairs)
-
-
-def copy_all(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """Copy many (to, from) in one call: a model has hundreds of parameters, most of them short."""
-    if pairs:
-        torch._foreach_copy_([to for to, _ in pairs], [source for _, source in pairs])
-
-
 @dataclass(eq=False)
 class Reducer:
     """Sends buckets as the backward pass fills them: always all of them, always in the same order on every rank."""
@@ -174,6 +118,7 @@ class Reducer:
     as_view: bool
     find_unused: bool
     op: str = "avg"
+    finish_with_backward: bool = True
     enabled: bool = True
     running: bool = False  # a backward pass is under way and will call finish
     started: int = 0
@@ -198,7 +143,7 @@ class Reducer:
 
     def ready(self, parameter: nn.Parameter) -> None:
         """Note that a gradient is there; start every bucket that is full and whose turn it is."""
-        if not self.running:
+        if not self.running and self.finish_with_backward:
             self.running = True
             Variable._execution_engine.queue_callback(self.finish)  # called once, when the backward pass ends
         self.bucket_of[parameter].missing -= 1

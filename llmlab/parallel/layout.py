@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import lcm, prod
 from typing import Any
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero_bubble")
@@ -59,9 +59,30 @@ class Layout:
 
         `batch`: sequences in the global batch. `config`: needs n_layer, n_head, n_kv_head, d_ff (and n_expert).
         """
+        self.check_model(config, world_size)
+        self.check_batch(batch, seq)
+
+    def check_model(self, config: Any, world_size: int | None = None) -> None:
+        """Raise ValueError, saying why and what would be legal, unless the model splits so over the world."""
         self._check_world(world_size)
-        self._check_batch(batch, seq)
-        self._check_model(config)
+        self._check_sizes(config)
+
+    def check_batch(self, batch: int, seq: int) -> None:
+        """Raise ValueError, saying why and what would be legal, unless `batch` sequences of `seq` tokens split so."""
+        if batch < 1 or batch % (self.dp * self.microbatches):
+            raise ValueError(
+                f"a batch of {batch} does not split over dp={self.dp} x microbatches={self.microbatches}"
+                f"{_nearest('batch', batch, self.dp * self.microbatches)}"
+            )
+        if self.cp > 1 and seq % (2 * self.cp):  # two slices a rank, so that causal work is even
+            raise ValueError(
+                f"seq={seq} does not split into 2 x cp={self.cp} slices{_nearest('seq', seq, 2 * self.cp)}"
+            )
+        if self.sequence_parallel and (seq // self.cp) % self.tp:
+            raise ValueError(
+                f"sequence parallelism splits seq / cp = {seq // self.cp} over tp={self.tp}: it must divide"
+                f"{_nearest('seq', seq, lcm(2 * self.cp, self.cp * self.tp) if self.cp > 1 else self.tp)}"
+            )
 
     def _check_world(self, world_size: int | None) -> None:
         if world_size is not None and self.ranks != world_size:
@@ -75,33 +96,17 @@ class Layout:
                 f"{_legal('ep', _divisors(self.dp * self.cp))}"
             )
 
-    def _check_batch(self, batch: int, seq: int) -> None:
-        if batch < 1 or batch % (self.dp * self.microbatches):
-            raise ValueError(
-                f"a batch of {batch} does not split over dp={self.dp} x microbatches={self.microbatches}"
-                f"{_nearest('batch', batch, self.dp * self.microbatches)}"
-            )
-        if self.cp > 1 and seq % (2 * self.cp):  # two slices a rank, so that causal work is even
-            raise ValueError(
-                f"seq={seq} does not split into 2 x cp={self.cp} slices{_nearest('seq', seq, 2 * self.cp)}"
-            )
-        if self.sequence_parallel and (seq // self.cp) % self.tp:
-            raise ValueError(
-                f"sequence parallelism splits seq / cp = {seq // self.cp} over tp={self.tp}: it must divide"
-                f"{_nearest('seq', seq, 2 * self.cp * self.tp if self.cp > 1 else self.tp)}"
-            )
-        if self.schedule == "interleaved" and self.microbatches % self.pp:
-            raise ValueError(
-                f"the interleaved schedule wants microbatches that pp={self.pp} divides, got {self.microbatches}"
-                f"{_nearest('microbatches', self.microbatches, self.pp)}"
-            )
-
-    def _check_model(self, config: Any) -> None:
+    def _check_sizes(self, config: Any) -> None:
         stages = self.pp * self.virtual_stages
         if stages > config.n_layer:
             raise ValueError(
                 f"pp={self.pp} x virtual_stages={self.virtual_stages} = {stages} stages want a layer each, "
                 f"got n_layer={config.n_layer}"
+            )
+        if self.schedule == "interleaved" and self.microbatches % self.pp:
+            raise ValueError(
+                f"the interleaved schedule wants microbatches that pp={self.pp} divides, got {self.microbatches}"
+                f"{_nearest('microbatches', self.microbatches, self.pp)}"
             )
         for name in ("n_head", "d_ff"):
             size = getattr(config, name)

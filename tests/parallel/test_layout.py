@@ -47,7 +47,7 @@ def test_legal_layouts_pass(layout, batch, seq, world):
         (Layout(dp=4), 3, 64, 4, "legal: batch = 4$"),
         (Layout(cp=2), 8, 62, 2, "2 x cp=2 slices; legal: seq = 60 or 64"),
         (Layout(tp=4, sequence_parallel=True), 8, 62, 4, "seq / cp = 62 over tp=4.*legal: seq = 60 or 64"),
-        (Layout(tp=4, cp=2, sequence_parallel=True), 8, 20, 8, "seq / cp = 10 over tp=4.*legal: seq = 16 or 32"),
+        (Layout(tp=4, cp=2, sequence_parallel=True), 8, 20, 8, "seq / cp = 10 over tp=4.*legal: seq = 16 or 24"),
         (Layout(pp=2, schedule="interleaved", virtual_stages=2, microbatches=3), 6, 64, 2, "microbatches = 2 or 4"),
         (Layout(pp=5), 8, 64, 5, "5 stages want a layer each, got n_layer=4"),
         (Layout(pp=2, schedule="interleaved", virtual_stages=3, microbatches=2), 8, 64, 2, "= 6 stages"),
