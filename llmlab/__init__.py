@@ -23,6 +23,7 @@ _NAMES = {
     "generation": ["generate"],
     "parallel.data": ["data_parallel"],
     "parallel.agreement": ["disagreement"],
+    "parallel.compose": ["parallelize"],
     "parallel.layout": ["Layout"],
     "parallel.task": ["map_tasks", "TasksFailed"],
     "parallel.inspection": ["describe"],

@@ -70,8 +70,9 @@ class Rank:
             with ExitStack() as modes:
                 if not simulation.options.numerics:
                     modes.enter_context(torch.device("meta"))
-                modes.enter_context(Interceptor(self))
-                modes.enter_context(self.recorder)
+                if simulation.options.kernels:
+                    modes.enter_context(Interceptor(self))
+                    modes.enter_context(self.recorder)
                 self.result = worker(world, *args, **kwargs)
         except Aborted:
             raise

@@ -99,7 +99,7 @@ class Simulation:
             memory=[rank.meter.report() for rank in stands_for],
             output=[self.printing.of(rank.number) for rank in stands_for],
             hardware=label,
-            not_modelled=NOT_MODELLED + meta,
+            not_modelled=NOT_MODELLED + meta + (() if self.options.kernels else ("kernels",)),
         )
 
     def _check_nothing_left(self) -> None:

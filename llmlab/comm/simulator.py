@@ -28,6 +28,8 @@ class Simulator:
     cost_dtype: floating-point kernels wider than this are priced as if they ran in it; memory and messages count the
     bytes there are.  out_of_memory: "raise" as the device would, or "record" and go on.
     speeds: rank -> factor on its compute speed.  devices: rank -> Device, where they differ.
+    kernels: False leaves them out: computing takes no time, is not recorded, and holds no memory; only messages count.
+    Tests that want many runs' numbers use it.
     jitter: kernels last up to this share longer, drawn from the seed.  comm_slows_matmul: share of a matrix product's
     speed lost while a collective of its rank is under way.
     """
@@ -40,6 +42,7 @@ class Simulator:
     out_of_memory: Literal["raise", "record"] = "raise"
     speeds: Mapping[int, float] = field(default_factory=dict)
     devices: Mapping[int, Device] = field(default_factory=dict)
+    kernels: bool = True
     jitter: float = 0.0
     comm_slows_matmul: float = 0.0
     seed: int = 0
@@ -51,6 +54,8 @@ class Simulator:
             raise ValueError(f"Simulator wants fold as a tuple of axis names, got {self.fold!r}: try ({self.fold!r},)")
         if self.fold and self.numerics:
             raise ValueError("fold runs one rank for many alike, which only their cost is: it wants numerics=False")
+        if not self.kernels and not self.numerics:
+            raise ValueError("without kernels and without numerics nothing is left to simulate: one of them must be True")
         if self.cost_dtype not in COST_BYTES:
             raise ValueError(f"Simulator wants cost_dtype in {', '.join(COST_BYTES)}, got {self.cost_dtype!r}")
         if not 0 <= self.comm_slows_matmul < 1:

@@ -55,7 +55,7 @@ class Embedding(nn.Module):
         return self.dropout(x)
 
 
-def count(x: Float[Tensor, "B T D"], positions: Int[Tensor, "*B T"] | None) -> Int[Tensor, "*B T"]:
+def count(x: Float[Tensor, "B t D"], positions: Int[Tensor, "*B T"] | None) -> Int[Tensor, "*B T"]:
     """Give the positions, counted from 0 where none are given."""
     return torch.arange(x.shape[1], device=x.device) if positions is None else positions
 

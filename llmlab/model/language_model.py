@@ -76,7 +76,7 @@ class LanguageModel(nn.Module):
         if length > self.config.max_seq:
             raise ValueError(f"a sequence wants at most max_seq={self.config.max_seq} tokens, got {length}")
 
-    def rotation(self, x: Float[Tensor, "B T D"], positions: Positions | None = None) -> Rotation | None:
+    def rotation(self, x: Float[Tensor, "B t D"], positions: Positions | None = None) -> Rotation | None:
         """Give what the blocks turn queries and keys by, or None where positions are not rotary."""
         if self.config.position != "rotary":
             return None

@@ -3,13 +3,14 @@
     p = softmax(W_router x);   y = Σ over the k largest p_e of  w_e expert_e(x)
 
 w is p itself for k = 1 (Fedus et al. 2022), else p divided by the sum of the k. How many tokens an expert gets depends
-on the values; on the meta device, where there are none, every expert gets its even share.
+on the values; on the meta device, where there are none, every expert gets its even share. Two things keep the shares
+even: a loss (`balance_loss`), and a bias that decides who is chosen, not what it weighs (`update_bias`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,12 @@ from llmlab.model.mlp import make_mlp
 
 
 class MoE(nn.Module):
-    """Router and experts, in the place of an MLP. After a forward `balance` holds the balancing loss, 1 at best."""
+    """Router and experts, in the place of an MLP.
+
+    After a forward `balance` holds the balancing loss, 1 at best, and `load` the share of choices each expert got.
+    """
+
+    bias: Tensor | None  # [E], or None for zero: see update_bias
 
     def __init__(self, config: Config):
         super().__init__()
@@ -33,6 +39,8 @@ class MoE(nn.Module):
         self.dispatch = dispatch
         self.average = same  # seam: over whose tokens the balance is judged
         self.balance: Tensor | None = None
+        self.load: Tensor | None = None
+        self.register_buffer("bias", None)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         tokens = x.flatten(0, 1)  # [N, D]
@@ -49,10 +57,15 @@ class MoE(nn.Module):
         """Choose each token's experts and what their outputs are weighted by; note the balance."""
         logits = self.router(tokens)
         p = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))  # [N, E]
-        weights, choice = p.topk(self.n_active, dim=-1)
+        if self.bias is None:
+            weights, choice = p.topk(self.n_active, dim=-1)
+        else:
+            choice = (p + self.bias).topk(self.n_active, dim=-1).indices
+            weights = p.gather(-1, choice)
         if self.n_active > 1:  # a single weight divided by itself would be 1, and teach the router nothing
             weights = weights / weights.sum(-1, keepdim=True)
-        self.balance = balance_loss(self.average(load(choice, p)), self.average(p.mean(0)))
+        load, probability = self.average(torch.stack([shares(choice, p), p.mean(0)]))
+        self.balance, self.load = balance_loss(load, probability), load.detach()
         return weights.to(tokens.dtype), choice
 
 
@@ -60,7 +73,7 @@ def same(x: Tensor) -> Tensor:
     return x
 
 
-def load(choice: Int[Tensor, "N k"], p: Float[Tensor, "N E"]) -> Float[Tensor, " E"]:
+def shares(choice: Int[Tensor, "N k"], p: Float[Tensor, "N E"]) -> Float[Tensor, " E"]:
     """Give the share of choices that went to each expert."""
     ones = torch.ones_like(choice.flatten(), dtype=p.dtype)
     return p.new_zeros(p.shape[1]).index_add(0, choice.flatten(), ones) / choice.numel()
@@ -71,19 +84,37 @@ def balance_loss(load: Float[Tensor, " E"], probability: Float[Tensor, " E"]) ->
     return load.shape[0] * (load * probability).sum()
 
 
+@torch.no_grad()
+def update_bias(model: nn.Module, rate: float) -> None:
+    """After a step, add rate sign(mean load - load) to every mixture's bias, from zero (Wang et al. 2024, algorithm 1).
+
+    The load is the last forward's. On several ranks it must be the same on all, or they choose differently: see
+    `parallel.expert.global_balance`. From the first call on the bias is part of the state_dict.
+    """
+    for moe in model.modules():
+        if isinstance(moe, MoE) and moe.load is not None:
+            bias = torch.zeros_like(moe.load) if moe.bias is None else moe.bias
+            moe.bias = bias + rate * (moe.load.mean() - moe.load).sign()
+
+
+def run_experts(experts: Sequence[nn.Module], tokens: Float[Tensor, "M D"], sizes: list[int]) -> Float[Tensor, "M D"]:
+    """Put the first sizes[0] tokens through the first expert, the next through the second, and so on."""
+    return torch.cat([expert(part) for expert, part in zip(experts, tokens.split(sizes), strict=True)])
+
+
 def dispatch(
     tokens: Float[Tensor, "N D"],
     choice: Int[Tensor, "N k"],
     weights: Float[Tensor, "N k"],
     experts: Iterable[nn.Module],
     capacity_factor: float | None = None,
+    run: Callable[[Sequence[nn.Module], Tensor, list[int]], Tensor] = run_experts,
 ) -> Float[Tensor, "N D"]:
-    """Sort the tokens by expert, send each expert its own, and add the weighted outputs back where they came from."""
+    """Sort the tokens by expert, run each expert on its own, and add the weighted outputs back where they came from."""
     experts = list(experts)
     order, sizes = by_expert(choice, len(experts), capacity_factor)
     rows = order // choice.shape[1]  # [M]: the token of each (token, choice) pair, expert by expert
-    parts = tokens[rows].split(sizes)
-    outputs = torch.cat([expert(part) for expert, part in zip(experts, parts, strict=True)])
+    outputs = run(experts, tokens[rows], sizes)
     return torch.zeros_like(tokens).index_add(0, rows, outputs * weights.flatten()[order][:, None])
 
 
@@ -110,6 +141,11 @@ def by_expert(
 def tokens_per_expert(choice: Int[Tensor, " Nk"], n_expert: int) -> list[int]:
     """Count what each expert was chosen for; on the meta device the even share. This waits for the values."""
     if choice.is_meta:
-        share, rest = divmod(choice.numel(), n_expert)
-        return [share + (i < rest) for i in range(n_expert)]
+        return even_share(choice.numel(), n_expert)
     return torch.bincount(choice, minlength=n_expert).tolist()
+
+
+def even_share(n: int, parts: int) -> list[int]:
+    """Deal n out as evenly as it goes, the larger parts first."""
+    share, rest = divmod(n, parts)
+    return [share + (i < rest) for i in range(parts)]

@@ -77,7 +77,7 @@ class Transformer(LanguageModel):
         positions: Positions | None = None,
         mask: Mask | None = None,
         caches: Sequence[KVCache] | None = None,
-    ) -> Float[Tensor, "B T D"]:
+    ) -> Float[Tensor, "B t D"]:
         """Compute what the output layer reads."""
         before = caches[0].length if caches else 0
         self.check_length(tokens, before)

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmlab.comm.group import Group
@@ -39,9 +38,11 @@ class Shard:
     def take(self, whole: Tensor) -> Tensor:
         """Replicate -> Shard(dim); nothing is sent."""
         start = min(self.group.rank * self.part, self.size)
-        piece = whole.narrow(self.dim, start, min(self.part, self.size - start))
-        padding = [0, 0] * (whole.dim() - 1 - self.dim) + [0, self.part - piece.shape[self.dim]]
-        return F.pad(piece, padding).clone(memory_format=torch.contiguous_format)
+        found = whole.narrow(self.dim, start, min(self.part, self.size - start))
+        # empty, zero_ and copy_ leave weights that are not on the device yet off it: only the slice will be
+        piece = whole.new_empty(*whole.shape[: self.dim], self.part, *whole.shape[self.dim + 1 :]).zero_()
+        piece.narrow(self.dim, 0, found.shape[self.dim]).copy_(found)
+        return piece
 
     def gather(self, piece: Tensor) -> Tensor:
         """Shard(dim) -> Replicate, without the padding."""

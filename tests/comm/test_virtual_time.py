@@ -445,3 +445,20 @@ def test_recomputed_activations_run_twice_and_take_less_memory(how, numerics):
     plain, again = (lab.Simulator(1, numerics=numerics).run(worker, h) for h in (None, how))
     assert len(again.trace.select(op="attention")) == 2 * len(plain.trace.select(op="attention"))
     assert again.memory[0]["activations"] < plain.memory[0]["activations"]
+
+
+def test_without_kernels_the_numbers_and_messages_are_the_same_and_computing_is_free():
+    def worker(world):
+        x = torch.ones(64, 64) * (world.rank + 1)
+        return world.all_reduce(x @ x)
+
+    full, bare = Simulator(2).run(worker), Simulator(2, kernels=False).run(worker)
+    assert all(torch.equal(a, b) for a, b in zip(full.results, bare.results, strict=True))
+    assert bare.trace.comm_bytes() == full.trace.comm_bytes() > 0
+    assert {e.stream for e in bare.trace} == {"comm"} and 0 < bare.seconds < full.seconds
+    assert "kernels" in bare.not_modelled and "kernels" not in full.not_modelled
+
+
+def test_a_run_without_kernels_and_without_numbers_is_refused():
+    with pytest.raises(ValueError, match="one of them must be True"):
+        Simulator(2, kernels=False, numerics=False)

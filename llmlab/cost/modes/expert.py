@@ -1,0 +1,53 @@
+"""What expert parallelism costs a rank: bytes by formula, from how many tokens leave it and how many arrive.
+
+    per mixture and step:  2 (sent + received) D w     to the experts and back, in forward and again in backward
+                         + 8 E                         how many are coming, as 64-bit integers, in forward
+
+sent: the (token, choice) pairs this rank's router sends, dropped ones left out; received: those that chose an expert
+here. Both count the pairs that stay on their rank, for `all_to_all` is handed those too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from llmlab.model import Config
+from llmlab.model.moe import even_share
+
+
+def exchange_bytes(config: Config, loads: Iterable[tuple[int, int]]) -> int:
+    """Bytes a rank hands to `all_to_all` in one step without recomputation. `loads`: (sent, received) per mixture."""
+    width = config.d_model * config.dtype.itemsize
+    return sum(2 * (sent + received) * width + 8 * config.n_expert for sent, received in loads)
+
+
+def even_load(config: Config, tokens: int, ep: int, rank: int) -> tuple[int, int]:
+    """Give (sent, received) of one mixture if `tokens` tokens on each of `ep` ranks choose every expert alike."""
+    pairs = tokens * config.n_expert_active
+    sizes = even_share(pairs, config.n_expert)
+    if config.capacity_factor is not None:
+        capacity = math.ceil(config.capacity_factor * pairs / config.n_expert)
+        sizes = [min(size, capacity) for size in sizes]
+    share = config.n_expert // ep
+    return sum(sizes), ep * sum(sizes[rank * share :][:share])
+
+
+def balance_bytes(config: Config) -> int:
+    """Bytes a rank hands to `all_reduce` in one step for `global_balance`: load and probability, and their gradient."""
+    width = torch.promote_types(config.dtype, torch.float32).itemsize
+    return config.n_layer * 2 * 2 * config.n_expert * width
+
+
+def expert_param(config: Config, ep: int = 1) -> int:
+    """Parameters of the routed experts that one of `ep` ranks holds."""
+    biases = config.d_ff * (2 if config.mlp == "swiglu" else 1) + config.d_model
+    weights = config.d_model * config.d_ff * (3 if config.mlp == "swiglu" else 2)
+    return config.n_layer * config.n_expert // ep * (weights + biases * config.bias)
+
+
+def dense_param(config: Config) -> int:
+    """Parameters outside the routed experts: every rank holds them all, and their gradients are added up over ranks."""
+    return config.n_param - expert_param(config)

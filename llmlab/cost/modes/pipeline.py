@@ -1,0 +1,97 @@
+"""Pipeline parallelism in closed form: the bubble, the bytes a rank hands over in a step, and what it holds at its peak.
+
+p ranks, v stages on each, m microbatches; F, B, W: seconds a rank takes for a microbatch's forward, backward (without W,
+where a schedule has it) and weight gradients.
+
+    bubble, seconds a rank waits in a step     gpipe, 1f1b   (p - 1) (F + B)             Narayanan et al. 2021, section 2.2
+                                               interleaved   (p - 1) (F + B) / v
+                                               zero_bubble   (p - 1) (F + B - W)         Qi et al. 2023, section 2.3
+    messages                                   2 (p v - 1) m in all, of b t D numbers each
+    microbatches held by rank r                gpipe m, 1f1b p - r, zero_bubble p, at most m
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmlab.model.config import Config
+from llmlab.parallel.schedules import Schedule
+
+
+def bubble(
+    name: str, ranks: int, forward: float, backward: float, weights: float = 0.0, virtual_stages: int = 1
+) -> float:
+    """Seconds each rank waits in a step of equal stages, with at least as many microbatches as ranks and free messages.
+
+    backward: without `weights`, the seconds of W, for "zero_bubble"; W is at most F + B there.
+    """
+    if name not in ("gpipe", "1f1b", "interleaved", "zero_bubble"):
+        raise ValueError(f"a bubble's formula is known for gpipe, 1f1b, interleaved and zero_bubble; got {name!r}")
+    if name == "zero_bubble":
+        return (ranks - 1) * (forward + backward - weights)
+    return (ranks - 1) * (forward + backward) / virtual_stages
+
+
+def bubble_share(name: str, ranks: int, microbatches: int, virtual_stages: int = 1) -> float:
+    """The share of a step in which a rank waits, where backward takes twice as long as forward (and B as W)."""
+    split = name == "zero_bubble"
+    waits = bubble(name, ranks, 1, 1 if split else 2, 1, virtual_stages)
+    return waits / (waits + 3 * microbatches)
+
+
+def pipeline_bytes(config: Config, schedule: Schedule, rank: int, batch: int, seq: int) -> int:
+    """Bytes this rank hands over in one `forward_backward` of the whole batch: activations, gradients, table, loss."""
+    w, ranks = config.dtype.itemsize, len(schedule.actions)
+    if ranks == 1:
+        return 0
+    taken = [(action, schedule.feeds(action)) for action in schedule.actions[rank]]
+    messages = sum(taker is not None and schedule.place[taker][0] != rank for _, taker in taken)
+    hidden = batch // schedule.microbatches * seq * config.d_model * w
+    ends = {schedule.rank_of(0), schedule.rank_of(schedule.stages - 1)}
+    table = config.vocab_size * config.d_model * w if config.tie_embeddings and rank in ends and len(ends) == 2 else 0
+    return messages * hidden + table + max(w, 4)
+
+
+def activation_bytes(
+    config: Config, schedule: Schedule, rank: int, batch: int, seq: int, sizes: Sequence[int]
+) -> int:
+    """Bytes of activations this rank holds at its peak, for blocks without experts, dropout or recomputation.
+
+    sizes: blocks per stage. Walks the rank's list: what F takes, the action that ends the microbatch there gives back.
+    Messages just received are not counted, so a stage's own input only where it is the first.
+    """
+    held, peak, n = 0, 0, batch // schedule.microbatches * seq
+    per_stage = [stage_bytes(config, n, size, s, schedule.stages) for s, size in enumerate(sizes)]
+    for action in schedule.actions[rank]:
+        if action.kind == "F":
+            held += per_stage[action.stage]
+            peak = max(peak, held)
+        elif schedule.last(action):
+            held -= per_stage[action.stage]
+    loss = 2 * n * config.vocab_size * max(config.dtype.itemsize, 4)  # the logits' gradient, and its softmax's
+    return peak + loss * (schedule.rank_of(schedule.stages - 1) == rank)
+
+
+def stage_bytes(config: Config, tokens: int, blocks: int, stage: int, stages: int) -> int:
+    """Bytes a stage keeps of one microbatch of so many tokens from its forward to its last gradient.
+
+    What goes out is kept until its gradient comes back; what came in is the stage before's affair, or a message's.
+    """
+    w, D = config.dtype.itemsize, config.d_model
+    kept = blocks * block_numbers(config) + D * (stage == 0)
+    if stage == stages - 1:
+        kept += D * config.norm_first + config.vocab_size * max(w, 4) // w
+    return tokens * kept * w
+
+
+def block_numbers(config: Config) -> int:
+    """Numbers a block keeps for its backward, per token: the inputs of its products, norms, attention and activation.
+
+    Its input, both norms' outputs, the sum between them, q, k, v, attention's output and its log-sum; the MLP's inner
+    values, before and after the activation (SwiGLU: gate, up, silu(gate) and their product).
+    """
+    D, heads = config.d_model, config.n_head * config.head_dim
+    inner = 4 if config.mlp == "swiglu" else 2
+    statistics = 2 * (2 if config.norm == "layernorm" else 1)
+    attention = 2 * heads + 2 * config.n_kv_head * config.head_dim + config.n_head
+    return 4 * D + attention + inner * config.d_ff + statistics

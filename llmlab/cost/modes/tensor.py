@@ -1,0 +1,66 @@
+"""Tensor and sequence parallelism in closed form: the bytes a rank hands over, and what it holds.
+
+One step on B sequences of T tokens, n = B T; p ranks; w bytes a number, a = max(w, 4) bytes a number of the loss.
+
+    a region            tensor        forward n D w, backward n D w           leave; enter
+                        sequence      forward n D w (1 + 1/p), backward the same    all_gather hands over 1/p
+    embedding           forward n D w; sequence: backward n D w / p
+    loss                forward n a to find the maximum, 2 n a for the sums (3 n a with label smoothing)
+    partial gradients   once a step: sequence: norms and row biases; key heads that several ranks hold
+
+Regions: attention and the MLP of each block (an expert sees n k / E tokens), and the output layer, which is entered but
+not left. What travels under sequence parallelism is the same on the wire: a ring's all_reduce of N bytes is worth a
+reduce_scatter of N and an all_gather of N / p.
+"""
+
+from __future__ import annotations
+
+from llmlab.model.config import Config
+
+
+def tensor_bytes(config: Config, batch: int, seq: int, tp: int, sequence_parallel: bool = False) -> int:
+    """Bytes a rank hands over in one step: forward, backward, and `sum_partial`. No capacity, no recomputation."""
+    if tp == 1:
+        return 0
+    w, a, n = config.dtype.itemsize, max(config.dtype.itemsize, 4), batch * seq
+    hidden = n * config.d_model * w
+    door = hidden // tp + hidden if sequence_parallel else hidden  # in and out of a region, forward or backward
+    head = door
+    embedding = hidden + hidden // tp * sequence_parallel
+    loss = n * a * (4 if config.label_smoothing else 3)
+    block = 2 * door + _mlp_bytes(config, hidden, door, tp, sequence_parallel)
+    return config.n_layer * block + embedding + head + loss + w * partial_params(config, tp, sequence_parallel)
+
+
+def partial_params(config: Config, tp: int, sequence_parallel: bool = False) -> int:
+    """Parameters whose gradients have to be added up over the ranks after backward."""
+    bias, norm = int(config.bias), config.d_model * (2 if config.norm == "layernorm" and config.bias else 1)
+    kv = 2 * (config.d_model + bias) * config.n_kv_head * config.head_dim
+    block = kv if config.n_kv_head % tp else 0
+    if not sequence_parallel:
+        return config.n_layer * block
+    row_biases = bias * config.d_model * (1 if config.n_expert else 2)  # experts are no sequence-parallel regions
+    return config.n_layer * (block + 2 * norm + row_biases) + norm * config.norm_first
+
+
+def params_per_rank(config: Config, tp: int) -> int:
+    """Parameters one rank holds, the vocabulary's padding included."""
+    D, bias = config.d_model, int(config.bias)
+    kv_heads = config.n_kv_head if config.n_kv_head % tp else config.n_kv_head // tp
+    attention = (D + bias) * config.head_dim * (config.n_head // tp + 2 * kv_heads) + D * (D // tp + bias)
+    columns = (2 if config.mlp == "swiglu" else 1) * config.d_ff // tp
+    mlp = (D + bias) * columns + D * (config.d_ff // tp + bias)
+    mlps = config.n_expert + config.n_expert_shared if config.n_expert else 1
+    norm = D * (2 if config.norm == "layernorm" and bias else 1)
+    tables = (1 if config.tie_embeddings else 2) * -(-config.vocab_size // tp) * D
+    positions = config.max_seq * D if config.position == "learned" else 0
+    block = attention + mlps * mlp + D * config.n_expert + 2 * norm
+    return config.n_layer * block + norm * config.norm_first + tables + positions
+
+
+def _mlp_bytes(config: Config, hidden: int, door: int, tp: int, sequence_parallel: bool) -> int:
+    """Forward and backward of one block's MLP, or of its experts, each a tensor-parallel region of its own."""
+    if not config.n_expert:
+        return 2 * door
+    regions = 2 * hidden * (config.n_expert_active + config.n_expert_shared)
+    return regions + 2 * (hidden // tp) * sequence_parallel  # gathered for the router, and back in backward

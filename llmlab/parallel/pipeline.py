@@ -1,0 +1,217 @@
+"""Pipeline parallelism: each rank holds some consecutive blocks; microbatches go through the ranks one after another.
+
+    rank 0   embedding, blocks 0 1    F0 F1 F2 .  .  B0 .  B1 .  B2      F: forward of a microbatch, activations sent on
+    rank 1   blocks 2 3                  F0 F1 .  B0 F2 B1 .  B2         B: its backward, gradients sent back
+    rank 2   blocks 4 5, norm, head         F0 B0 F1 B1 F2 B2
+
+Huang et al. 2019, "GPipe", section 2; Narayanan et al. 2021, "Efficient large-scale language model training on GPU
+clusters using Megatron-LM", section 2.2. The order of work is a `Schedule`: data, interpreted here. Seam: `blocks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from llmlab.comm.group import Group
+from llmlab.model import IGNORE, Transformer
+from llmlab.parallel.mail import Mail
+from llmlab.parallel.schedules import Action, Schedule, make_schedule
+from llmlab.parallel.stages import Batch, Stage, cut, split_layers
+from llmlab.parallel.timetable import check
+from llmlab.parallel.zero_bubble import DeferredWeights, Product, defer_weights, pay
+
+OnBackward = Callable[[list[nn.Parameter]], None]
+
+
+def pipeline_parallel(
+    model: Transformer,
+    group: Group,
+    schedule: str | Schedule = "1f1b",
+    microbatches: int = 4,
+    virtual_stages: int = 1,
+    split: Sequence[int] | None = None,
+) -> Pipeline:
+    """Keep this rank's part of the model, in place, and give what runs it. Every rank brings the same whole model.
+
+    The embedding stays with the first stage, final norm and output layer with the last; a tied table with both.
+    schedule: a name, for so many `microbatches` and `virtual_stages` (stages per rank; "interleaved" only), or a
+    Schedule of one's own.  split: blocks per stage (None: as even as can be). Raises ValueError for any model but a
+    plain Transformer, a schedule that does not run, and a split that does not fit.
+    """
+    if type(model) is not Transformer:
+        raise ValueError(f"pipeline_parallel wants a plain Transformer, one list of blocks; got {type(model).__name__}")
+    if isinstance(schedule, str):
+        schedule = make_schedule(schedule, group.size, microbatches, virtual_stages)
+    if len(check(schedule).actions) != group.size:
+        raise ValueError(f"a schedule wants a line for each rank of {group}, got {len(schedule.actions)}")
+    sizes = split_layers(len(model.blocks), schedule.stages, split)
+    table = model.head.weight if model.tied else None
+    stages = cut(model, schedule, group.rank, sizes)
+    model.to(group.device)
+    deferred = defer_weights(model) if schedule.splits_backward else None
+    return Pipeline(model, group, schedule, stages, table, deferred)
+
+
+@dataclass(eq=False)
+class Pipeline:
+    """One rank's part of a pipeline: `forward_backward` for the usual step, `run` for those who split batches."""
+
+    model: Transformer
+    group: Group
+    schedule: Schedule
+    stages: dict[int, Stage]  # those of this rank, by number
+    table: nn.Parameter | None  # a tied one, whether it is held here or not
+    deferred: DeferredWeights | None
+
+    def __repr__(self) -> str:
+        held = {f"stage {n}": f"{len(stage.blocks)} blocks" for n, stage in self.stages.items()}
+        return f"Pipeline({self.schedule}, rank {self.group.rank} holds {held})"
+
+    @property
+    def chunks(self) -> list[list[nn.Parameter]]:
+        """The parameters of each stage held here."""
+        return [stage.parameters for stage in self.stages.values()]
+
+    def forward_backward(
+        self, tokens: Tensor, targets: Tensor, positions: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Make the gradients of the mean loss of this batch, [B, T] on every rank; give that loss, on every rank.
+
+        Microbatch i is the i-th of equal parts of the batch, and so of positions and mask where they have rows of it.
+        """
+        m, count = self.schedule.microbatches, (targets != IGNORE).sum()
+        if tokens.shape[0] % m:
+            raise ValueError(f"a batch of {tokens.shape[0]} does not split into {m} microbatches")
+        rows = tokens.shape[0] // m
+        parts = [[_part(x, tokens.shape[0], m, i) for x in (tokens, targets, positions, mask)] for i in range(m)]
+        names = ("tokens", "targets", "positions", "mask")
+        batches = [dict(zip(names, part, strict=True), row=i * rows) for i, part in enumerate(parts)]
+        loss_sum = self.run(batches, 1 / count.double())
+        self.sum_tied()
+        return self.group.all_reduce(loss_sum) / count
+
+    def run(self, batches: Sequence[Batch], scale: float | Tensor, on_backward: OnBackward | None = None) -> Tensor:
+        """Take all microbatches forward and backward as the schedule says; give this rank's part of the loss sum.
+
+        batches: the same on every rank, one dict per microbatch: tokens and targets [b, t], positions (None: from 0),
+        mask (or None), row (number in the whole batch of the first sequence). Gradients of `scale` times the loss sum
+        add up in the parameters; those of a tied table are left to `sum_tied`.  on_backward(parameters): called when a
+        microbatch has made its last gradient of a stage's parameters.
+        """
+        if len(batches) != self.schedule.microbatches:
+            raise ValueError(f"{self!r} wants {self.schedule.microbatches} microbatches, got {len(batches)}")
+        return Step(self, [self._complete(batch) for batch in batches], scale, on_backward).run()
+
+    def sum_tied(self) -> None:
+        """Add up the gradients of a tied table that the first and the last stage hold, on both; nothing elsewhere."""
+        ends = [self.schedule.rank_of(0), self.schedule.rank_of(self.schedule.stages - 1)]
+        if self.table is None or not self.table.requires_grad or self.group.rank not in ends or ends[0] == ends[1]:
+            return
+        peer = ends[1] if self.group.rank == ends[0] else ends[0]
+        grad = torch.zeros_like(self.table) if self.table.grad is None else self.table.grad
+        sending = self.group.isend(grad, peer)
+        other = self.group.recv(grad, peer)
+        sending.wait()
+        self.table.grad = grad + other  # a + b = b + a, to the bit
+
+    def _complete(self, batch: Batch) -> Batch:
+        """Fill in what was left out. Raises ValueError, on every rank alike, for more tokens than the model takes."""
+        tokens = batch["tokens"]
+        self.model.check_length(tokens)
+        plain = {"positions": None, "mask": None, "row": 0, **batch}
+        if plain["positions"] is None:
+            plain["positions"] = torch.arange(tokens.shape[1], device=tokens.device)
+        return plain
+
+
+def _part(x: Tensor | None, batch: int, parts: int, i: int) -> Tensor | None:
+    """The i-th part of what has a row per sequence; the whole of what all sequences share."""
+    return x.chunk(parts)[i] if x is not None and x.dim() > 1 and x.shape[0] == batch else x
+
+
+@dataclass
+class Held:
+    """What a stage keeps of a microbatch from its forward until its last gradient is made."""
+
+    x: Tensor | None  # what it took: its gradient is sent back
+    y: GradientEdge | None  # not the tensor: nothing here needs its numbers
+    loss: Tensor | None
+    owed: list[Product] = field(default_factory=list)  # for W
+
+
+class Step:
+    """One run of a pipeline's schedule over the microbatches of a batch."""
+
+    def __init__(self, pipeline: Pipeline, batches: list[Batch], scale: Any, on_backward: OnBackward | None):
+        self.pipeline, self.batches, self.scale, self.on_backward = pipeline, batches, scale, on_backward
+        self.held: dict[tuple[int, int], Held] = {}
+        parameter = next(pipeline.model.parameters())
+        self.dtype, self.device = parameter.dtype, parameter.device
+        self.mail = Mail(pipeline.group, pipeline.schedule, self.like)
+        block = next(iter(pipeline.model.blocks))
+        self.parts = block.attention_dropout.part[1]  # by how many sequence parallelism divides the tokens held here
+        wide = torch.promote_types(self.dtype, torch.float32)
+        self.loss_sum = torch.zeros((), dtype=wide, device=self.device)
+
+    def run(self) -> Tensor:
+        """Interpret this rank's list. Each message is asked for one action early, so that it travels meanwhile."""
+        do = {"F": self.forward, "B": self.backward, "W": self.weights}
+        actions = self.pipeline.schedule.actions[self.pipeline.group.rank]
+        for action, following in zip(actions, [*actions[1:], None], strict=True):
+            for asked in (action, following):
+                if asked is not None:
+                    self.mail.ask(asked)
+            do[action.kind](action)
+            if self.on_backward is not None and self.pipeline.schedule.last(action):
+                self.on_backward(self.pipeline.stages[action.stage].parameters)
+        self.mail.close()
+        return self.loss_sum
+
+    def like(self, action: Action) -> Tensor:
+        """An empty [b, t, D] as it travels for this action, in the residual stream's dtype."""
+        b, t = self.batches[action.microbatch]["tokens"].shape
+        shape = b, t // self.parts, self.pipeline.model.config.d_model
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def forward(self, action: Action) -> None:
+        stage, batch = self.pipeline.stages[action.stage], self.batches[action.microbatch]
+        x = None if stage.first else self.mail.take(action).requires_grad_()
+        self.pipeline.model.place.row = batch["row"]
+        with self.pipeline.group.span(str(action)):
+            y, loss = stage.forward(batch, x)
+        edge = get_gradient_edge(y) if y is not None and y.requires_grad else None
+        self.held[action.stage, action.microbatch] = Held(x, edge, loss)
+        if loss is not None:
+            self.loss_sum += loss.detach()
+        if y is not None:
+            self.mail.hand_on(action, y.detach())
+
+    def backward(self, action: Action) -> None:
+        stage, held = self.pipeline.stages[action.stage], self.held[action.stage, action.microbatch]
+        ends: list[tuple[Any, Tensor]] = []
+        if not stage.last:
+            dy = self.mail.take(action)
+            ends += [(held.y, dy)] if held.y is not None else []
+        if held.loss is not None and held.loss.requires_grad:
+            ends.append((held.loss, torch.ones_like(held.loss).mul_(self.scale)))
+        with self.pipeline.group.span(str(action)):
+            if ends:
+                torch.autograd.backward([end for end, _ in ends], [grad for _, grad in ends])
+        if self.pipeline.deferred is not None:
+            held.owed = self.pipeline.deferred.collect()
+        if held.x is not None:
+            assert held.x.grad is not None
+            self.mail.hand_on(action, held.x.grad)
+        held.x = held.y = held.loss = None
+        if self.pipeline.schedule.last(action):
+            del self.held[action.stage, action.microbatch]
+
+    def weights(self, action: Action) -> None:
+        with self.pipeline.group.span(str(action)):
+            pay(self.held.pop((action.stage, action.microbatch)).owed)

@@ -1,0 +1,203 @@
+"""One training step of a model that was laid out over ranks: forward, backward, sums, clipping, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.model import IGNORE, Transformer
+from llmlab.optim import LossScaler, clip_grad_norm
+from llmlab.parallel.axes import Axes
+from llmlab.parallel.context import columns
+from llmlab.parallel.gathering import Gathering
+from llmlab.parallel.layout import Layout
+from llmlab.parallel.placement import sum_partial
+
+Microbatch = dict[str, Any]  # tokens, targets, positions, mask: this rank's part; row: of the global batch, its first
+
+
+class Gradients(Protocol):
+    """How gradients and updates cross the data axis: Replicas, or a stage of ZeRO."""
+
+    owned: dict[nn.Parameter, Tensor]  # what this rank's optimizer updates for each parameter, its gradient beside it
+
+    def no_sync(self) -> AbstractContextManager[None]: ...
+    def finish(self) -> None: ...
+    def publish(self) -> None: ...
+    def whole(self, parameter: nn.Parameter) -> Tensor: ...
+    def whole_gradient(self, parameter: nn.Parameter) -> Tensor: ...
+
+
+@dataclass(eq=False)
+class Step:
+    """loss = step(tokens, targets): made by `parallelize`.
+
+    model: what this rank keeps of it.  optimizer: over what this rank owns; its learning rates may be changed between
+    steps.  grad_norm: the global norm of the last step's gradients, if it clips.
+    """
+
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    layout: Layout
+    axes: Axes
+    gradients: Gradients
+    run: Callable[[list[Microbatch], Tensor], Tensor]  # forward and backward of all microbatches -> the loss sum here
+    gathering: Gathering
+    table: nn.Parameter | None  # a tied table that the first and the last stage both hold
+    copies: dict[nn.Parameter, int]  # ranks of the world that own the same elements
+    clip: float | None = None
+    scaler: LossScaler | None = None
+    autocast: torch.dtype | None = None
+    n_step: int = 0
+    grad_norm: Tensor | None = None
+
+    def __call__(
+        self, tokens: Tensor, targets: Tensor, positions: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Train on one global batch, given whole on every rank; return its mean loss, from before the update.
+
+        tokens, targets: [B, T], targets of -100 do not count.  positions: [T] or [B, T], default 0 .. T-1.  mask:
+        [B or 1, 1, T, T], True where a token may look.  Raises ValueError for a batch the layout cannot split.
+        """
+        self._check(tokens, targets, positions, mask)
+        n_target = (targets.to(self.axes.world.device) != IGNORE).sum().to(self._sum_dtype())
+        for parameter, owned in self.gradients.owned.items():
+            parameter.grad = owned.grad = None
+        scale = (1.0 if self.scaler is None else self.scaler.value) / n_target
+        with self._precision():
+            total = self.run(self._microbatches(tokens, targets, positions, mask), scale)
+        self.gradients.finish()
+        sum_partial(self.gradients.owned.values())
+        self._sum_tied()
+        self._update()
+        self.n_step += 1
+        return self.axes.losses.all_reduce(total.to(n_target.dtype)) / n_target
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights with the single process's names and shapes, on every rank."""
+        return self.gathering.gather(self.gradients.whole)
+
+    def grad_dict(self) -> dict[str, Tensor]:
+        """The last step's gradients with the single process's names and shapes, on every rank; none counts as zero."""
+        return self.gathering.gather(self.gradients.whole_gradient)
+
+    # --- the batch --------------------------------------------------------------------------------------------------
+
+    def _microbatches(
+        self, tokens: Tensor, targets: Tensor, positions: Tensor | None, mask: Tensor | None
+    ) -> list[Microbatch]:
+        """Cut this rank's part out of the batch: microbatch i of all replicas together is its i-th m-th."""
+        batch, seq = tokens.shape
+        device, n_row = self.axes.world.device, batch // (self.layout.microbatches * self.layout.dp)
+        held = columns(seq, self.axes.cp, self.layout.context)
+        place = self.model.place
+        place.step, place.columns = self.n_step, held.to(device) if self.layout.cp > 1 else None
+        positions = torch.arange(seq) if positions is None else positions
+        found = []
+        for i in range(self.layout.microbatches):
+            row = (i * self.layout.dp + self.axes.dp.rank) * n_row
+            rows = slice(row, row + n_row)
+            found.append(
+                {
+                    "tokens": tokens[rows, held].to(device),
+                    "targets": targets[rows, held].to(device),
+                    "positions": (positions[rows, held] if positions.dim() == 2 else positions[held]).to(device),
+                    "mask": None if mask is None else _rows_of(mask, rows)[:, :, held].to(device),
+                    "row": row,
+                }
+            )
+        return found
+
+    def _check(self, tokens: Tensor, targets: Tensor, positions: Tensor | None, mask: Tensor | None) -> None:
+        if tokens.dim() != 2 or tokens.shape != targets.shape:
+            raise ValueError(
+                f"a step wants tokens and targets of one shape [B, T], got {list(tokens.shape)} and "
+                f"{list(targets.shape)}"
+            )
+        batch, seq = tokens.shape
+        self.layout.check_batch(batch, seq)
+        self.model.check_length(tokens)
+        if positions is not None and positions.shape not in ((seq,), (batch, seq)):
+            raise ValueError(f"positions want shape [{seq}] or [{batch}, {seq}], got {list(positions.shape)}")
+        if mask is not None and mask.shape not in ((1, 1, seq, seq), (batch, 1, seq, seq)):
+            raise ValueError(f"a mask wants shape [{batch} or 1, 1, {seq}, {seq}], got {list(mask.shape)}")
+        if not tokens.is_meta and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.model.config.vocab_size:
+            raise ValueError(
+                f"token wants numbers from 0 to {self.model.config.vocab_size - 1}, "
+                f"got {int(tokens.min())} to {int(tokens.max())}"
+            )
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.axes.world.device.type, self.autocast)
+
+    def _sum_dtype(self) -> torch.dtype:
+        return torch.promote_types(self.model.config.dtype, torch.float32)
+
+    # --- the update -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _sum_tied(self) -> None:
+        """Add up the two gradients of a table that the first stage embeds with and the last one predicts with."""
+        if self.table is None or not self.table.requires_grad:
+            return
+        pp, owned = self.axes.pp, self.gradients.owned[self.table]
+        grad = torch.zeros_like(owned) if owned.grad is None else owned.grad
+        peer = pp.size - 1 if pp.rank == 0 else 0
+        sent = pp.isend(grad.clone(), peer)
+        owned.grad = grad + pp.recv(grad, peer)
+        sent.wait()
+
+    def _update(self) -> None:
+        """Clip and step, or leave the step out if any rank's gradients overflowed."""
+        owned = [x for x in self.gradients.owned.values() if x.requires_grad]
+        finite = None
+        if self.scaler is not None:
+            finite = self.axes.world.all_reduce(self.scaler.unscale(owned), "min")  # one rank's veto is everyone's
+        if self.clip is not None:
+            self.grad_norm = self._norm()
+            clip_grad_norm(owned, self.clip, self.grad_norm)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer, finite)
+        self.gradients.publish()
+
+    def _norm(self) -> Tensor:
+        """The norm of the whole model's gradient: every element once, however many ranks hold it."""
+        dtype, device = self._sum_dtype(), self.axes.world.device
+        squares = [
+            owned.grad.to(dtype).square().sum() / self.copies[parameter]
+            for parameter, owned in self.gradients.owned.items()
+            if owned.grad is not None
+        ]
+        here = torch.stack(squares).sum() if squares else torch.zeros((), dtype=dtype, device=device)
+        return self.axes.world.all_reduce(here).sqrt()
+
+
+def accumulate(
+    model: Transformer, batches: Iterable[Microbatch], scale: Tensor, quiet: Callable[[], AbstractContextManager[None]]
+) -> Tensor:
+    """Forward and backward of each microbatch in turn, on one stage; gradients are sent during the last backward.
+
+    Returns the loss sum, detached. `quiet`: the context in which the others' gradients pile up.
+    """
+    batches, total = list(batches), torch.zeros((), dtype=scale.dtype, device=scale.device)
+    for i, batch in enumerate(batches):
+        model.place.row = batch["row"]
+        with nullcontext() if i == len(batches) - 1 else quiet():
+            arguments = (batch[name] for name in ("tokens", "targets", "positions", "mask"))
+            loss = model.loss(*arguments, reduction="sum")
+            (loss * scale).backward()
+        total += loss.detach()
+    return total
+
+
+def _rows_of(mask: Tensor, rows: slice) -> Tensor:
+    return mask if mask.shape[0] == 1 else mask[rows]

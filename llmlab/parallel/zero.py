@@ -1,0 +1,261 @@
+"""ZeRO: data parallelism without its redundancy. Each of n ranks keeps an n-th of what all n would keep alike.
+
+    stage   sharded                      sent in a step, of P parameters
+    1       optimizer state              reduce_scatter P, all_gather P
+    2       and gradients                the same
+    3       and the weights themselves   reduce_scatter P, all_gather P for forward and again for backward
+
+Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion parameter models", section 5. Seams:
+`optimizer.step` (its parameters become shards) and parameter gradients; stage 3 (zero3.py) also the parameters.
+The optimizer must update each element by itself: it sees flat pieces of parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Variable
+
+from llmlab.comm.group import Group
+from llmlab.parallel.buckets import make_buckets
+from llmlab.parallel.flat import FlatBucket
+from llmlab.parallel.zero3 import make_units, stretches
+
+GroupOf = Group | Callable[[nn.Parameter], Group]
+
+
+def zero(
+    model: nn.Module,
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    group: Group,
+    stage: int,
+    bucket_mb: float = 25,
+    prefetch: bool = True,
+) -> torch.optim.Optimizer:
+    """Shard the model over the group, in place; return an optimizer for the usual loop: backward, step, zero_grad.
+
+    Every rank must give the same weights. Gradients are averaged over ranks. `model.zero` is the ZeRO object, whose
+    `no_sync()` accumulates.  Raises ValueError for a stage that is not 1, 2 or 3.
+    """
+    sharded = ZeRO(model, group, stage, bucket_mb=bucket_mb, prefetch=prefetch)
+    optimizer = make_optimizer(model.parameters())
+    sharded.adopt(optimizer)
+
+    def finish(*_: object) -> None:
+        sharded.finish()
+
+    def publish(*_: object) -> None:
+        sharded.publish()
+
+    optimizer.register_step_pre_hook(finish)
+    optimizer.register_step_post_hook(publish)
+    return optimizer
+
+
+class ZeRO:
+    """What a model's weights, gradients and optimizer state are sharded by. `model.zero` once it is made.
+
+    group_of: the ranks that hold the same parameters, for all or for each.  op: "avg", or "sum" where the loss is
+    divided already.  bucket_mb: the most that travels together, in MB (2^20 bytes); in stage 3 a unit does.
+    prefetch: stage 3 fetches the next unit's weights while this one computes.  apart: parameters that get a bucket of
+    their own, because they lie in another pipeline stage too and must be cut alike there.
+
+    owned: what this rank's optimizer updates for each parameter: the flat piece, maybe empty, that lies in its shard.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        group_of: GroupOf,
+        stage: int,
+        op: str = "avg",
+        bucket_mb: float = 25,
+        prefetch: bool = True,
+        apart: Collection[nn.Parameter] = (),
+    ):
+        if isinstance(stage, bool) or stage not in (1, 2, 3):
+            raise ValueError(f"ZeRO wants stage 1, 2 or 3, got {stage!r}")
+        if isinstance(getattr(model, "zero", None), ZeRO):
+            raise ValueError(f"ZeRO wants a model that is not sharded yet, got one with {vars(model)['zero']}")
+        self.stage, self.op, self.prefetch = stage, op, prefetch
+        self.syncing, self.n_step = True, 0
+        families = parameter_families(model)
+        self.buckets = [
+            FlatBucket(parameters, _group(group_of, parameters[0]), whole=stage < 3)
+            for family in families
+            for parameters in _alike(family, group_of, float("inf") if stage == 3 else bucket_mb, apart)
+            if stage == 3 or parameters[0].requires_grad
+        ]
+        held = {p: piece for bucket in self.buckets for p, piece in bucket.owned.items()}
+        self.owned: dict[nn.Parameter, nn.Parameter] = {p: held[p] for p in model.parameters() if p in held}
+        self.bucket_of = {p: bucket for bucket in self.buckets for p in bucket.parameters}
+        self.order = [bucket for bucket in reversed(self.buckets) if bucket.trained]
+        self._due = set(self.order)  # buckets that must still be reduced in this step
+        self._waiting: dict[FlatBucket, int] = {}  # gradients not yet made in this backward
+        self._running = False  # a backward is under way
+        self._in_flight: FlatBucket | None = None
+        vars(model)["zero"] = self  # not a submodule, nor anything of the model's state
+        self.units = make_units(self, model) if stage == 3 else []
+        self._watch()
+
+    def __repr__(self) -> str:
+        ahead = ", weights fetched ahead" if self.stage == 3 and self.prefetch else ""
+        group = self.buckets[0].group if self.buckets else None
+        return f"ZeRO(stage {self.stage}, {len(self.buckets)} buckets over {group and group.size} ranks{ahead})"
+
+    def adopt(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let an optimizer that was made over the model's parameters update the owned pieces instead."""
+        if optimizer.state:
+            raise ValueError("adopt wants an optimizer that has not stepped yet, got one with state")
+        for options in optimizer.param_groups:
+            options["params"] = [self.owned.get(p, p) for p in options["params"]]
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Let gradients pile up, whole, on this rank. The next backward outside reduces them, or `reduce`, or `finish`."""
+        before, self.syncing = self.syncing, False
+        self._due = set(self.order)
+        try:
+            yield
+        finally:
+            self.syncing = before
+
+    def reduce(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Partial -> Shard(0), begun now, for all that has piled up for these parameters and those in their buckets.
+
+        A missing gradient counts as zero, so every rank sends the same. Stage 1 leaves it to `finish`.
+        """
+        if self.stage > 1:
+            wanted = {self.bucket_of[p] for p in parameters if p.requires_grad}
+            self._reduce(bucket for bucket in self.order if bucket in wanted)
+
+    def finish(self) -> None:
+        """After the last backward of a step: complete the gradient of every owned piece."""
+        self._reduce(bucket for bucket in self.order if bucket in self._due or bucket.gradient is not None)
+        self._settle()
+        self._due = set(self.order)
+
+    def publish(self) -> None:
+        """After optimizer.step(): let all ranks have the new weights. Stage 3 gathers them when it needs them."""
+        self.n_step += 1
+        for unit in self.units:
+            unit.free()
+        if self.stage < 3:
+            for handle in [bucket.publish() for bucket in self.buckets]:
+                handle.wait()
+
+    def whole(self, parameter: nn.Parameter) -> Tensor:
+        """Shard(0) -> Replicate: a parameter's weights, gathered on every rank."""
+        bucket = self.bucket_of.get(parameter)
+        return parameter.detach() if bucket is None else bucket.whole(parameter)
+
+    def whole_gradient(self, parameter: nn.Parameter) -> Tensor:
+        """Shard(0) -> Replicate: a parameter's gradient, after `finish`, gathered on every rank; zeros if frozen."""
+        bucket = self.bucket_of.get(parameter)
+        if bucket is None or not bucket.trained:
+            return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        return bucket.whole_gradient(parameter)
+
+    # --- gradients on their way -------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Put a hook on every trained parameter."""
+
+        def collect(parameter: nn.Parameter) -> None:
+            assert parameter.grad is not None
+            bucket = self.bucket_of[parameter]
+            bucket.pile(parameter, parameter.grad)
+            self.begin_backward()
+            self._waiting[bucket] -= 1
+            if self.syncing and self.stage == 2:
+                self._reduce_full()
+
+        for parameter, bucket in self.bucket_of.items():
+            if bucket.trained:
+                parameter.register_post_accumulate_grad_hook(collect)
+
+    def begin_backward(self) -> None:
+        """The first of a backward's calls here says that its end be told."""
+        if self._running:
+            return
+        self._running = True
+        self._waiting = {bucket: len(bucket.parameters) for bucket in self.order}
+        if self.syncing:
+            self._due = set(self.order)
+        Variable._execution_engine.queue_callback(self._end_backward)
+
+    def reduce_here(self, buckets: Iterable[FlatBucket]) -> None:
+        """Stage 3: reduce, if it is time to synchronise, at this place in backward, the same on every rank."""
+        self.begin_backward()
+        if self.syncing:
+            self._reduce(bucket for bucket in buckets if bucket.trained)
+
+    def _reduce_full(self) -> None:
+        """Reduce the buckets that are full, always in the same order on every rank."""
+        for bucket in self.order:
+            if bucket in self._due:
+                if self._waiting[bucket] > 0:
+                    return
+                self._reduce([bucket])
+
+    def _end_backward(self) -> None:
+        """Reduce the buckets that never filled (a parameter was not used here), and have all of them done."""
+        self._running = False
+        if self.syncing and self.stage > 1:
+            self._reduce(bucket for bucket in self.order if bucket in self._due or bucket.gradient is not None)
+        self._settle()
+        for unit in self.units:
+            unit.free()
+
+    def _reduce(self, buckets: Iterable[FlatBucket]) -> None:
+        """One after another, one under way at a time: its buffer is then free for the next but one."""
+        for bucket in list(buckets):
+            self._due.discard(bucket)
+            bucket.send(self.op)
+            self._settle()
+            self._in_flight = bucket
+
+    def _settle(self) -> None:
+        if self._in_flight is not None:
+            self._in_flight.receive()
+            self._in_flight = None
+
+
+def parameter_families(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters that may share a bucket: each block's; those of what stands around the blocks.
+
+    What stands before and after the blocks is one family if it shares a parameter (a tied table), else two.
+    """
+    families: list[list[nn.Parameter]] = []
+    home: dict[nn.Parameter, list[nn.Parameter]] = {}  # of those around the blocks
+    seen: set[nn.Parameter] = set()
+    for modules, block in stretches(model):
+        parameters = [p for module in modules for p in module.parameters()]
+        family = [] if block else next((home[p] for p in parameters if p in home), [])
+        families += [] if any(family is other for other in families) else [family]
+        for p in parameters:
+            if p not in seen:
+                family.append(p)
+            if not block:
+                home[p] = family
+            seen.add(p)
+    families.append([p for p in model.parameters() if p not in seen])
+    return [family for family in families if family]
+
+
+def _alike(
+    family: list[nn.Parameter], group_of: GroupOf, bucket_mb: float, apart: Collection[nn.Parameter]
+) -> Iterator[list[nn.Parameter]]:
+    """Divide a family by group, by whether it is trained, by dtype and by size."""
+    kinds: dict[tuple[Group, bool, nn.Parameter | None], list[nn.Parameter]] = {}
+    for p in family:
+        kinds.setdefault((_group(group_of, p), p.requires_grad, p if p in set(apart) else None), []).append(p)
+    for parameters in kinds.values():
+        yield from make_buckets(parameters, bucket_mb)
+
+
+def _group(group_of: GroupOf, parameter: nn.Parameter) -> Group:
+    return group_of if isinstance(group_of, Group) else group_of(parameter)

@@ -1,0 +1,211 @@
+"""ZeRO stage 3: weights are whole while a unit computes, and sharded in between.
+
+    forward     all_gather -> compute -> free
+    backward    all_gather -> compute -> free; reduce_scatter the gradient       and meanwhile the next unit's all_gather
+
+Rajbhandari et al. 2020, section 5.3; Zhao et al. 2023, "PyTorch FSDP", section 3. Seam: `parameter.data`, and forward of
+each unit: of what a model calls as one (the embedding, each block, the last norm, the head). What autograd saves of a
+gathered weight is replaced by a note of where it lay, so that freeing it frees it; backward gathers it again when it
+first reads such a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from llmlab.comm.group import Handle
+from llmlab.parallel.flat import FlatBucket
+
+if TYPE_CHECKING:
+    from llmlab.parallel.zero import ZeRO
+
+LISTS = (nn.ModuleList, nn.Sequential)
+
+
+@dataclass(eq=False)
+class Gathered:
+    """A bucket's weights: sharded, on their way here, or whole."""
+
+    bucket: FlatBucket
+    whole: Tensor | None = None
+    coming: Handle | None = None
+
+    def fetch(self) -> None:
+        """Begin to gather them, unless they are here or on their way."""
+        if self.whole is None and self.coming is None:
+            self.coming = self.bucket.gather()
+
+    def get(self) -> Tensor:
+        """Shard(0) -> Replicate: have them here, [n s], and let the parameters show them."""
+        if self.whole is None:
+            self.fetch()
+            assert self.coming is not None
+            self.whole, self.coming = self.coming.wait(), None
+            self.bucket.show(self.whole)
+        return self.whole
+
+    def free(self) -> None:
+        if self.coming is not None:
+            self.get()
+        if self.whole is not None:
+            self.whole = None
+            self.bucket.hide()
+
+
+@dataclass(eq=False)
+class Unit:
+    """A module whose weights are whole while it computes.
+
+    needs: its buckets.  last_of: those it is the first to use, so that their gradients are complete after its backward.
+    saved: those that backward reads.
+    """
+
+    zero: ZeRO
+    module: nn.Module
+    needs: list[Gathered]
+    index: int
+    last_of: list[FlatBucket] = field(default_factory=list)
+    saved: set[Gathered] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.forward: Callable[..., Any] = self.module.forward
+        self.module.forward = self.with_whole_weights  # type: ignore[method-assign]
+
+    def with_whole_weights(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward, between gathering its weights and letting go of them."""
+        self.arrive()
+        if not in_backward():
+            self._notice_backward(args)
+        with saved_tensors_hooks(*self._notes()):
+            try:
+                return self.forward(*args, **kwargs)
+            finally:
+                self._leave()
+
+    def arrive(self) -> None:
+        """Have this unit's weights here; begin to fetch what the next one on the way will need."""
+        for weights in self.needs:
+            if not in_backward() or weights in self.saved:
+                weights.get()
+        ahead = self._next()
+        if self.zero.prefetch and ahead is not None:
+            for weights in ahead.needs:
+                if not in_backward() or weights in ahead.saved:
+                    weights.fetch()
+
+    def free(self, kept: set[Gathered] | None = None) -> None:
+        for weights in self.needs:
+            if weights not in (kept or set()):
+                weights.free()
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _next(self) -> Unit | None:
+        """The unit after this one, in the direction in which we go."""
+        index = self.index + (-1 if in_backward() else 1)
+        return self.zero.units[index] if 0 <= index < len(self.zero.units) else None
+
+    def _leave(self) -> None:
+        """After forward: free what is not needed at once. The last unit's weights are, as backward begins with it."""
+        if in_backward():  # computed again for backward, which comes next
+            return
+        ahead = self._next()
+        if ahead is not None:
+            self.free(kept=set(ahead.needs))
+        elif not (self.zero.prefetch and torch.is_grad_enabled() and self.saved):
+            self.free()
+
+    def _notice_backward(self, args: tuple[Any, ...]) -> None:
+        """Know when backward is through: when the gradient of the unit's input is complete.
+
+        A unit whose input needs no gradient is the last in backward, which ends with `ZeRO.end_backward`.
+        """
+
+        def gone_through(grad: Tensor) -> None:
+            ahead = self._next()
+            self.zero.reduce_here(self.last_of)
+            self.free(kept=ahead.saved if ahead else None)
+
+        x = args[0] if args else None
+        if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
+            x.register_hook(gone_through)
+
+    def _notes(self) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
+        """What to save instead of a tensor, and back. What is no weight goes to whoever watched before us."""
+        outer = torch._C._autograd._top_saved_tensors_default_hooks(False) or (Tensor.detach, Tensor.detach)
+        here = {weights.get().untyped_storage()._cdata: weights for weights in self.needs if weights.whole is not None}
+
+        def pack(x: Tensor) -> Any:
+            weights = here.get(x.untyped_storage()._cdata)
+            if weights is None:
+                return outer[0](x)
+            self.saved.add(weights)
+            return Saved(self, weights, self.zero.n_step, x.size(), x.stride(), x.storage_offset())
+
+        def unpack(saved: Any) -> Tensor:
+            return saved.find() if isinstance(saved, Saved) else outer[1](saved)
+
+        return pack, unpack
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a saved tensor lay in a bucket's whole weights, and at which step."""
+
+    unit: Unit
+    weights: Gathered
+    step: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+    def find(self) -> Tensor:
+        """Gather the weights again, if they are not here."""
+        zero = self.unit.zero
+        if self.step != zero.n_step:
+            raise RuntimeError("backward wants the weights its forward used, but the optimizer has stepped since")
+        zero.begin_backward()
+        if self.weights.whole is None:
+            self.unit.arrive()
+        return self.weights.get().as_strided(self.size, self.stride, self.offset)
+
+
+def stretches(model: nn.Module) -> Iterator[tuple[list[nn.Module], bool]]:
+    """The modules a model calls, in order: (one block of a list, True), (neighbours that are in no list, False)."""
+    around: list[nn.Module] = []
+    for child in [model] if isinstance(model, LISTS) else model.children():
+        if not isinstance(child, LISTS):
+            around.append(child)
+            continue
+        if around:
+            yield around, False
+        around = []
+        yield from (([block], True) for block in child)
+    if around:
+        yield around, False
+
+
+def make_units(zero: ZeRO, model: nn.Module) -> list[Unit]:
+    """Let each module that the model calls have whole weights only while it computes, in place."""
+    gathered = {bucket: Gathered(bucket) for bucket in zero.buckets}
+    units: list[Unit] = []
+    for module in [module for modules, _ in stretches(model) for module in modules]:
+        needs = list(dict.fromkeys(gathered[zero.bucket_of[p]] for p in module.parameters()))
+        if needs:
+            units.append(Unit(zero, module, needs, index=len(units)))
+    for bucket, weights in gathered.items():
+        users = [unit for unit in units if weights in unit.needs]
+        if not users:
+            raise ValueError("ZeRO stage 3 wants every parameter in a submodule, got one that is the model's own")
+        users[0].last_of.append(bucket)
+    return units
+
+
+def in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
