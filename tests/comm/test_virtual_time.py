@@ -452,7 +452,7 @@ def test_without_kernels_the_numbers_and_messages_are_the_same_and_computing_is_
         x = torch.ones(64, 64) * (world.rank + 1)
         return world.all_reduce(x @ x)
 
-    full, bare = Simulator(2).run(worker), Simulator(2, kernels=False).run(worker)
+    full, bare = lab.Simulator(2).run(worker), lab.Simulator(2, kernels=False).run(worker)
     assert all(torch.equal(a, b) for a, b in zip(full.results, bare.results, strict=True))
     assert bare.trace.comm_bytes() == full.trace.comm_bytes() > 0
     assert {e.stream for e in bare.trace} == {"comm"} and 0 < bare.seconds < full.seconds
@@ -461,4 +461,4 @@ def test_without_kernels_the_numbers_and_messages_are_the_same_and_computing_is_
 
 def test_a_run_without_kernels_and_without_numbers_is_refused():
     with pytest.raises(ValueError, match="one of them must be True"):
-        Simulator(2, kernels=False, numerics=False)
+        lab.Simulator(2, kernels=False, numerics=False)
