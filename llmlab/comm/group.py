@@ -72,6 +72,9 @@ class Engine(Protocol):
     def prepare(self, families: dict[str, list[tuple[int, ...]]]) -> None:
         """Hear, on every rank alike, of the groups a Mesh is about to use: per axis, the world ranks of each."""
 
+    def synchronize(self) -> None:
+        """Let the host wait for its own device."""
+
     def clock(self) -> float: ...
     def sleep(self, seconds: float) -> None: ...
     def span(self, name: str) -> AbstractContextManager[None]: ...
@@ -200,7 +203,9 @@ class Group:
         return self._collective(Call("scatter", (x,), root=src), async_op, algorithm)
 
     def barrier(self, *, async_op: bool = False) -> Any:
-        """Wait until every rank is here."""
+        """Wait until every rank is here, and its device has done what it was given."""
+        if self.size == 1:
+            self.engine.synchronize()
         return self._collective(Call("barrier"), async_op)
 
     # --- between two ranks ------------------------------------------------------------------------------------------

@@ -149,6 +149,9 @@ class Rank:
     def prepare(self, families: dict[str, list[tuple[int, ...]]]) -> None:
         self.simulation.fold_along(families)
 
+    def synchronize(self) -> None:
+        self.host = self.simulation.timeline.latest(self.host, self.compute)
+
     def clock(self) -> float:
         self.host = settled(self.host)
         if isinstance(self.host, When):
@@ -242,13 +245,14 @@ class Rank:
             post.versions = [(x, x._version) for x, _ in post.versions]
 
     def log_comm(self, post: Post) -> None:
-        call, group = post.call, post.group
+        call, group, ready = post.call, post.group, post.ready
         peer = None if call.peer is None else group.members[call.peer]
+        op, nbytes = call.op.lstrip("i"), call.nbytes  # not the call: time may come to this long after its tensors go
 
         def log(ps: int) -> None:
-            self._log("comm", call.op.lstrip("i"), group.axis, call.nbytes, 0, known(post.ready), ps, peer)
+            self._log("comm", op, group.axis, nbytes, 0, known(ready), ps, peer)
 
-        self.simulation.timeline.after([post.ready, post.end], log)
+        self.simulation.timeline.after([ready, post.end], log)
 
     def check_unchanged(self, post: Post) -> None:
         """Raise RaceError if a buffer in flight was written to."""

@@ -258,10 +258,11 @@ class Simulation:
 
     def _fly(self, price: pricing.Price, ready: list[Time], posts: list[Post]) -> None:
         """Let the bytes of an operation go as soon as all its sides are ready, and say when they have arrived."""
+        ends = [post.end for post in posts]  # not the posts: time may come to this long after their tensors should go
 
         def arrived(ps: int) -> None:
-            for p in posts:
-                self.timeline.resolve(p.end, ps)
+            for end in ends:
+                self.timeline.resolve(end, ps)
 
         def leave(ps: int) -> None:
             flow = Flow(float(price.transfer_ps), price.loads, arrived)

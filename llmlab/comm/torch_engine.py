@@ -66,6 +66,10 @@ class TorchEngine:
                 if self.ledger.rank in members and len(members) > 1:
                     self._link(Group(members, members.index(self.ledger.rank), axis, self))
 
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def clock(self) -> float:
         self._look()
         return time.monotonic() - self.began

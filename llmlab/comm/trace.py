@@ -63,7 +63,8 @@ class Trace:
         return sum(
             e.nbytes
             for e in self.events
-            if e.op in COMM_OPS and rank in (None, e.rank) and op in (None, e.op) and axis in (None, e.axis)
+            if e.stream == "comm"  # torch has kernels of the same names: gather, scatter
+            and rank in (None, e.rank) and op in (None, e.op) and axis in (None, e.axis)
         )
 
     def flops(self, rank: int | None = None) -> int:

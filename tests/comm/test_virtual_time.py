@@ -462,3 +462,22 @@ def test_without_kernels_the_numbers_and_messages_are_the_same_and_computing_is_
 def test_a_run_without_kernels_and_without_numbers_is_refused():
     with pytest.raises(ValueError, match="one of them must be True"):
         lab.Simulator(2, kernels=False, numerics=False)
+
+
+def test_a_barrier_of_one_rank_waits_for_its_device():
+    def worker(world):
+        x = torch.ones(256, 256, device=world.device)
+        for _ in range(4):
+            x = x @ x
+        before = world.clock()
+        world.barrier()
+        return before, world.clock()
+
+    run = lab.Simulator(1, numerics=False).run(worker)
+    before, after = run.results[0]
+    assert before < after == pytest.approx(run.seconds)
+
+
+def test_a_kernel_named_like_a_collective_is_no_communication():
+    run = lab.Simulator(1).run(lambda world: torch.ones(4, 4).gather(1, torch.zeros(4, 4, dtype=torch.long)))
+    assert any(e.op == "gather" for e in run.trace) and run.trace.comm_bytes() == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmlab.model import Config, MoE, Transformer, draw_weights
-from llmlab.model.moe import by_expert
+from llmlab.model.moe import by_expert, update_bias
 
 
 def mixture(**options):
@@ -99,3 +99,39 @@ def test_a_model_in_the_midst_of_training_can_be_copied():
     model, tokens = Transformer(Config(8, 6, 1, 2, 32, n_expert=4)), torch.randint(8, (2, 7))
     loss = model.loss(tokens, tokens)
     assert torch.equal(copy.deepcopy(model).loss(tokens, tokens), loss)
+
+
+def test_a_bias_decides_who_is_chosen_and_not_what_it_weighs(agree):
+    moe = mixture(n_expert_active=1)
+    tokens = torch.randn(7, 6, dtype=torch.float64)
+    p = (tokens @ moe.router.weight.T).softmax(-1)
+    moe.bias = torch.tensor([0.0, 0.0, 2.0, 0.0], dtype=torch.float64)
+    weights, choice = moe.route(tokens)
+    assert (choice == 2).all() and (p.argmax(-1) != 2).any()
+    agree([weights], [p[:, 2:3]])
+
+
+def test_a_step_of_the_bias_goes_against_the_load():
+    moe = mixture(n_expert_active=1)
+    with torch.no_grad():
+        moe.router.weight.zero_()[1] = 50.0
+    before = moe.state_dict().keys()
+    moe(torch.ones(1, 8, 6, dtype=torch.float64))  # all choose expert 1
+    update_bias(moe, 0.1)
+    update_bias(moe, 0.1)
+    assert moe.bias.tolist() == pytest.approx([0.2, -0.2, 0.2, 0.2])
+    assert moe.state_dict().keys() - before == {"bias"}
+    assert "bias" not in dict(moe.named_parameters())
+
+
+def test_steps_of_the_bias_make_the_load_even():
+    moe = mixture(n_expert_active=2)
+    with torch.no_grad():
+        moe.router.weight[0, 0] += 1.0  # expert 0 is liked more than the others
+    x = torch.randn(1, 400, 6, dtype=torch.float64) + torch.eye(6, dtype=torch.float64)[0]
+    moe(x)
+    first = moe.load.max().item()
+    for _ in range(100):
+        update_bias(moe, 0.01)
+        moe(x)
+    assert first > 0.35 and moe.load.max() < 0.27

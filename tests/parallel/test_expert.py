@@ -27,9 +27,7 @@ BATCH, LR = 12, 0.5
 VARIANTS = {
     "top-2": {},
     "top-1": {"n_expert_active": 1},
-    "top-3 of swiglu": {"n_expert_active": 3, "mlp": "swiglu"},
-    "shared": {"n_expert_shared": 2, "n_layer": 2},
-    "no balancing loss": {"balance_loss": 0.0},
+    "top-3 of swiglu, two layers, shared": {"n_expert_active": 3, "mlp": "swiglu", "n_layer": 2, "n_expert_shared": 2},
 }
 State = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]  # losses, the last gradients, weights
 
@@ -316,7 +314,7 @@ def test_a_rank_holds_its_experts_under_their_own_names_and_nothing_of_the_other
 
 @pytest.mark.parametrize(
     ("options", "ranks", "says"),
-    [({"n_expert": 3}, 2, "3 experts do not split over world=2"), ({"n_expert": 0}, 2, "wants a model with n_expert")],
+    [({"n_expert": 3}, 2, "3 experts do not split over world=2"), ({"n_expert": 0}, 2, "wants a model with experts")],
 )
 def test_what_cannot_be_split_is_refused(options, ranks, says):
     with pytest.raises(ValueError, match=says):

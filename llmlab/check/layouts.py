@@ -1,0 +1,82 @@
+"""Exercises of notebook 29: who sums what, and what a layout needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from llmlab.check.examine import Case, Result, examine
+
+DEGREES = ((1, 1, 1, 1), (8, 1, 1, 1), (2, 4, 2, 1), (4, 8, 16, 2), (3, 2, 5, 1))
+
+
+def world_size(answer: Callable[..., Any]) -> Result:
+    """`answer(dp, tp, pp, cp, ep)`: the ranks that a layout takes."""
+    return examine("world_size", answer, _worlds(answer), "dp x tp x pp x cp; ep folds inside dp x cp.")
+
+
+def _worlds(answer: Any) -> Iterator[Case]:
+    for dp, tp, pp, cp in DEGREES:
+        for ep in (1, dp):
+            right = dp * tp * pp * cp
+            mistakes = [
+                (right * ep, "experts take no ranks of their own: ep folds inside dp x cp."),
+                (dp * tp * pp, "context parallelism takes ranks, too."),
+                (dp + tp + pp + cp, "the axes multiply: every rank has a place on each of them."),
+            ]
+            what = f"dp={dp}, tp={tp}, pp={pp}, cp={cp}, ep={ep}"
+            yield Case(what, partial(answer, dp, tp, pp, cp, ep), right, mistakes)
+
+
+def gradient_ranks(answer: Callable[..., Any]) -> Result:
+    """`answer(kind, dp, tp, pp, cp, ep)`: over how many ranks a parameter's gradient is summed after backward.
+
+    kind: "matrix" (split over tp), "expert" (of an expert MLP, tp = 1 inside it), or "norm" (a norm's gain under
+    sequence parallelism).
+    """
+    hint = "who holds the same numbers, and saw other tokens? dp x cp; for an expert those of other ep groups only."
+    return examine("gradient_ranks", answer, _gradients(answer), hint)
+
+
+def _gradients(answer: Any) -> Iterator[Case]:
+    for dp, tp, pp, cp in ((4, 2, 2, 1), (2, 4, 1, 2), (8, 1, 2, 1)):
+        ep = 2
+        data = dp * cp
+        for kind, right in (("matrix", data), ("expert", data // ep), ("norm", data * tp)):
+            mistakes = [
+                (dp * tp * pp * cp, "the whole world: other stages and other slices hold other parameters."),
+                (dp, "a rank along cp has seen other tokens, too: its gradient is a part of the sum."),
+                (data, "an expert has seen the tokens of its whole ep group already; a norm's gain under sequence "
+                       "parallelism has seen its own slice of the tokens only."),
+                (data * tp, "tensor ranks hold different slices of a matrix: there is nothing to add up."),
+                (data * ep, "the ranks of an ep group hold different experts."),
+            ]  # fmt: skip
+            what = f"{kind}: dp={dp}, tp={tp}, pp={pp}, cp={cp}, ep={ep}"
+            yield Case(what, partial(answer, kind, dp, tp, pp, cp, ep), right, mistakes)
+
+
+def global_norm(answer: Callable[..., Any]) -> Result:
+    """`answer(squares)`: the norm of the whole gradient.
+
+    squares: for each rank, a list of (sum of squares of one parameter's gradient, ranks that hold the same numbers).
+    """
+    hint = "every distinct number counts once: divide each sum of squares by the ranks that hold it, add all up, root."
+    return examine("global_norm", answer, _norms(answer), hint)
+
+
+def _norms(answer: Any) -> Iterator[Case]:
+    for squares in (
+        [[(9.0, 1), (16.0, 2)], [(0.0, 1), (16.0, 2)]],
+        [[(2.0, 4), (1.0, 1)]] * 4,
+        [[(3.0, 2), (5.0, 4)], [(3.0, 2), (5.0, 4)], [(7.0, 2), (5.0, 4)], [(7.0, 2), (5.0, 4)]],
+    ):
+        flat = [pair for rank in squares for pair in rank]
+        right = sum(s / n for s, n in flat) ** 0.5
+        mistakes = [
+            (sum(s for s, _ in flat) ** 0.5, "what several ranks hold was counted once for each of them."),
+            (sum(s / n for s, n in flat), "that is the square of the norm."),
+            (sum(s / n for s, n in squares[0]) ** 0.5, "rank 0's share only: add up over all ranks."),
+        ]
+        yield Case(f"{len(squares)} ranks", partial(answer, squares), right, mistakes)
+
