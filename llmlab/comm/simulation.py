@@ -301,7 +301,7 @@ class Simulation:
                 choice = self._earliest_message()
                 moment = self.timeline.next_event()
                 if choice is not None and (moment is None or choice[0] <= moment):
-                    _, _, send, recv = choice
+                    _, _, _, send, recv = choice
                     self.matcher.any_recvs.remove(recv)
                     self.matcher.queue(self.matcher.sends, send, send.rank.number, recv.rank.number).popleft()
                     self._deliver(send, recv)
@@ -316,15 +316,15 @@ class Simulation:
             return False
         return True
 
-    def _earliest_message(self) -> tuple[int, int, Post, Post] | None:
-        """The message a recv from any rank takes first: the earliest ready on both sides, then the lowest rank's."""
+    def _earliest_message(self) -> tuple[int, int, int, Post, Post] | None:
+        """What a recv from any rank takes first: ready earliest on both sides, then sent earliest, then lowest rank."""
         found = []
         for recv in self.matcher.any_recvs:
             for send in self.matcher.senders(recv):
                 sides = settled(send.ready), settled(recv.ready)
                 if all(isinstance(t, int) for t in sides):
-                    found.append((max(sides), send.rank.number, send, recv))
-        return min(found, key=lambda f: f[:2], default=None)
+                    found.append((max(sides), sides[0], send.rank.number, send, recv))
+        return min(found, key=lambda f: f[:3], default=None)
 
     def _wake_those_who_asked_the_time(self) -> None:
         for rank in self.ranks.values():

@@ -55,7 +55,7 @@ class Simulator:
         if self.fold and self.numerics:
             raise ValueError("fold runs one rank for many alike, which only their cost is: it wants numerics=False")
         if not self.kernels and not self.numerics:
-            raise ValueError("without kernels and without numerics nothing is left to simulate: one of them must be True")
+            raise ValueError("without kernels and without numerics nothing is left: one of them must be True")
         if self.cost_dtype not in COST_BYTES:
             raise ValueError(f"Simulator wants cost_dtype in {', '.join(COST_BYTES)}, got {self.cost_dtype!r}")
         if not 0 <= self.comm_slows_matmul < 1:

@@ -36,11 +36,11 @@ def _flash(q: Tensor, kv: Tensor, mask: Tensor | None, causal: bool, counted: in
     q, (k, v) = _in_rows(q), (repeat_heads(x, q.shape[1]) for x in kv)
     if mask is None:
         out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
-        return _as_kernels_lay_out(out), lse.contiguous()
+        return out, lse.contiguous()
     mask = visible(q, kv, mask, causal)
     out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=_additive(mask, q))
     lse = lse.masked_fill(~mask.any(-1), -torch.inf)  # the kernel says 0 of a row that sees nothing
-    return _as_kernels_lay_out(out), lse.contiguous()
+    return out, lse.contiguous()
 
 
 def _flash_backward(
@@ -53,7 +53,7 @@ def _flash_backward(
     grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
         _in_rows(grad), _in_rows(q), k, v, out, lse, 0.0, causal, attn_mask=mask
     )
-    return grads[0].contiguous(), _sum_over_groups(grads[1:], kv)
+    return grads[0], _sum_over_groups(grads[1:], kv)
 
 
 def _formula(q: Tensor, kv: Tensor, mask: Tensor | None, causal: bool, counted: int) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ def _formula(q: Tensor, kv: Tensor, mask: Tensor | None, causal: bool, counted: 
     scores = _scores(q.to(k.dtype), k, visible(q, kv, mask, causal))
     lse = scores.logsumexp(-1)
     out = _weights(scores, lse) @ v
-    return _as_kernels_lay_out(out.to(q.dtype)), lse
+    return torch.empty_like(_in_rows(q)).copy_(out), lse  # laid out as the queries are, as the kernels do
 
 
 def _formula_backward(
@@ -73,17 +73,17 @@ def _formula_backward(
     weights = _weights(_scores(wide_q, k, visible(q, kv, mask, causal)), lse)  # [B, h, n, m]
     grad_scores = weights * (grad @ v.mT - (grad * out).sum(-1, keepdim=True)) / q.shape[-1] ** 0.5
     grads = grad_scores.mT @ wide_q, weights.mT @ grad
-    return (grad_scores @ k).to(q.dtype), _sum_over_groups([x.to(q.dtype) for x in grads], kv)
+    return (grad_scores @ k).to(q.dtype), _sum_over_groups(tuple(x.to(q.dtype) for x in grads), kv)
 
 
 def _shapes(q: Tensor, kv: Tensor, mask: Tensor | None, causal: bool, counted: int) -> tuple[Tensor, Tensor]:
-    return _as_kernels_lay_out(q), q.new_empty(q.shape[:3], dtype=accumulator(q.dtype))
+    return torch.empty_like(_in_rows(q)), q.new_empty(q.shape[:3], dtype=accumulator(q.dtype))
 
 
 def _shapes_backward(
     grad: Tensor, q: Tensor, kv: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None, causal: bool, counted: int
 ) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), kv.new_empty(kv.shape)
+    return torch.empty_like(q.transpose(1, 2).contiguous()).transpose(1, 2), kv.new_empty(kv.shape)
 
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
@@ -104,14 +104,11 @@ def _in_rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _as_kernels_lay_out(x: Tensor) -> Tensor:
-    """[B, h, n, K] as fused kernels write it, head beside head: the output layer then reads it without a copy."""
-    return x.transpose(1, 2).contiguous().transpose(1, 2)
-
-
-def _sum_over_groups(grads: list[Tensor], kv: Tensor) -> Tensor:
+def _sum_over_groups(grads: tuple[Tensor, ...], kv: Tensor) -> Tensor:
     """Add up what the query heads of a group say of their one key head: [B, h, m, K] twice -> [2, B, g, m, K]"""
-    return torch.stack([x.unflatten(1, (kv.shape[2], -1)).sum(2) for x in grads])
+    if grads[0].shape[1] > kv.shape[2]:
+        grads = tuple(x.unflatten(1, (kv.shape[2], -1)).sum(2) for x in grads)
+    return torch.stack(grads)
 
 
 # --- as operations of torch ------------------------------------------------------------------------------------------

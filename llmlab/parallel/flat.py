@@ -119,17 +119,12 @@ class FlatBucket:
     # --- gradients --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def pile(self, p: nn.Parameter, grad: Tensor) -> None:
-        """Add a whole gradient to what has come for p; from then on `p.grad` is its place in the buffer."""
+    def collect(self, p: nn.Parameter) -> None:
+        """Move the gradient autograd made for p to its place in the buffer; what comes later is added there."""
         self._make_room()
         view = self._gradient_of[p]
-        if grad is view:  # autograd has added it already
-            return
-        if p.grad is view:
-            view.add_(grad)
-        else:
-            view.copy_(grad)
-            p.grad = view
+        if p.grad is not None and p.grad is not view:
+            p.grad = view.copy_(p.grad)
 
     def _make_room(self) -> None:
         if self.gradient is None:
@@ -171,7 +166,7 @@ class FlatBucket:
 
 def hollow(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Make a tensor that has a shape and no memory: it must not be read."""
-    x = torch.empty(1, dtype=dtype, device=device).expand(shape)
+    x = torch.empty((), dtype=dtype, device=device).expand(shape)
     x.untyped_storage().resize_(0)
     return x
 

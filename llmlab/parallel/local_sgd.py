@@ -37,6 +37,7 @@ def local_sgd(
     that go through unequal data the same number of times: what must agree is how often they average.
     """
     _check_every("local_sgd", every)
+    _check_examples(n_examples)
     parameters = begin_alike(optimizer, group)
 
     def average() -> None:
@@ -55,7 +56,8 @@ def diloco(
     """
     _check_every("diloco", every)
     parameters = begin_alike(optimizer, group)
-    common = [nn.Parameter(p.detach().clone()) for p in parameters]
+    common = [nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device=p.device)) for p in parameters]
+    _copy(common, parameters)
     outer = (make_outer or nesterov_outer)(common)
 
     @torch.no_grad()
@@ -65,8 +67,7 @@ def diloco(
         average_([shared.grad for shared in common if shared.grad is not None], group)
         outer.step()
         outer.zero_grad()
-        for shared, own in zip(common, parameters, strict=True):
-            own.copy_(shared)
+        _copy(parameters, common)
 
     return _after_every(every, optimizer, outer_step)
 
@@ -87,6 +88,7 @@ def average_weights(parameters: Iterable[nn.Parameter], group: Group, n_examples
 @torch.no_grad()
 def average_(tensors: list[Tensor], group: Group, weight: float | None = None) -> None:
     """Partial -> Replicate: the tensors' (weighted) mean over the group, written into them; one message per dtype."""
+    _check_examples(weight)
     share = None if weight is None else _share(weight, group)
     for same_dtype in by_dtype(tensors):
         flat = torch.cat([x.flatten() for x in same_dtype])
@@ -108,8 +110,6 @@ def by_dtype(tensors: Iterable[AnyTensor]) -> list[list[AnyTensor]]:
 
 def _share(weight: float, group: Group) -> Tensor:
     """This rank's weight by the sum of all; 0-dimensional. One number from each rank."""
-    if not weight >= 0:
-        raise ValueError(f"a mean by examples wants n_examples of at least 0, got {weight!r}")
     mine = torch.tensor(float(weight), dtype=torch.float64, device=group.device)
     total = group.all_reduce(mine)
     if not total.is_meta and total == 0:
@@ -124,6 +124,12 @@ def begin_alike(optimizer: torch.optim.Optimizer, group: Group) -> list[nn.Param
     for parameter in parameters:
         group.broadcast_(parameter, 0)
     return parameters
+
+
+@torch.no_grad()
+def _copy(to: list[nn.Parameter], source: list[nn.Parameter]) -> None:
+    for x, value in zip(to, source, strict=True):
+        x.copy_(value)
 
 
 def _after_every(every: int, optimizer: torch.optim.Optimizer, meet: Callable[[], None]) -> torch.optim.Optimizer:
@@ -145,3 +151,8 @@ def _after_every(every: int, optimizer: torch.optim.Optimizer, meet: Callable[[]
 def _check_every(who: str, every: int) -> None:
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise ValueError(f"{who} wants every, the steps between two averages, of at least 1, got {every!r}")
+
+
+def _check_examples(n_examples: float | None) -> None:
+    if n_examples is not None and not n_examples >= 0:
+        raise ValueError(f"a mean by examples wants n_examples of at least 0, got {n_examples!r}")

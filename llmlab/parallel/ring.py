@@ -57,9 +57,8 @@ def block_of(order: str, causal: bool, rank: int, owner: int, size: int, length:
     if owner == rank:  # every order keeps its own tokens in sequence
         return Block(ALL, ALL, causal=True, counted=1)
     past, half = owner < rank, length // 2
-    if (
-        order == "zigzag"
-    ):  # an earlier owner's first slice is past to both of ours; a later one's are past to our second
+    if order == "zigzag":
+        # an earlier owner's first slice is past to both of ours; both of a later one's are past to our second
         queries, keys = (ALL, slice(half)) if past else (slice(half, length), ALL)
         return Block(queries, keys, causal=False, counted=2)
     if order == "contiguous":
@@ -171,28 +170,25 @@ def mask_of(mask: Tensor | None, block: Block, owner: int, ctx: Any) -> Tensor |
 
 @dataclass
 class Hop:
-    """A tensor on its way to the next rank (None: nothing is), and the previous rank's on its way here."""
+    """A tensor on its way to the next rank, and the previous rank's on its way here: wait for it once."""
 
-    sent: Handle | None
-    coming: Handle
+    handles: tuple[Handle, ...]
 
     def wait(self) -> Tensor:
-        if self.sent is not None:
-            self.sent.wait()
-        self.sent = None  # what was sent need not live any longer
-        return self.coming.wait()
+        handles, self.handles = self.handles, ()  # what was sent need not live any longer
+        return [handle.wait() for handle in handles][-1]
 
 
 def pass_on(x: Tensor, group: Group) -> Hop:
     """Begin to hand x to the next rank of the ring and to take the previous one's, of the same shape."""
     if group.size == 1:
         return stay(x)
-    return Hop(group.isend(x, (group.rank + 1) % group.size), group.irecv(x, (group.rank - 1) % group.size))
+    return Hop((group.isend(x, (group.rank + 1) % group.size), group.irecv(x, (group.rank - 1) % group.size)))
 
 
 def stay(x: Tensor) -> Hop:
     """A hop that goes nowhere."""
-    return Hop(None, Done(x))
+    return Hop((Done(x),))
 
 
 @dataclass

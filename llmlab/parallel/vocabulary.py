@@ -124,10 +124,13 @@ class _TokenLoss(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         p, local, elsewhere = ctx.saved_tensors
+        grads = p.new_empty(*p.shape[:-1], ctx.rows.part)
+        own, padding = grads.split([p.shape[-1], ctx.rows.part - p.shape[-1]], dim=-1)
+        torch.mul(p, grad[..., None], out=own)
+        padding.zero_()
+        if ctx.e:
+            own.sub_(grad[..., None] * (ctx.e / ctx.rows.size))
         here = (grad * (ctx.e - 1)).masked_fill(elsewhere, 0.0)
-        grads = (p - ctx.e / ctx.rows.size) * grad[..., None] if ctx.e else p * grad[..., None]
-        if padding := ctx.rows.part - p.shape[-1]:
-            grads = F.pad(grads, (0, padding))
         return grads.scatter_add_(-1, local[..., None], here[..., None]), None, None, None
 
 

@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from torch.autograd import Variable
 
 from llmlab.comm.group import Group
-from llmlab.parallel.buckets import make_buckets
+from llmlab.parallel.families import GroupOf, divided, group_for, parameter_families
 from llmlab.parallel.flat import FlatBucket
-from llmlab.parallel.zero3 import make_units, stretches
-
-GroupOf = Group | Callable[[nn.Parameter], Group]
+from llmlab.parallel.zero3 import make_units
 
 
 def zero(
@@ -82,11 +80,10 @@ class ZeRO:
             raise ValueError(f"ZeRO wants a model that is not sharded yet, got one with {vars(model)['zero']}")
         self.stage, self.op, self.prefetch = stage, op, prefetch
         self.syncing, self.n_step = True, 0
-        families = parameter_families(model)
         self.buckets = [
-            FlatBucket(parameters, _group(group_of, parameters[0]), whole=stage < 3)
-            for family in families
-            for parameters in _alike(family, group_of, float("inf") if stage == 3 else bucket_mb, apart)
+            FlatBucket(parameters, group_for(group_of, parameters[0]), whole=stage < 3)
+            for family in parameter_families(model)
+            for parameters in divided(family, group_of, float("inf") if stage == 3 else bucket_mb, apart)
             if stage == 3 or parameters[0].requires_grad
         ]
         held = {p: piece for bucket in self.buckets for p, piece in bucket.owned.items()}
@@ -115,7 +112,7 @@ class ZeRO:
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Let gradients pile up, whole, on this rank. The next backward outside reduces them, or `reduce`, or `finish`."""
+        """Let gradients pile up, whole, on this rank, until `reduce`, `finish` or the next backward outside."""
         before, self.syncing = self.syncing, False
         self._due = set(self.order)
         try:
@@ -165,9 +162,8 @@ class ZeRO:
         """Put a hook on every trained parameter."""
 
         def collect(parameter: nn.Parameter) -> None:
-            assert parameter.grad is not None
             bucket = self.bucket_of[parameter]
-            bucket.pile(parameter, parameter.grad)
+            bucket.collect(parameter)
             self.begin_backward()
             self._waiting[bucket] -= 1
             if self.syncing and self.stage == 2:
@@ -222,40 +218,3 @@ class ZeRO:
         if self._in_flight is not None:
             self._in_flight.receive()
             self._in_flight = None
-
-
-def parameter_families(model: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters that may share a bucket: each block's; those of what stands around the blocks.
-
-    What stands before and after the blocks is one family if it shares a parameter (a tied table), else two.
-    """
-    families: list[list[nn.Parameter]] = []
-    home: dict[nn.Parameter, list[nn.Parameter]] = {}  # of those around the blocks
-    seen: set[nn.Parameter] = set()
-    for modules, block in stretches(model):
-        parameters = [p for module in modules for p in module.parameters()]
-        family = [] if block else next((home[p] for p in parameters if p in home), [])
-        families += [] if any(family is other for other in families) else [family]
-        for p in parameters:
-            if p not in seen:
-                family.append(p)
-            if not block:
-                home[p] = family
-            seen.add(p)
-    families.append([p for p in model.parameters() if p not in seen])
-    return [family for family in families if family]
-
-
-def _alike(
-    family: list[nn.Parameter], group_of: GroupOf, bucket_mb: float, apart: Collection[nn.Parameter]
-) -> Iterator[list[nn.Parameter]]:
-    """Divide a family by group, by whether it is trained, by dtype and by size."""
-    kinds: dict[tuple[Group, bool, nn.Parameter | None], list[nn.Parameter]] = {}
-    for p in family:
-        kinds.setdefault((_group(group_of, p), p.requires_grad, p if p in set(apart) else None), []).append(p)
-    for parameters in kinds.values():
-        yield from make_buckets(parameters, bucket_mb)
-
-
-def _group(group_of: GroupOf, parameter: nn.Parameter) -> Group:
-    return group_of if isinstance(group_of, Group) else group_of(parameter)

@@ -1,17 +1,17 @@
 """ZeRO stage 3: weights are whole while a unit computes, and sharded in between.
 
-    forward     all_gather -> compute -> free
-    backward    all_gather -> compute -> free; reduce_scatter the gradient       and meanwhile the next unit's all_gather
+    forward     all_gather -> compute -> free                                  and meanwhile all_gather
+    backward    all_gather -> compute -> free; reduce_scatter the gradient     for the next unit on the way
 
-Rajbhandari et al. 2020, section 5.3; Zhao et al. 2023, "PyTorch FSDP", section 3. Seam: `parameter.data`, and forward of
-each unit: of what a model calls as one (the embedding, each block, the last norm, the head). What autograd saves of a
-gathered weight is replaced by a note of where it lay, so that freeing it frees it; backward gathers it again when it
-first reads such a note.
+Rajbhandari et al. 2020, section 5.3; Zhao et al. 2023, "PyTorch FSDP", section 3. Seam: `parameter.data`, and `forward`
+of each unit, which is what a model calls as one: the embedding, each block, the last norm, the head. What autograd
+saves of a gathered weight is replaced by a note of where it lay, so that freeing it frees it; backward gathers it again
+when it first reads such a note.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from llmlab.comm.group import Handle
+from llmlab.parallel.families import stretches
 from llmlab.parallel.flat import FlatBucket
 
 if TYPE_CHECKING:
     from llmlab.parallel.zero import ZeRO
-
-LISTS = (nn.ModuleList, nn.Sequential)
 
 
 @dataclass(eq=False)
@@ -129,8 +128,8 @@ class Unit:
 
         def gone_through(grad: Tensor) -> None:
             ahead = self._next()
-            self.zero.reduce_here(self.last_of)
             self.free(kept=ahead.saved if ahead else None)
+            self.zero.reduce_here(self.last_of)
 
         x = args[0] if args else None
         if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
@@ -174,21 +173,6 @@ class Saved:
         if self.weights.whole is None:
             self.unit.arrive()
         return self.weights.get().as_strided(self.size, self.stride, self.offset)
-
-
-def stretches(model: nn.Module) -> Iterator[tuple[list[nn.Module], bool]]:
-    """The modules a model calls, in order: (one block of a list, True), (neighbours that are in no list, False)."""
-    around: list[nn.Module] = []
-    for child in [model] if isinstance(model, LISTS) else model.children():
-        if not isinstance(child, LISTS):
-            around.append(child)
-            continue
-        if around:
-            yield around, False
-        around = []
-        yield from (([block], True) for block in child)
-    if around:
-        yield around, False
 
 
 def make_units(zero: ZeRO, model: nn.Module) -> list[Unit]:

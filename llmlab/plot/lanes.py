@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from llmlab.comm.trace import COMM_OPS, Event, Trace
+from llmlab.comm.trace import Event, Trace
 from llmlab.plot.style import say_bytes, say_seconds
 
 KINDS = ("compute", "collective", "send or recv", "idle", "host")
@@ -139,11 +139,9 @@ def _merged(events: list[Event], smallest: float) -> list[tuple[str, list[Event]
 
 def kind_of(event: Event) -> str:
     """Sort an event into one of KINDS (all but idle)."""
-    if event.op in ("send", "recv"):
-        return "send or recv"
-    if event.op in COMM_OPS:
-        return "collective"
-    return "host" if event.stream == "host" else "compute"
+    if event.stream != "comm":  # torch has kernels of the same names as collectives: gather, scatter
+        return "host" if event.stream == "host" else "compute"
+    return "send or recv" if event.op in ("send", "recv") else "collective"
 
 
 def _span(rank: int, kind: str, events: list[Event]) -> Span:

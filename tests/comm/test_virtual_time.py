@@ -481,3 +481,15 @@ def test_a_barrier_of_one_rank_waits_for_its_device():
 def test_a_kernel_named_like_a_collective_is_no_communication():
     run = lab.Simulator(1).run(lambda world: torch.ones(4, 4).gather(1, torch.zeros(4, 4, dtype=torch.long)))
     assert any(e.op == "gather" for e in run.trace) and run.trace.comm_bytes() == 0
+
+
+def test_a_receiver_that_comes_late_takes_from_any_rank_what_was_sent_first():
+    def worker(world):
+        x = torch.tensor([float(world.rank)])
+        if world.rank:
+            world.sleep({1: 0.5, 2: 0.1}[world.rank])
+            return world.send(x, 0)
+        world.sleep(1.0)
+        return [world.recv(x).item(), world.recv(x).item()]
+
+    assert lab.Simulator(3).run(worker).results[0] == [2.0, 1.0]

@@ -259,6 +259,8 @@ def test_every_wants_a_step_or_more_and_is_refused_before_anything_is_sent(trans
     monkeypatch.setattr(module, "begin_alike", lambda *args: pytest.fail("something was sent"))
     with pytest.raises(ValueError, match=f"of at least 1, got {every!r}"):
         Simulator(2).run(train, partial(transform, every=every), "SGD", 1)
+    with pytest.raises(ValueError, match="of at least 0, got -3"):
+        Simulator(2).run(train, partial(local_sgd, n_examples=-3), "SGD", 1)
 
 
 def test_a_sum_in_place_of_the_mean_fails_the_comparison(monkeypatch):

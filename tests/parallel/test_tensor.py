@@ -11,7 +11,7 @@ from torch import nn
 
 from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
-from llmlab.cost.modes.tensor import tensor_bytes
+from llmlab.cost.modes.tensor import activation_bytes, params_per_rank, received_bytes, tensor_bytes
 from llmlab.model import LSTM, Config, EncoderDecoder, Transformer, recompute
 from llmlab.parallel import sequence, tensor
 from llmlab.parallel.inspection import describe
@@ -80,11 +80,11 @@ def train(world, config: Config, sequence_parallel: bool = False, steps: int = 3
     return torch.stack(losses), gathered(model, gradients(model)), gathered(model, weights(model))
 
 
-def bare_step(world, config: Config, sequence_parallel: bool = False) -> None:
+def bare_step(world, config: Config, sequence_parallel: bool = False, rows: int = B, length: int = T) -> None:
     """Forward, backward, partial gradients and SGD of one batch, nothing gathered; on meta tensors too."""
     with torch.device(world.device):
         model = tensor_parallel(Transformer(config), world, sequence_parallel).to(world.device)
-        tokens = torch.zeros(B, T, dtype=torch.long)
+        tokens = torch.zeros(rows, length, dtype=torch.long)
     model.loss(tokens, tokens).backward()
     sum_partial(model.parameters())
     torch.optim.SGD(model.parameters(), lr=LR).step()
@@ -130,6 +130,21 @@ def test_key_heads_fewer_than_ranks_are_held_by_several(ranks, sequence_parallel
     results = Simulator(ranks, kernels=False).run(train, FEW_KEYS, sequence_parallel).results
     assert all(distance(train_alone(FEW_KEYS), many) < 1e-9 for many in results)
     assert same_bits(results)
+
+
+def no_token_for_an_expert(world, config: Config):
+    """One token of two experts; the third has none, and its region must be entered and left all the same."""
+    model = tensor_parallel(Transformer(config), world)
+    model.loss(batch()[0][:1, :1], batch()[0][:1, 1:2]).backward()
+    return gathered(model, gradients(model))
+
+
+def test_an_expert_without_a_token_takes_part():
+    config, model = MODELS["experts"], Transformer(MODELS["experts"])
+    model.loss(batch()[0][:1, :1], batch()[0][:1, 1:2]).backward()
+    for run in (Simulator(2).run(no_token_for_an_expert, config), Processes(2).run(no_token_for_an_expert, config)):
+        for got in run.results:
+            assert all((got[name] - x).norm() <= 1e-9 * max(x.norm(), 1e-6) for name, x in gradients(model).items())
 
 
 def test_two_processes_train_as_one_and_hand_over_the_simulators_bytes():
@@ -299,3 +314,31 @@ def test_every_step_hands_over_the_closed_forms_bytes(config, sequence_parallel)
     run = Simulator(4 if config is FEW_KEYS else 3, numerics=False).run(bare_step, config, sequence_parallel)
     wanted = tensor_bytes(config, B, T, run.ranks, sequence_parallel)
     assert [run.trace.select(stream="comm").comm_bytes(rank) for rank in range(run.ranks)] == [wanted] * run.ranks
+
+
+@pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tensor", "sequence"])
+def test_meta_tensors_give_the_same_operations_bytes_and_virtual_time(sequence_parallel):
+    def stream(numerics):
+        run = Simulator(2, numerics=numerics).run(bare_step, CONFIG, sequence_parallel)
+        return [(e.rank, e.stream, e.op, e.nbytes, e.flops, e.start, e.stop) for e in run.trace], run.seconds
+
+    assert stream(True) == stream(False)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tensor", "sequence"])
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "few key heads"])
+def test_peak_memory_is_the_closed_forms(name, ranks, sequence_parallel):
+    sizes = {"vocab_size": 1030, "d_model": 96, "n_layer": 6, "n_head": 12, "max_seq": 256, "dtype": torch.float32}
+    sizes |= {"d_ff": 384, "n_kv_head": 2 if name == "few key heads" else 12}
+    config = replace(MODELS["llama" if name == "llama" else "gpt2"], **sizes)
+    run = Simulator(ranks, numerics=False).run(bare_step, config, sequence_parallel, 4, 256)
+    weights = 4 * params_per_rank(config, ranks)
+    activations = activation_bytes(config, 4, 256, ranks, sequence_parallel)
+    for memory in run.memory:
+        assert memory["parameters"] == memory["gradients"] == weights
+        assert memory["activations"] == pytest.approx(activations, rel=0.05)
+        assert memory["communication"] == received_bytes(config, 4, 256, sequence_parallel)

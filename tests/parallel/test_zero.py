@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -12,6 +13,7 @@ from llmlab import optim
 from llmlab.comm.group import Mesh
 from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
+from llmlab.cost.modes import zero as closed
 from llmlab.model import Config, Transformer
 from llmlab.parallel import flat
 from llmlab.parallel.zero import ZeRO, zero
@@ -134,6 +136,10 @@ def test_all_ranks_hold_the_same_bits_after_training(stage):
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
+def sent(run, rank: int) -> list[tuple[str, int]]:
+    return [(event.op, event.nbytes) for event in run.trace.select(rank=rank, stream="comm")]
+
+
 def test_two_processes_train_as_one_and_hand_over_the_simulators_bytes():
     with Processes(2) as live:
         for stage in STAGES:
@@ -141,14 +147,16 @@ def test_two_processes_train_as_one_and_hand_over_the_simulators_bytes():
             for many in real.results:
                 assert distance(train_alone("untied", "adam"), many) < 1e-9
             for rank in range(2):
-                sent = [[(e.op, e.nbytes) for e in run.trace.select(rank=rank, stream="comm")] for run in (real, simulated)]
+                sent = [
+                    [(e.op, e.nbytes) for e in run.trace.select(rank=rank, stream="comm")] for run in (real, simulated)
+                ]
                 assert sent[0] == sent[1]
 
 
 # --- when gradients are added up --------------------------------------------------------------------------------------
 
 
-def accumulate(world, stage: int, how: str):
+def accumulate(world, stage: int, how: str, gather: bool = True):
     """Three microbatches a step; the loss of each is divided by 3."""
     model = Transformer(Config(**SIZES))
     sharded = ZeRO(model, world, stage)
@@ -169,7 +177,7 @@ def accumulate(world, stage: int, how: str):
         sharded.finish()
         optimizer.step()
         sharded.publish()
-    return gathered(model)
+    return gathered(model) if gather else None
 
 
 @pytest.mark.parametrize("how", ["always", "at the last", "by hand", "at finish"])
@@ -257,9 +265,9 @@ def two_groups(world, stage: int):
 def test_each_parameter_is_reduced_over_its_own_group(stage):
     results = numbers(4).run(two_groups, stage).results
     for rank, (gradients, narrow) in enumerate(results):
-        pair = [share for r in (rank // 2 * 2, rank // 2 * 2 + 1) for share in [r]]
+        pair = (rank // 2 * 2, rank // 2 * 2 + 1)
         for i, is_narrow in enumerate(narrow):
-            wanted = torch.stack([gradient_alone(r)[i] for r in (pair if is_narrow else range(4))]).mean(0)
+            wanted = torch.stack([gradient_alone(share)[i] for share in (pair if is_narrow else range(4))]).mean(0)
             assert torch.allclose(gradients[i], wanted, rtol=0, atol=1e-12)
 
 
@@ -289,7 +297,9 @@ def pieces(world, stage: int):
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_owned_pieces_of_all_ranks_are_the_model_once(stage):
     results = numbers(3).run(pieces, stage).results
-    assert sum(result.pop("numbers") for result in results) == sum(p.numel() for p in Transformer(Config(**SIZES)).parameters())
+    assert sum(result.pop("numbers") for result in results) == sum(
+        p.numel() for p in Transformer(Config(**SIZES)).parameters()
+    )
     assert all(result == {"same objects": True, "leaves": True, "noted": "a group"} for result in results)
 
 
@@ -316,6 +326,56 @@ def test_a_model_is_sharded_once_and_an_optimizer_adopted_before_it_steps():
             numbers(1).run(worker)
 
 
+# --- what it sends and keeps -----------------------------------------------------------------------------------------
+
+WIDE = Config(vocab_size=64, d_model=32, n_layer=4, n_head=4, max_seq=16)
+
+
+def one_step(world, config: Config, stage: int, prefetch: bool = True, steps: int = 1):
+    model = Transformer(config)
+    stepper = zero(model, optim.Adam, world, stage, prefetch=prefetch)
+    tokens = torch.zeros(2, 17, dtype=torch.int64).to(world.device)
+    for _ in range(steps):
+        stepper.zero_grad()
+        model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+        stepper.step()
+
+
+KINDS = {
+    "tied": WIDE,
+    "untied": replace(WIDE, tie_embeddings=False),
+    "llama": replace(WIDE, norm="rmsnorm", mlp="swiglu", position="rotary", bias=False, n_kv_head=2, d_ff=88),
+    "as the paper": replace(WIDE, norm_first=False, position="sinusoidal"),
+    "one layer, odd": replace(WIDE, n_layer=1, vocab_size=61),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+def test_recorded_bytes_are_the_closed_forms(config, stage):
+    for ranks, prefetch in ((2, True), (3, False)):
+        run = numbers(ranks).run(one_step, config, stage, prefetch)
+        for rank in range(ranks):
+            assert run.trace.comm_bytes(rank=rank) == closed.step_bytes(config, ranks, stage, prefetch=prefetch)
+
+
+def test_bytes_of_microbatches_are_the_closed_forms():
+    for stage in STAGES:
+        run = numbers(2).run(accumulate, stage, "always", gather=False)
+        assert run.trace.comm_bytes(rank=0) == 3 * closed.step_bytes(Config(**SIZES), 2, stage, microbatches=3)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind", ["tied", "untied", "one layer, odd"])
+def test_peak_memory_by_category_is_the_closed_forms_within_5_percent(kind, stage):
+    for ranks, prefetch in ((4, True), *([(3, False)] if stage == 3 else [])):
+        run = Simulator(ranks, numerics=False).run(one_step, KINDS[kind], stage, prefetch, steps=2)
+        wanted = closed.memory(KINDS[kind], ranks, stage, prefetch)
+        for rank in range(ranks):
+            got = {category: run.memory[rank].peaks[category] for category in wanted}
+            assert got == pytest.approx(wanted, rel=0.05)
+
+
 # --- planted mistakes -------------------------------------------------------------------------------------------------
 
 
@@ -340,18 +400,23 @@ def test_swapped_shards_are_noticed(stage, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_bucket_that_is_not_reduced_is_noticed(stage, monkeypatch):
-    def receive(self):
-        was, self.group = self.group, self.group
-        if self._sending and self.numel > 100:
-            mine = self._sending[0][self.mine].clone()
-            self._sending[1].wait()
-            self._sending = mine, type("Kept", (), {"wait": lambda _: mine})()
-        original(self)
-        self.group = was
+def test_gradients_that_are_not_reduced_are_noticed(stage, monkeypatch):
+    class Own:
+        """This rank's own gradient, in place of all ranks' average."""
 
-    original = flat.FlatBucket.receive
-    monkeypatch.setattr(flat.FlatBucket, "receive", receive)
+        def __init__(self, bucket):
+            (self.gradient, self.handle), self.mine = bucket._sending, bucket.mine
+
+        def wait(self):
+            self.handle.wait()
+            return self.gradient[self.mine].clone()
+
+    def send_and_ignore(self, op):
+        send(self, op)
+        self._sending = self._sending[0], Own(self)
+
+    send = flat.FlatBucket.send
+    monkeypatch.setattr(flat.FlatBucket, "send", send_and_ignore)
     assert fails(stage)
 
 

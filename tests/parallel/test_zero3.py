@@ -91,6 +91,7 @@ def test_the_weights_after_3_steps_are_the_single_processs(how):
 
 def messages(**how) -> list[tuple[str, int]]:
     """What rank 0 hands over in one step, in numbers."""
+
     def step(world):
         model = Transformer(CONFIG)
         optimizer = zero(model, sgd, world, 3, prefetch=how.get("prefetch", True))

@@ -1,11 +1,11 @@
-"""Pipeline parallelism in closed form: the bubble, the bytes a rank hands over in a step, and what it holds at its peak.
+"""Pipeline parallelism in closed form: the bubble, the bytes a rank hands over in a step, what it holds at its peak.
 
-p ranks, v stages on each, m microbatches; F, B, W: seconds a rank takes for a microbatch's forward, backward (without W,
-where a schedule has it) and weight gradients.
+p ranks, v stages on each, m microbatches. F, B, W: seconds a rank takes for a microbatch's forward, its backward
+(without W, where a schedule has it) and its weight gradients.
 
-    bubble, seconds a rank waits in a step     gpipe, 1f1b   (p - 1) (F + B)             Narayanan et al. 2021, section 2.2
+    bubble, seconds a rank waits in a step     gpipe, 1f1b   (p - 1) (F + B)         Narayanan et al. 2021, section 2.2
                                                interleaved   (p - 1) (F + B) / v
-                                               zero_bubble   (p - 1) (F + B - W)         Qi et al. 2023, section 2.3
+                                               zero_bubble   (p - 1) (F + B - W)     Qi et al. 2023, section 2.3
     messages                                   2 (p v - 1) m in all, of b t D numbers each
     microbatches held by rank r                gpipe m, 1f1b p - r, zero_bubble p, at most m
 """
@@ -52,46 +52,55 @@ def pipeline_bytes(config: Config, schedule: Schedule, rank: int, batch: int, se
     return messages * hidden + table + max(w, 4)
 
 
-def activation_bytes(
-    config: Config, schedule: Schedule, rank: int, batch: int, seq: int, sizes: Sequence[int]
-) -> int:
+def activation_bytes(config: Config, schedule: Schedule, rank: int, batch: int, seq: int, sizes: Sequence[int]) -> int:
     """Bytes of activations this rank holds at its peak, for blocks without experts, dropout or recomputation.
 
-    sizes: blocks per stage. Walks the rank's list: what F takes, the action that ends the microbatch there gives back.
-    Messages just received are not counted, so a stage's own input only where it is the first.
+    sizes: blocks per stage. Walks the rank's list: F takes, B gives back what W does not need, W the rest. On top comes
+    what B works with: gradients of the MLP's inner values and of the stream, of the logits where they are. Messages
+    just received are not counted, so a stage's own input only where it is the first.
     """
     held, peak, n = 0, 0, batch // schedule.microbatches * seq
-    per_stage = [stage_bytes(config, n, size, s, schedule.stages) for s, size in enumerate(sizes)]
     for action in schedule.actions[rank]:
-        if action.kind == "F":
-            held += per_stage[action.stage]
-            peak = max(peak, held)
-        elif schedule.last(action):
-            held -= per_stage[action.stage]
-    loss = 2 * n * config.vocab_size * max(config.dtype.itemsize, 4)  # the logits' gradient, and its softmax's
-    return peak + loss * (schedule.rank_of(schedule.stages - 1) == rank)
+        blocks, end = sizes[action.stage], schedule.stages - 1
+        after = {
+            "F": stage_bytes(config, n, blocks, action.stage, end),
+            "B": owed_bytes(config, n, blocks, action.stage, end) if schedule.splits_backward else 0,
+            "W": 0,
+        }
+        held += after[action.kind] - (after[{"B": "F", "W": "B"}[action.kind]] if action.kind != "F" else 0)
+        peak = max(peak, held)
+    logits = 2 * config.vocab_size * (schedule.rank_of(schedule.stages - 1) == rank)
+    return peak + n * max(logits, config.d_ff + 2 * config.d_model) * config.dtype.itemsize
 
 
-def stage_bytes(config: Config, tokens: int, blocks: int, stage: int, stages: int) -> int:
-    """Bytes a stage keeps of one microbatch of so many tokens from its forward to its last gradient.
+def stage_bytes(config: Config, tokens: int, blocks: int, stage: int, end: int) -> int:
+    """Bytes a stage keeps of one microbatch of so many tokens from its forward to its backward. end: the last stage.
 
     What goes out is kept until its gradient comes back; what came in is the stage before's affair, or a message's.
     """
     w, D = config.dtype.itemsize, config.d_model
     kept = blocks * block_numbers(config) + D * (stage == 0)
-    if stage == stages - 1:
+    if stage == end:
         kept += D * config.norm_first + config.vocab_size * max(w, 4) // w
     return tokens * kept * w
+
+
+def owed_bytes(config: Config, tokens: int, blocks: int, stage: int, end: int) -> int:
+    """Bytes a stage keeps of one microbatch between B and W: of each product the input and the output's gradient."""
+    D, heads, kv = config.d_model, config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+    inputs = D + heads + D + config.d_ff  # q, k and v share theirs, and so do gate and up
+    gradients = heads + 2 * kv + D + config.d_ff * (2 if config.mlp == "swiglu" else 1) + D
+    head = (D + config.vocab_size) * (stage == end)
+    return tokens * (blocks * (inputs + gradients) + head) * config.dtype.itemsize
 
 
 def block_numbers(config: Config) -> int:
     """Numbers a block keeps for its backward, per token: the inputs of its products, norms, attention and activation.
 
-    Its input, both norms' outputs, the sum between them, q, k, v, attention's output and its log-sum; the MLP's inner
-    values, before and after the activation (SwiGLU: gate, up, silu(gate) and their product).
+    Its input, both norms' outputs and the sum between them; q, k, v (grouped ones repeated), attention's output and its
+    log-sum; the MLP's inner values before and after the activation (SwiGLU: gate, up, silu(gate), their product).
+    torch's RMSNorm is made of parts, and keeps x / rms as well; LayerNorm keeps a mean and a deviation per token.
     """
-    D, heads = config.d_model, config.n_head * config.head_dim
-    inner = 4 if config.mlp == "swiglu" else 2
-    statistics = 2 * (2 if config.norm == "layernorm" else 1)
-    attention = 2 * heads + 2 * config.n_kv_head * config.head_dim + config.n_head
-    return 4 * D + attention + inner * config.d_ff + statistics
+    D, inner = config.d_model, 4 if config.mlp == "swiglu" else 2
+    norms = 2 * (D + 1) + 2 * (D if config.norm == "rmsnorm" else 1)
+    return 2 * D + norms + 4 * config.n_head * config.head_dim + config.n_head + inner * config.d_ff

@@ -58,6 +58,35 @@ def params_per_rank(config: Config, tp: int) -> int:
     return config.n_layer * block + norm * config.norm_first + tables + positions
 
 
+def activation_bytes(config: Config, batch: int, seq: int, tp: int, sequence_parallel: bool = False) -> int:
+    """Bytes of activations one rank of tp > 1 holds at its peak: in the loss, if V is well above d_ff.
+
+    Attention fused, a dense MLP, no dropout. Each norm and each region keeps its input: under sequence parallelism the
+    one is a slice and the other whole (Megatron keeps a slice there too, and gathers it a second time in backward).
+    torch computes an RMSNorm on a CPU step by step, and keeps what stood before the gain as well.
+    """
+    D, w, a = config.d_model, config.dtype.itemsize, max(config.dtype.itemsize, 4)
+    slice_ = D // tp if sequence_parallel else D
+    norm, before_gain = (2, 0) if config.norm == "layernorm" else (1, slice_)
+    kv_heads = max(config.n_kv_head // tp, 1)
+    attention = 2 * (config.n_head // tp + kv_heads) * config.head_dim  # queries and output, keys and values
+    mlp = (4 if config.mlp == "swiglu" else 2) * config.d_ff // tp
+    block = (2 * (slice_ + before_gain + D) + attention + mlp) * w + (config.n_head // tp + 2 * norm) * a
+    ends = (slice_ + before_gain + D) * w + 2 * -(
+        -config.vocab_size // tp
+    ) * a  # the logits' softmax, and their gradient
+    return batch * seq * (config.n_layer * block + ends)
+
+
+def received_bytes(config: Config, batch: int, seq: int, sequence_parallel: bool = False) -> int:
+    """Bytes of received messages a rank of tp > 1 still needs, at most: one [n, D], or two where none is copied.
+
+    A bias makes a new tensor of the sum it is added to, and so does the copy that orders gathered tokens.
+    """
+    at_once = 1 if config.bias or sequence_parallel else 2
+    return at_once * batch * seq * config.d_model * config.dtype.itemsize
+
+
 def _mlp_bytes(config: Config, hidden: int, door: int, tp: int, sequence_parallel: bool) -> int:
     """Forward and backward of one block's MLP, or of its experts, each a tensor-parallel region of its own."""
     if not config.n_expert:

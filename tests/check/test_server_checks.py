@@ -1,0 +1,81 @@
+"""Exercises of the parameter server: a right answer, typical wrong ones (each with its own hint), and an empty one."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil
+
+import pytest
+
+from llmlab.check.server import server_bytes, servers_needed, stale_bounded, stale_descent
+
+
+def bounded(keep):
+    """The waiting workers for which keep(their pushes, all pushes, bound)."""
+    return lambda pushed, waiting, bound: [w for w in waiting if keep(pushed[w], pushed, bound)]
+
+
+def descend(delayed, sign=-1):
+    def answer(w, lr, staleness):
+        weights = [w]
+        for t, delay in enumerate(staleness):
+            weights.append(weights[t] + sign * lr * weights[t - delay * delayed])
+        return weights[-1]
+
+    return answer
+
+
+RIGHT = [
+    (server_bytes, lambda n, workers, servers: (4 * n, workers * 4 * n // servers)),
+    (stale_bounded, bounded(lambda mine, pushed, bound: mine <= min(pushed) + bound)),
+    (stale_descent, descend(True)),
+    (servers_needed, lambda workers: ceil(Fraction(workers**2, workers - 1))),
+]
+WRONG = [
+    (server_bytes, lambda n, workers, servers: (n, workers * n // servers), "these are numbers"),
+    (server_bytes, lambda n, workers, servers: (4 * n, 4 * n // servers), "as many times as there are workers"),
+    (server_bytes, lambda n, workers, servers: (4 * n, workers * 4 * n), "each server holds only its share"),
+    (server_bytes, lambda n, workers, servers: (4 * n * servers, workers * 4 * n // servers), "to one server only"),
+    (server_bytes, lambda n, workers, servers: (4 * n // workers, workers * 4 * n // servers), "as long as the model"),
+    (server_bytes, lambda n, workers, servers: (workers * 4 * n // servers, 4 * n), "the worker first"),
+    (server_bytes, lambda n, workers, servers: (8 * n, workers * 8 * n // servers), "receives it does not hand over"),
+    (server_bytes, lambda n, workers, servers: (1, 1), "a worker hands over each gradient once"),
+    (stale_bounded, bounded(lambda mine, pushed, bound: mine < min(pushed) + bound), "still allowed: <="),
+    (stale_bounded, lambda pushed, waiting, bound: list(waiting), "the asynchronous server"),
+    (stale_bounded, bounded(lambda mine, pushed, bound: mine >= max(pushed) - bound), "not behind the fastest"),
+    (
+        stale_bounded,
+        lambda pushed, waiting, bound: [w for w in waiting if pushed[w] - min(pushed[o] for o in waiting) <= bound],
+        "waiting or not",
+    ),
+    (
+        stale_bounded,
+        lambda pushed, waiting, bound: sorted(w for w in waiting if pushed[w] - min(pushed) <= bound),
+        "the order in which they wait",
+    ),
+    (stale_descent, descend(False), "the newest weight: use"),
+    (stale_descent, descend(True, +1), "uphill"),
+    (stale_descent, lambda w, lr, staleness: descend(True)(w, lr, staleness[:-1]), "one step is missing"),
+    (servers_needed, lambda workers: workers, "One server more"),
+    (servers_needed, lambda workers: workers**2 / (workers - 1), "servers are whole"),
+    (servers_needed, lambda workers: workers**2 // (workers - 1), "round up, not down"),
+    (servers_needed, lambda workers: workers - 1, "the other way round"),
+]
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT, ids=[check.__name__ for check, _ in RIGHT])
+def test_the_right_answer_is_right(check, answer):
+    assert check(answer), check(answer)
+
+
+@pytest.mark.parametrize(("check", "answer", "hint"), WRONG, ids=[hint for *_, hint in WRONG])
+def test_a_wrong_answer_is_wrong_and_its_hint_names_the_mistake(check, answer, hint):
+    result = check(answer)
+    assert not result
+    assert hint in str(result).split("  hint ")[1], result
+
+
+@pytest.mark.parametrize("check", [check for check, _ in RIGHT])
+def test_an_empty_answer_is_met_kindly(check):
+    for answer in (None, ..., lambda *args: None):
+        assert "nothing to check yet" in str(check(answer))
