@@ -25,6 +25,7 @@ _NAMES = {
     "parallel.agreement": ["disagreement"],
     "parallel.compose": ["parallelize"],
     "parallel.layout": ["Layout"],
+    "parallel.tensor": ["tensor_parallel"],
     "parallel.task": ["map_tasks", "TasksFailed"],
     "parallel.server": ["parameter_server"],
     "parallel.local_sgd": ["local_sgd", "diloco", "average_weights"],

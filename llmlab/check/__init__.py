@@ -4,24 +4,106 @@ Each runs your answer on several inputs, on 2 to 4 simulated ranks where there a
 answer takes and gives.
 """
 
+from llmlab.check.attention import attention, cache_bytes, causal_weights, combine_tiles
+from llmlab.check.context import combine_blocks, longest_context, ring_attention, ring_attention_bytes, zigzag
+from llmlab.check.embeddings import look_up, sinusoid, split_look_up, turn
 from llmlab.check.examine import Result
+from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
+from llmlab.check.generation import clipped_precision, perplexity, tempered, top_p_kept
 from llmlab.check.gradients import bucket_bytes, data_parallel_scale, unequal_batches
+from llmlab.check.layouts import global_norm, gradient_ranks, world_size
+from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
 from llmlab.check.messages import all_reduce_from_send_recv, crossover_bytes, exchange, ring_bytes, ring_step
+from llmlab.check.pipeline import (
+    bubble_share,
+    held_microbatches,
+    messages,
+    microbatches_needed,
+    own_schedule,
+    split_by_speed,
+)
+from llmlab.check.server import server_bytes, servers_needed, stale_bounded, stale_descent
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly
+from llmlab.check.splitting import shares_by_speed
+from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss
+from llmlab.check.tokens import bpe_merge, jaccard, packed_targets, table_parameters
+from llmlab.check.training import adam_step, clipped, largest_rate, warm_up_cosine
+from llmlab.check.transformer import block_parameters, decoder_inputs, layer_norm, next_token_loss
+from llmlab.check.zero import shard_bounds, sharded_step, zero_ring_bytes, zero_state_bytes
 
 __all__ = [
     "Result",
+    "adam_step",
     "all_reduce_from_send_recv",
     "amdahl",
+    "attention",
+    "bias_step",
+    "block_parameters",
+    "bpe_merge",
+    "bubble_share",
     "bucket_bytes",
+    "cache_bytes",
+    "causal_weights",
+    "clipped",
+    "clipped_precision",
+    "combine_blocks",
+    "combine_tiles",
     "crossover_bytes",
     "data_parallel_scale",
+    "decoder_inputs",
+    "error_feedback",
     "exchange",
+    "exchange_bytes",
+    "expert_capacity",
+    "expert_gradient",
+    "federated_average",
     "first_free",
+    "gain_gradient",
+    "global_norm",
+    "gradient_ranks",
+    "held_microbatches",
+    "jaccard",
+    "kept_tokens",
+    "largest_rate",
+    "layer_norm",
+    "local_sgd_bytes",
+    "longest_context",
+    "look_up",
+    "masked_upload",
     "mean_of_parts",
+    "messages",
+    "microbatches_needed",
+    "next_token_loss",
+    "own_schedule",
+    "packed_targets",
+    "perplexity",
+    "ring_attention",
+    "ring_attention_bytes",
     "ring_bytes",
     "ring_step",
     "serial_share",
+    "server_bytes",
+    "servers_needed",
+    "shard_bounds",
+    "sharded_step",
+    "shares_by_speed",
+    "sinusoid",
+    "split_by_speed",
     "split_evenly",
+    "split_look_up",
+    "stale_bounded",
+    "stale_descent",
+    "table_parameters",
+    "tempered",
+    "tensor_block_bytes",
+    "tensor_mlp",
+    "top_p_kept",
+    "turn",
     "unequal_batches",
+    "vocabulary_loss",
+    "warm_up_cosine",
+    "world_size",
+    "zero_ring_bytes",
+    "zero_state_bytes",
+    "zigzag",
 ]

@@ -170,6 +170,14 @@ def test_fp32_differs_from_one_process_by_rounding_only(sequence_parallel):
         assert distance(train_alone(config), many) < tolerance
 
 
+@pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tensor", "sequence"])
+def test_a_split_bf16_model_is_no_further_from_fp64_than_a_whole_one(sequence_parallel):
+    config, exact = replace(CONFIG, dtype=torch.bfloat16), train_alone(CONFIG, steps=1)
+    away = distance(exact, train_alone(config, steps=1))
+    for many in Simulator(3, kernels=False).run(train, config, sequence_parallel, steps=1).results:
+        assert distance(exact, many) < 1.25 * away  # each rank rounds its summand once more
+
+
 def test_logits_gathered_over_the_ranks_are_the_single_processs():
     config = MODELS["gpt2"]
 

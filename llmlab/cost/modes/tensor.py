@@ -2,10 +2,10 @@
 
 One step on B sequences of T tokens, n = B T; p ranks; w bytes a number, a = max(w, 4) bytes a number of the loss.
 
-    a region            tensor        forward n D w, backward n D w           leave; enter
-                        sequence      forward n D w (1 + 1/p), backward the same    all_gather hands over 1/p
-    embedding           forward n D w; sequence: backward n D w / p
-    loss                forward n a to find the maximum, 2 n a for the sums (3 n a with label smoothing)
+    a region            tensor:   n D w forward, where it is left, and n D w backward, where it was entered
+                        sequence: n D w (1 + 1/p) forward and again backward; an all_gather hands over 1/p
+    embedding           n D w forward; sequence: n D w / p backward
+    loss                n a forward to find the maximum, 2 n a for the sums (3 n a with label smoothing)
     partial gradients   once a step: sequence: norms and row biases; key heads that several ranks hold
 
 Regions: attention and the MLP of each block (an expert sees n k / E tokens), and the output layer, which is entered but
