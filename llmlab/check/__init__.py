@@ -4,12 +4,12 @@ Each runs your answer on several inputs, on 2 to 4 simulated ranks where there a
 answer takes and gives.
 """
 
-from llmlab.check.attention import attention, cache_bytes, causal_weights, combine_tiles
+from llmlab.check.attending import attention, cache_bytes, causal_weights, combine_tiles
 from llmlab.check.context import combine_blocks, longest_context, ring_attention, ring_attention_bytes, zigzag
 from llmlab.check.embeddings import look_up, sinusoid, split_look_up, turn
 from llmlab.check.examine import Result
 from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
-from llmlab.check.generation import clipped_precision, perplexity, tempered, top_p_kept
+from llmlab.check.generation import clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
 from llmlab.check.gradients import bucket_bytes, data_parallel_scale, unequal_batches
 from llmlab.check.layouts import global_norm, gradient_ranks, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
@@ -64,6 +64,7 @@ __all__ = [
     "held_microbatches",
     "jaccard",
     "kept_tokens",
+    "kv_cache_bytes",
     "largest_rate",
     "layer_norm",
     "local_sgd_bytes",

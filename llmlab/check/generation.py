@@ -84,10 +84,10 @@ def _perplexities(answer: Any) -> Iterator[Case]:
         yield Case(what, partial(answer, list(losses), list(counts)), math.exp(mean), mistakes)
 
 
-def cache_bytes(answer: Callable[..., Any]) -> Result:
+def kv_cache_bytes(answer: Callable[..., Any]) -> Result:
     """`answer(n_layer, n_kv_head, head_dim, tokens, bytes_per_number)`: bytes of the KV cache of one sequence."""
     hint = "a key and a value, each of head_dim numbers, for every layer, key head and token."
-    return examine("cache_bytes", answer, _caches(answer), hint)
+    return examine("kv_cache_bytes", answer, _caches(answer), hint)
 
 
 def _caches(answer: Any) -> Iterator[Case]:

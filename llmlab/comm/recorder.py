@@ -48,6 +48,7 @@ class Kind:
     in_place: bool
     host_can: bool  # a tensor nothing has used yet stays on the host through it
     counts_flops: bool
+    rate: str  # what the device does it at: "matmul", "attention", or "memory" where it only moves bytes
 
 
 @cache
@@ -56,6 +57,7 @@ def kind_of(op: torch._ops.OpOverload) -> Kind:
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments)
     aliases = any(a.alias_info is not None for a in op._schema.returns)
     matmul, free = packet in MATMULS, packet in FREE or (aliases and not writes)
+    counts_flops = matmul or packet in flop_registry
     return Kind(
         name="matmul" if matmul else packet.__name__.strip("_"),
         free=free,
@@ -63,7 +65,8 @@ def kind_of(op: torch._ops.OpOverload) -> Kind:
         matmul=matmul,
         in_place=writes,
         host_can=free or writes or packet is aten._to_copy,
-        counts_flops=matmul or packet in flop_registry,
+        counts_flops=counts_flops,
+        rate="attention" if counts_flops and "attention" in packet.__name__ else "matmul" if counts_flops else "memory",
     )
 
 
@@ -119,7 +122,7 @@ class Recorder(TorchDispatchMode):
         flops = _flops(kind, op, args, result)
         moved = outputs + ([] if op.overloadpacket in ROWS else inputs)
         nbytes = sum(rank.priced_bytes(x) for x in {id(x): x for x in moved}.values())
-        rank.kernel(kind.name, "matmul" if kind.counts_flops else "memory", flops, nbytes, widest(outputs or inputs))
+        rank.kernel(kind.name, kind.rate, flops, nbytes, widest(outputs or inputs))
         if kind.sync:
             rank.host_waits()
 

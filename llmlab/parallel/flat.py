@@ -180,7 +180,7 @@ def placed(p: nn.Parameter, device: torch.device) -> nn.Parameter:
 def announce(p: nn.Parameter, grad: Tensor) -> None:
     """Say that this is a gradient of p's, as autograd does after it has added one. It is p's no longer than that."""
     p.grad = grad
-    hooks: dict[int, Callable[..., Any]] = p._post_accumulate_grad_hooks or {}  # type: ignore[attr-defined]
+    hooks: dict[int, Callable[..., Any]] = p._post_accumulate_grad_hooks or {}
     for hook in list(hooks.values()):
         hook(p)
     p.grad = None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from llmlab.comm.group import Group
-from llmlab.model import IGNORE, Transformer
+from llmlab.model import IGNORE, Block, Transformer
 from llmlab.parallel.mail import Mail
 from llmlab.parallel.schedules import Action, Schedule, make_schedule
 from llmlab.parallel.stages import Batch, Stage, cut, split_layers
@@ -52,6 +52,7 @@ def pipeline_parallel(
         raise ValueError(f"a schedule wants a line for each rank of {group}, got {len(schedule.actions)}")
     sizes = split_layers(len(model.blocks), schedule.stages, split)
     table = model.head.weight if model.tied else None
+    assert table is None or isinstance(table, nn.Parameter)
     stages = cut(model, schedule, group.rank, sizes)
     model.to(group.device)
     deferred = defer_weights(model) if schedule.splits_backward else None
@@ -71,7 +72,7 @@ class Pipeline:
 
     def __repr__(self) -> str:
         held = {f"stage {n}": f"{len(stage.blocks)} blocks" for n, stage in self.stages.items()}
-        return f"Pipeline({self.schedule}, rank {self.group.rank} holds {held})"
+        return f"Pipeline({self.schedule!r}, rank {self.group.rank} holds {held})"
 
     @property
     def chunks(self) -> list[list[nn.Parameter]]:
@@ -155,6 +156,7 @@ class Step:
         self.dtype, self.device = parameter.dtype, parameter.device
         self.mail = Mail(pipeline.group, pipeline.schedule, self.like)
         block = next(iter(pipeline.model.blocks))
+        assert isinstance(block, Block)
         self.parts = block.attention_dropout.part[1]  # by how many sequence parallelism divides the tokens held here
         wide = torch.promote_types(self.dtype, torch.float32)
         self.loss_sum = torch.zeros((), dtype=wide, device=self.device)

@@ -83,9 +83,12 @@ def attend_ring(
 ) -> Tensor:
     """Attend to the whole sequence, of which this rank holds the tokens `order_of` says. [B, h, t, K] -> same.
 
-    k, v: [B, g, t, K].  mask: [B|1, h|1, t|1, T], its columns the whole sequence in its own order.
+    k, v: [B, g, t, K].  mask: [B|1, h|1, t|1, T], its columns the whole sequence in its own order.  Raises ValueError,
+    before anything is sent, for keys of another length than the queries, a mask of another shape, an odd t in zigzag.
     """
     check_whole(q, k, mask, group)
+    if order == "zigzag" and group.size > 1 and q.shape[2] % 2:
+        raise ValueError(f"zigzag wants two slices of one length on every rank, got {q.shape[2]} tokens")
     mask = None if mask is None else mask.expand(*mask.shape[:2], q.shape[2], -1)
     return _Ring.apply(q, k, v, mask, causal, group, order)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from llmlab.comm.autograd import all_to_all
 from llmlab.comm.group import Group
 from llmlab.model.attention import repeat_heads
+from llmlab.parallel.ring import check_whole
 
 HEADS, TOKENS = 1, 2  # dimensions of q, k and v
 
@@ -35,7 +36,12 @@ def attend_ulysses(
     """Attend to the whole sequence, of which this rank holds the group.rank-th part. [B, h, t, K] -> same.
 
     k, v: [B, g, t, K].  mask: [B|1, 1, t|1, T].  attend: what computes the attention of a share of the heads.
+    Raises ValueError, before anything is sent, for keys of another length than the queries, heads that do not split,
+    a mask of another shape.
     """
+    check_whole(q, k, mask, group)
+    if mask is not None and mask.shape[HEADS] != 1:
+        raise ValueError(f"ulysses wants one mask for all heads, got {mask.shape[HEADS]}")
     n_key_head = lcm(k.shape[HEADS], group.size)  # the fewest that give every rank the key heads of its query heads
     k, v = (repeat_heads(x, n_key_head) for x in (k, v))
     q, k, v = (all_to_all(x, group, split_dim=HEADS, cat_dim=TOKENS) for x in (q, k, v))

@@ -87,8 +87,11 @@ class ZeRO:
             if stage == 3 or parameters[0].requires_grad
         ]
         held = {p: piece for bucket in self.buckets for p, piece in bucket.owned.items()}
-        self.owned: dict[nn.Parameter, nn.Parameter] = {p: held[p] for p in model.parameters() if p in held}
+        self.owned: dict[nn.Parameter, Tensor] = {p: held[p] for p in model.parameters() if p in held}
         self.bucket_of = {p: bucket for bucket in self.buckets for p in bucket.parameters}
+        for x in [*model.parameters(), *model.buffers()]:
+            if x not in self.bucket_of and self.buckets:  # frozen, or no parameter: every rank keeps it
+                x.data = x.to(self.buckets[0].group.device).data
         self.order = [bucket for bucket in reversed(self.buckets) if bucket.trained]
         self._due = set(self.order)  # buckets that must still be reduced in this step
         self._waiting: dict[FlatBucket, int] = {}  # gradients not yet made in this backward

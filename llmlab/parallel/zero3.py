@@ -74,7 +74,7 @@ class Unit:
 
     def __post_init__(self) -> None:
         self.forward: Callable[..., Any] = self.module.forward
-        self.module.forward = self.with_whole_weights  # type: ignore[method-assign]
+        self.module.forward = self.with_whole_weights
 
     def with_whole_weights(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward, between gathering its weights and letting go of them."""
@@ -137,7 +137,8 @@ class Unit:
 
     def _notes(self) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
         """What to save instead of a tensor, and back. What is no weight goes to whoever watched before us."""
-        outer = torch._C._autograd._top_saved_tensors_default_hooks(False) or (Tensor.detach, Tensor.detach)
+        watching: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        outer = watching or (Tensor.detach, Tensor.detach)  # detached, so that nothing saves itself
         here = {weights.get().untyped_storage()._cdata: weights for weights in self.needs if weights.whole is not None}
 
         def pack(x: Tensor) -> Any:
@@ -145,7 +146,7 @@ class Unit:
             if weights is None:
                 return outer[0](x)
             self.saved.add(weights)
-            return Saved(self, weights, self.zero.n_step, x.size(), x.stride(), x.storage_offset())
+            return Saved(self, weights, self.zero.n_step, x.size(), x.stride(), int(x.storage_offset()))
 
         def unpack(saved: Any) -> Tensor:
             return saved.find() if isinstance(saved, Saved) else outer[1](saved)

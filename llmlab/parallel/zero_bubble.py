@@ -28,6 +28,9 @@ class DeferredWeights:
     def __init__(self) -> None:
         self.owed: list[Product] = []
 
+    def __repr__(self) -> str:
+        return "multiply: the matrix's gradient is deferred"  # what `describe` shows
+
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute x Wᵀ + b; its backward leaves the matrix's gradient owed."""
         x, weight, bias = _cast(x), _cast(weight), None if bias is None else _cast(bias)
@@ -91,5 +94,5 @@ def defer_weights(model: nn.Module) -> DeferredWeights:
     deferred = DeferredWeights()
     for module in model.modules():
         if isinstance(module, Linear):
-            module.multiply = deferred
+            module.multiply = deferred  # type: ignore[assignment]
     return deferred

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from llmlab.hardware import Link
 from llmlab.measuring import CLOCKS
@@ -97,6 +98,8 @@ def lines(
     if log:
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            _few_ticks(axis)
     _axes(axes, xlabel, ylabel, say_x, say_y)
     below = "\n".join(caption(hardware, kind) for kind in sorted(set(clocks.values()) - {""}))
     return finish(figure, describe_lines(curves, xlabel, ylabel, clocks, say_x, say_y), below)
@@ -237,6 +240,13 @@ def _line(axes: Axes, name: str, x: Values, y: Values, clock: str, i: int) -> No
     axes.plot(
         x, y, linestyle=CLOCK_LINE.get(clock, SOLID), linewidth=2.2, label=name + word, markevery=every, **line_style(i)
     )  # fmt: skip
+
+
+def _few_ticks(axis: Axis) -> None:
+    """On an axis of one or two decades also write 2 and 5 between the powers of ten, and nothing else."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _axes(axes: Axes, xlabel: str, ylabel: str, say_x: Say, say_y: Say) -> None:

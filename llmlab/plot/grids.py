@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -46,7 +47,7 @@ def grids(
         picture = axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
         axes.set_title(title)
         axes.set_xlabel(xlabel)
-        _labels(axes, rows if axes is drawn[0] else (), columns)
+        _labels(axes, rows, columns, axes is drawn[0])
         if numbers:
             _write(axes, values, low, high)
     drawn[0].set_ylabel(ylabel)
@@ -58,7 +59,8 @@ def describe_grids(tables: Mapping[str, Matrix], rows: Sequence[str] = (), colum
     """Say of each table how large it is and where its largest number stands."""
     said = []
     for title, values in tables.items():
-        row, column = (int(i) for i in np.unravel_index(np.argmax(values), values.shape))
+        # rounded: of numbers that are equal but for rounding, every machine names the first
+        row, column = (int(i) for i in np.unravel_index(np.argmax(values.round(4)), values.shape))
         where = f"row {_name(rows, row)}, column {_name(columns, column)}"
         size = f"{values.shape[0]} x {values.shape[1]}"
         said.append(f"{title or 'a table'}, {size}, largest {three_digits(round(values.max(), 2))} in {where}")
@@ -66,7 +68,7 @@ def describe_grids(tables: Mapping[str, Matrix], rows: Sequence[str] = (), colum
 
 
 def _table(title: str, values: ArrayLike) -> Matrix:
-    table = np.asarray(values, dtype=np.float64)
+    table = np.array(values.tolist() if hasattr(values, "tolist") else values, dtype=np.float64)
     if table.ndim != 2 or not table.size:
         raise ValueError(f"{title or 'a table'} wants rows and columns of numbers, got shape {table.shape}")
     return table
@@ -80,15 +82,16 @@ def _limits(tables: Sequence[Matrix]) -> tuple[float, float]:
     return -max(high, -low), max(high, -low)
 
 
-def _labels(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
-    small = {"fontsize": 10}
+def _labels(axes: Axes, rows: Sequence[str], columns: Sequence[str], first: bool) -> None:
     if 0 < len(columns) <= MAX_LABELS:
         steep = max(map(len, columns)) > 2
-        axes.set_xticks(range(len(columns)), columns, rotation=60 if steep else 0, ha="right" if steep else "center", **small)
-    if 0 < len(rows) <= MAX_LABELS:
-        axes.set_yticks(range(len(rows)), rows, **small)
-    elif not rows:
-        axes.tick_params(labelsize=10)
+        turned: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if steep else {}
+        axes.set_xticks(range(len(columns)), columns, **turned)
+    if not first:
+        axes.set_yticks([])
+    elif 0 < len(rows) <= MAX_LABELS:
+        axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(labelsize=10)
 
 
 def _write(axes: Axes, values: Matrix, low: float, high: float) -> None:

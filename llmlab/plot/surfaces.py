@@ -57,8 +57,8 @@ def _contours(axes: Axes, surface: Surface, box: Box) -> None:
 def heights(surface: Surface, path: Path) -> list[float]:
     """Give the height of each point; inf where it is no number any more."""
     with np.errstate(over="ignore", invalid="ignore"):  # a path that leaves ends beyond all numbers
-        found = [float(surface(np.float64(x), np.float64(y))) for x, y in path]
-    return [height if isfinite(height) else inf for height in found]
+        found = surface(*np.transpose(path))
+    return [float(height) if isfinite(height) else inf for height in found]
 
 
 def describe_descent(surface: Surface, paths: Mapping[str, Path]) -> str:

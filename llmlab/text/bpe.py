@@ -81,7 +81,7 @@ class BPE:
         """Return the tokenizer as it was after its first `merges` merges; the specials follow them."""
         if not 0 <= merges <= len(self.merges):
             raise ValueError(f"merges must be 0 to {len(self.merges)}, as many as were learned, got {merges}")
-        kept = sorted([*self._byte_ids, *self._made[:merges]])
+        kept = sorted({i for i in [*self._byte_ids, *self._made[:merges]] if i < self.vocab_size})
         specials = sorted(self.specials, key=self.specials.__getitem__)
         vocab = [self.vocab[i] for i in kept] + [special.encode() for special in specials]
         ids = {special: len(kept) + i for i, special in enumerate(specials)}

@@ -69,7 +69,7 @@ def descend(
     return path
 
 
-def optimizer_explorer(surface: str = "ravine", optimizer: str = "gradient descent", lr: float = 0.05) -> W.VBox:
+def optimizer_explorer(surface: str = "ravine", optimizer: str = "gradient descent", lr: float = 0.01) -> W.VBox:
     """Explore the path of one optimizer: surface, rate, momentum (Adam's β₁), and noise as of small batches."""
 
     def draw(figure: Picture, surface: str, optimizer: str, lr: float, momentum: float, noise: float) -> None:

@@ -442,3 +442,8 @@ def test_what_cannot_be_split_is_refused_before_anything_is_sent():
     assert "as many keys as queries" in refused(2, lambda world: attend(q, q[:, :, :2], q[:, :, :2], group=world))
     mask = torch.ones(1, 1, 4, 4, dtype=torch.bool)
     assert "columns for all 8" in refused(2, lambda world: attend(q, q, q, mask, group=world))
+    odd = torch.zeros(1, 12, 3, 2)
+    assert "two slices of one length" in refused(2, lambda world: attend(odd, odd, odd, group=world))
+    of_heads = torch.ones(1, 12, 4, 8, dtype=torch.bool)
+    ulysses = partial(attend_ulysses, attend=attend_fused)
+    assert "one mask for all heads" in refused(2, lambda world: ulysses(q, q, q, of_heads, group=world))

@@ -104,3 +104,10 @@ def test_nothing_to_draw_is_refused(empty):
 def test_a_fit_that_costs_nothing_is_refused():
     with pytest.raises(ValueError, match="beta > 0"):
         plot.alpha_beta({}, {"a": (1e-5, 0.0)})
+
+
+def test_a_logarithmic_axis_of_few_decades_writes_ones_twos_and_fives_only():
+    (axes,) = plot.lines({"a": ([256, 8192], [0.4, 4.0])}, "tokens", "characters", log=True).axes
+    axes.figure.canvas.draw()
+    shown = {text.get_text() for text in axes.get_xticklabels(which="both")} - {""}
+    assert {"500", "1,000", "5,000"} <= shown and not any("times" in text for text in shown)

@@ -160,3 +160,13 @@ def test_bad_input_is_refused_at_the_door(bpe):
         BPE([bytes([byte]) for byte in range(255)], [])
     with pytest.raises(ValueError, match="merge 0 joins"):
         BPE([bytes([byte]) for byte in range(256)], [(b"a", b"b")])
+
+
+def test_a_tokenizer_after_fewer_merges_is_one_trained_to_fewer():
+    large, small = (BPE.train(TEXTS * 3, size, specials=["<end>"]) for size in (400, 300))
+    earlier = large.after(len(small.merges))
+    assert (earlier.vocab, earlier.merges, earlier.specials) == (small.vocab, small.merges, small.specials)
+    assert large.after(0).encode("the é") == list("the é".encode())
+    assert large.after(len(large.merges)).vocab == large.vocab
+    with pytest.raises(ValueError, match="merges must be 0 to"):
+        large.after(len(large.merges) + 1)

@@ -23,7 +23,7 @@ MODELS = {
               "tie_embeddings": False},
 }  # fmt: skip
 SCHEDULES = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zero_bubble", 1)]
-RANKS, MICROBATCHES, BATCH, SEQ = 3, 6, 6, 32
+RANKS, MICROBATCHES, BATCH, SEQ = 3, 6, 12, 64
 
 
 def config(model: str) -> Config:

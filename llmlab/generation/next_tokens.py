@@ -1,0 +1,54 @@
+"""What a model would say next: the likeliest tokens after a prompt and their logits, computed now or recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from llmlab.evaluate import evaluating
+from llmlab.generation.prompts import check_prompts
+from llmlab.hardware.facts import read_facts
+from llmlab.model.language_model import LanguageModel
+from llmlab.text import BPE
+
+RECORDED = ("recorded", "next_tokens.csv")  # under data/; benchmarks/next_tokens.py writes it
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """The likeliest tokens after a prompt, the likeliest first, and the logit of each."""
+
+    prompt: str
+    tokens: Sequence[str]
+    logits: Float[Tensor, " N"]
+    source: str  # which model said so
+
+    def __post_init__(self) -> None:
+        if not len(self.tokens) == len(self.logits) >= 1:
+            raise ValueError(f"a logit for each token, and at least one: got {len(self.logits)}, {len(self.tokens)}")
+
+
+def next_tokens(model: LanguageModel, tokenizer: BPE, prompt: str, keep: int = 500, source: str = "") -> NextTokens:
+    """Ask a model for the `keep` likeliest tokens after a prompt."""
+    ids = torch.tensor([tokenizer.encode(prompt)])
+    check_prompts(model, ids, 1)
+    with evaluating(model):
+        logits = model(ids.to(next(model.parameters()).device))[0, -1].cpu()
+    best = logits.topk(min(keep, len(logits)))
+    return NextTokens(prompt, [tokenizer.decode([i]) for i in best.indices.tolist()], best.values, source)
+
+
+def recorded_next_tokens() -> list[NextTokens]:
+    """Read what a real model said after some prompts, from `data/`: it needs no weights and no network."""
+    rows = read_facts(*RECORDED)
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
+    return [_of(prompt, [row for row in rows if row["prompt"] == prompt]) for prompt in prompts]
+
+
+def _of(prompt: str, rows: list[dict[str, str]]) -> NextTokens:
+    logits = torch.tensor([float(row["logit"]) for row in rows])
+    return NextTokens(prompt, [row["token"] for row in rows], logits, rows[0]["model"])
