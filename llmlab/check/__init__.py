@@ -17,7 +17,7 @@ from llmlab.check.messages import all_reduce_from_send_recv, crossover_bytes, ex
 from llmlab.check.pipeline import (
     bubble_share,
     held_microbatches,
-    messages,
+    message_count,
     microbatches_needed,
     own_schedule,
     split_by_speed,
@@ -72,7 +72,7 @@ __all__ = [
     "look_up",
     "masked_upload",
     "mean_of_parts",
-    "messages",
+    "message_count",
     "microbatches_needed",
     "next_token_loss",
     "own_schedule",

@@ -79,4 +79,3 @@ def _norms(answer: Any) -> Iterator[Case]:
             (sum(s / n for s, n in squares[0]) ** 0.5, "rank 0's share only: add up over all ranks."),
         ]
         yield Case(f"{len(squares)} ranks", partial(answer, squares), right, mistakes)
-

@@ -110,10 +110,10 @@ def _as_quick(answer: Callable[..., Any], n: int, speeds: list[int]) -> Any:
         return got
 
 
-def messages(answer: Callable[..., Any]) -> Result:
+def message_count(answer: Callable[..., Any]) -> Result:
     """`answer(ranks, microbatches, virtual_stages)`: messages in an interleaved step, of all ranks together."""
     hint = "each microbatch crosses every border between two stages once forward and once backward."
-    return examine("messages", answer, _messages(answer), hint)
+    return examine("message_count", answer, _messages(answer), hint)
 
 
 def _messages(answer: Any) -> Iterator[Case]:

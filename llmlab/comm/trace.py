@@ -64,7 +64,9 @@ class Trace:
             e.nbytes
             for e in self.events
             if e.stream == "comm"  # torch has kernels of the same names: gather, scatter
-            and rank in (None, e.rank) and op in (None, e.op) and axis in (None, e.axis)
+            and rank in (None, e.rank)
+            and op in (None, e.op)
+            and axis in (None, e.axis)
         )
 
     def flops(self, rank: int | None = None) -> int:

@@ -72,7 +72,8 @@ def parallelize(
     pipeline = None
     if layout.pp > 1:
         pipeline = pipeline_parallel(model, axes.pp, layout.schedule, layout.microbatches, layout.virtual_stages, split)
-    model.to(world.device)
+    if not layout.zero:  # which places no more than its shards
+        model.to(world.device)
     gathering.hold(model)
     optimizer = make_optimizer(model.parameters())
     table = gathering.held.get("embedding.token.weight") if pipeline and model.config.tie_embeddings else None

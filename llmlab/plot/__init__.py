@@ -7,6 +7,7 @@ from llmlab.plot.curves import alpha_beta, bars, lines, losses
 from llmlab.plot.memories import memory, memory_card
 from llmlab.plot.picture import Picture, explore, show
 from llmlab.plot.placements import placement
+from llmlab.plot.schedules import schedule
 from llmlab.plot.speedups import speedup
 from llmlab.plot.style import say_bytes, say_memory, say_seconds
 from llmlab.plot.svg import timeline_svg
@@ -14,5 +15,5 @@ from llmlab.plot.timelines import compare_timelines, timeline
 
 __all__ = [
     "Picture", "alpha_beta", "bars", "compare_timelines", "explore", "lines", "losses", "memory", "memory_card",
-    "placement", "say_bytes", "say_memory", "say_seconds", "show", "speedup", "timeline", "timeline_svg",
+    "placement", "say_bytes", "say_memory", "say_seconds", "schedule", "show", "speedup", "timeline", "timeline_svg",
 ]  # fmt: skip

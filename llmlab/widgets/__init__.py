@@ -6,14 +6,27 @@ from llmlab.widgets.game import layout_game
 from llmlab.widgets.hover import timeline_hover
 from llmlab.widgets.layouts import layout_explorer
 from llmlab.widgets.live import LiveCurve
+from llmlab.widgets.maps import attention_explorer
+from llmlab.widgets.optimizers import optimizer_explorer
+from llmlab.widgets.positions import rotary_explorer, sinusoid_explorer
+from llmlab.widgets.sampling import sampling_explorer
+from llmlab.widgets.schedules import schedule_explorer
+from llmlab.widgets.tokens import token_explorer
 from llmlab.widgets.zero import zero_explorer
 
 __all__ = [
     "LiveCurve",
+    "attention_explorer",
     "layout_explorer",
     "layout_game",
     "machine_card",
+    "optimizer_explorer",
+    "rotary_explorer",
+    "sampling_explorer",
+    "schedule_explorer",
+    "sinusoid_explorer",
     "speedup_explorer",
     "timeline_hover",
+    "token_explorer",
     "zero_explorer",
 ]

@@ -68,7 +68,8 @@ def lay_out(**chosen: Any) -> Laid:
         layout.check(SMALL, BATCH, SEQ, min(layout.ranks, 16))
     except ValueError as illegal:
         return Laid(None, None, str(illegal))
-    return Laid(layout, Simulator(layout.ranks, numerics=False).run(second_step, layout))
+    alike = ("dp", "tp")  # one rank stands for those that differ only there: a slider should not wait
+    return Laid(layout, Simulator(layout.ranks, numerics=False, fold=alike).run(second_step, layout))
 
 
 def second_step(world: Any, layout: Layout) -> float:
@@ -107,5 +108,5 @@ def describe_layout(laid: Laid, alone: Laid) -> str:
     return (
         f"{run.ranks} ranks, modelled: a step takes {say_seconds(laid.seconds)}, one rank takes "
         f"{say_seconds(alone.seconds)}. In two steps rank 0 hands over {parts}. "
-        f"The fullest rank holds {say_memory(memory)}."
+        f"The fullest rank holds {say_memory(memory)}. A row stands for all ranks that do the same."
     )

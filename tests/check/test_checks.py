@@ -308,7 +308,7 @@ def test_every_check_has_three_wrong_answers_here():
 
 def test_every_check_is_tried_by_a_test_beside_this_one():
     tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
-    assert [name for name in check.__all__ if not re.search(rf"\b{name}\b", tests)] == []
+    assert [name for name in set(check.__all__) - {"Result"} if not re.search(rf"\b{name}\b", tests)] == []
 
 
 @pytest.mark.parametrize("name", EXERCISES)

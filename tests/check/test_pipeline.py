@@ -14,7 +14,7 @@ RIGHT = {
     check.microbatches_needed: lambda p, share: math.ceil((p - 1) * (1 - share) / share - 1e-9) or 1,
     check.held_microbatches: lambda rank, p, m: min(p - rank, m),
     check.split_by_speed: lambda n, speeds: check.quickest_split(n, speeds),
-    check.messages: lambda p, m, v: 2 * (p * v - 1) * m,
+    check.message_count: lambda p, m, v: 2 * (p * v - 1) * m,
     check.own_schedule: lambda p, m: str(make_schedule("zero_bubble", p, m)),
 }
 WRONG = [
@@ -30,9 +30,9 @@ WRONG = [
      "equal stages"),
     (check.split_by_speed, lambda n, speeds: [n * v / sum(speeds) for v in speeds], "whole numbers"),
     (check.split_by_speed, lambda n, speeds: "all", "in proportion"),
-    (check.messages, lambda p, m, v: (p * v - 1) * m, "forward only"),
-    (check.messages, lambda p, m, v: 2 * p * v * m, "borders"),
-    (check.messages, lambda p, m, v: 2 * (p - 1) * m, "v times as many"),
+    (check.message_count, lambda p, m, v: (p * v - 1) * m, "forward only"),
+    (check.message_count, lambda p, m, v: 2 * p * v * m, "borders"),
+    (check.message_count, lambda p, m, v: 2 * (p - 1) * m, "v times as many"),
     (check.own_schedule, lambda p, m: str(check._with_weights(make_schedule("1f1b", p, m))), "that is 1F1B"),
     (check.own_schedule, lambda p, m: "B0 F0 W0", "does not run"),
     (check.own_schedule, lambda p, m: str(make_schedule("1f1b", p, m)), "each with F, B and W"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -313,3 +314,24 @@ def test_a_split_parameter_knows_its_placement():
         return [repr(shard_of(step.gathering.held[f"blocks.0.mlp.{name}.weight"])) for name in ("up", "down")]
 
     assert Simulator(2).run(worker).results[0] == ["Shard(0) of 8 over tp=2", "Shard(1) of 8 over tp=2"]
+
+
+FOLDED = [
+    {"dp": 4, "zero": 3}, {"dp": 2, "tp": 2, "sequence_parallel": True}, {"dp": 2, "pp": 2, "tp": 2, "microbatches": 2},
+    {"dp": 2, "cp": 2}, {"dp": 2, "pp": 2, "schedule": "zero_bubble", "microbatches": 2, "zero": 2},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", FOLDED, ids=str)
+def test_one_rank_stands_for_those_alike_along_dp_and_tp(changes):
+    def worker(world):
+        step = parallelize(lab.Transformer(even), make_optimizer("sgd"), layout, world)
+        float(step(TOKENS, TOKENS))
+        return world.clock()
+
+    layout, even = Layout(**changes), replace(CONFIG, vocab_size=12)  # of 13 rows one rank would hold more
+    folded, whole = (Simulator(layout.ranks, numerics=False, fold=f).run(worker) for f in (("dp", "tp"), ()))
+    assert folded.results == whole.results
+    assert folded.memory == whole.memory
+    for rank in {event.rank for event in folded.trace}:  # those that ran
+        assert folded.trace.comm_bytes(rank) == whole.trace.comm_bytes(rank)
