@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from llmlab.check.examine import Case, Result, examine
+from llmlab.parallel.data import shares_by_speed as fair
 
 
 def shares_by_speed(answer: Callable[..., Any]) -> Result:
@@ -29,26 +30,17 @@ def _shares(answer: Any) -> Iterator[Case]:
             ([round(n * (total / v) / sum(total / s for s in speeds)) for v in speeds], "the slow ones get more."),
         ]
         what = f"{n} items, workers of speed {', '.join(map(str, speeds))}"
-        yield Case(what, partial(_as_good, answer, n, speeds), quickest(n, speeds), mistakes)
+        yield Case(what, partial(_as_good, answer, n, speeds), fair(n, speeds), mistakes)
 
 
 def _as_good(answer: Callable[..., Any], n: int, speeds: Sequence[int]) -> Any:
     """Give the answer's shares, or, where they end as soon as the quickest, the quickest: there may be several."""
-    got, best = answer(n, list(speeds)), quickest(n, speeds)
+    got, best = answer(n, list(speeds)), fair(n, speeds)
     try:
         whole = all(int(share) == share for share in got) and len(got) == len(speeds) and sum(got) == n
         return best if whole and ends(got, speeds) <= ends(best, speeds) else got
     except (TypeError, ValueError):  # not a list of numbers: the comparison will say so
         return got
-
-
-def quickest(n: int, speeds: Sequence[int]) -> list[int]:
-    """Give the items one by one to the worker that would end its next one first."""
-    shares = [0] * len(speeds)
-    for _ in range(n):
-        first = min(range(len(speeds)), key=lambda i: (shares[i] + 1) / speeds[i])
-        shares[first] += 1
-    return shares
 
 
 def ends(shares: Sequence[int], speeds: Sequence[int]) -> float:

@@ -12,7 +12,7 @@ are averaged when `loss.backward()` returns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,6 +173,20 @@ class Reducer:
         if flags.device.type == "meta":  # ranks are alike there: what this one used, all used
             return [p for p, here in used.items() if not here]
         return [p for p, anywhere in zip(used, flags.tolist(), strict=True) if not anywhere]
+
+
+def shares_by_speed(n: int, speeds: Sequence[float]) -> list[int]:
+    """Deal n sequences out to ranks of unequal speed, in proportion, so that all end soonest; weigh by `global_mean`.
+
+    speeds: sequences a second, one per rank. Raises ValueError for a speed that is not above 0.
+    """
+    if not speeds or not all(speed > 0 for speed in speeds):
+        raise ValueError(f"shares_by_speed wants a speed above 0 for each rank, got {list(speeds)}")
+    shares = [0] * len(speeds)
+    for _ in range(n):  # each to the rank that would end its next one first
+        first = min(range(len(speeds)), key=lambda rank: (shares[rank] + 1) / speeds[rank])
+        shares[first] += 1
+    return shares
 
 
 def global_mean(loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:

@@ -6,7 +6,8 @@ from itertools import product
 
 import pytest
 
-from llmlab.check.splitting import ends, quickest, shares_by_speed
+from llmlab.check.splitting import ends, shares_by_speed
+from llmlab.parallel.data import shares_by_speed as quickest
 
 
 def right(n, speeds):

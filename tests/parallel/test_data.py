@@ -13,7 +13,7 @@ from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
 from llmlab.model import Config, Transformer
 from llmlab.parallel import data
-from llmlab.parallel.data import average_gradients, data_parallel, global_mean, make_buckets, no_sync
+from llmlab.parallel.data import average_gradients, data_parallel, global_mean, make_buckets, no_sync, shares_by_speed
 
 CONFIG = Config(vocab_size=17, d_model=8, n_layer=1, n_head=2, max_seq=6, dtype=torch.float64)
 VARIANTS = {
@@ -430,3 +430,30 @@ def test_the_autograd_engine_still_calls_back_at_the_end_of_backward():
     x.register_post_accumulate_grad_hook(lambda p: order.append("accumulated"))
     y.backward()
     assert order == ["accumulated", "end"]
+
+
+def test_ranks_of_unequal_speed_get_shares_in_proportion_and_train_as_one():
+    speeds = [1.0, 1.0, 0.5]
+    shares = shares_by_speed(10, speeds)
+    assert shares == [4, 4, 2]
+    slow = {rank: speed for rank, speed in enumerate(speeds) if speed < 1}
+    for many in Simulator(3, speeds=slow).run(train, shares).results:
+        assert distance(train_alone(10), many) < 1e-9
+
+
+def test_shares_in_proportion_end_sooner_than_equal_ones():
+    def step(world, rows):
+        model = data_parallel(Transformer(CONFIG).to(world.device), world)
+        tokens = torch.zeros(rows[world.rank], 6, dtype=torch.long)
+        model.loss(tokens, tokens).backward()
+        return world.clock()
+
+    slow = Simulator(3, numerics=False, speeds={2: 0.25})
+    fair, equal = (slow.run(step, rows).seconds for rows in (shares_by_speed(900, [1, 1, 0.25]), [300] * 3))
+    assert fair < 0.75 * equal
+
+
+@pytest.mark.parametrize("speeds", [[], [1.0, 0.0], [-1.0]])
+def test_a_speed_that_is_none_is_refused(speeds):
+    with pytest.raises(ValueError, match="a speed above 0 for each rank"):
+        shares_by_speed(4, speeds)
