@@ -37,11 +37,11 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B T D"],
+        x: Float[Tensor, "B t D"],
         rotation: Rotation | None = None,
         mask: Mask | None = None,
         cache: KVCache | None = None,
-    ) -> Float[Tensor, "B T D"]:
+    ) -> Float[Tensor, "B t D"]:
         if self.norm_first:
             x = x + self.attention_dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
             return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
