@@ -13,14 +13,12 @@ the machine does hits all alike. Printed is the median of the paired ratios with
 
 from __future__ import annotations
 
-import argparse
-import os
 from functools import partial
-from statistics import median, quantiles
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from racing import check_same, print_seconds, ratios, read_options, spread, take_turns, where
 from torch.autograd import Function
 from torch.distributed.tensor.experimental._context_parallel import _attention as theirs
 
@@ -65,24 +63,16 @@ def race(world, seq: int, heads: int, pairs: int) -> dict[str, list[float]]:
     held = columns(seq, world)
     part = [x[:, :, held] for x in whole]
     ways = {
-        "ours": (part, partial(attend_ring, causal=True, group=world, order="zigzag")),
-        "torch, all_to_all": (part, partial(torchs_ring, rotation=rings.ALL_TO_ALL)),
-        "torch, all_gather": (part, partial(torchs_ring, rotation=rings.ALL_GATHER)),
-        "one process": (whole, partial(F.scaled_dot_product_attention, is_causal=True)),
+        "ours": partial(step, part, partial(attend_ring, causal=True, group=world, order="zigzag")),
+        "torch, all_to_all": partial(step, part, partial(torchs_ring, rotation=rings.ALL_TO_ALL)),
+        "torch, all_gather": partial(step, part, partial(torchs_ring, rotation=rings.ALL_GATHER)),
+        "one process": partial(step, whole, partial(F.scaled_dot_product_attention, is_causal=True)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    results = {}
-    for pair in range(-2, pairs):  # the first two warm up
-        for name in list(ways) if pair % 2 else list(ways)[::-1]:
-            world.barrier()
-            start = world.clock()
-            if name != "one process" or world.rank == 0:
-                results[name] = step(*ways[name])
-            slowest = world.all_reduce(torch.tensor([world.clock() - start]), "max").item()
-            if pair >= 0:
-                seconds[name].append(slowest)
-    check_results(world, results, held)
-    return seconds
+    wanted = [x[:, :, held] for x in ways["one process"]()]
+    for name in list(ways)[:3]:
+        for got, share in zip(ways[name](), wanted, strict=True):
+            check_same(name, got, share, tolerance=1e-5)  # fp32: sums of thousands of terms
+    return take_turns(world, ways, pairs, alone=["one process"])
 
 
 def step(tensors, attend) -> list[torch.Tensor]:
@@ -93,39 +83,11 @@ def step(tensors, attend) -> list[torch.Tensor]:
     return [out.detach(), q.grad, k.grad, v.grad]
 
 
-def check_results(world, results, held) -> None:
-    """All ways compute the same, or their seconds say nothing."""
-    if world.rank == 0:
-        results["one process"] = [x[:, :, held] for x in results["one process"]]
-    wanted = results["ours"]
-    for name, found in results.items():
-        for a, b in zip(wanted, found, strict=True):
-            if (difference := ((a - b).norm() / b.norm()).item()) > 1e-5:  # fp32: sums of thousands of terms
-                raise AssertionError(f"{name} differs from ours by {difference:.1e} of its norm")
-
-
-def ratios(seconds: dict[str, list[float]], slower: str, faster: str) -> list[float]:
-    return [a / b for a, b in zip(seconds[slower], seconds[faster], strict=True)]
-
-
-def spread(values: list[float]) -> str:
-    low, _, high = quantiles(values, n=4)
-    return f"{median(values):.3f} (quartiles {low:.3f} to {high:.3f}, {len(values)} pairs)"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--seq", type=int, default=2048)
-    parser.add_argument("--heads", type=int, default=8)
-    options = parser.parse_args()
-    load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    print(f"causal, {options.seq} tokens, {options.heads} heads of {HEAD_DIM}, fp32; {os.cpu_count()} cores{load}\n")
+    options = read_options(__doc__, pairs=20, seq=2048, heads=8)
+    print(f"causal, {options.seq} tokens, {options.heads} heads of {HEAD_DIM}, fp32; on {where()}\n")
     run = lab.Processes(RANKS, timeout_s=900).run(race, options.seq, options.heads, options.pairs)
-    seconds = run.results[0]
-    print(f"MEASURED  on {run.hardware}")
-    for name, taken in seconds.items():
-        print(f"MEASURED  seconds, {name:<18} {median(taken):.4f}")
+    seconds = print_seconds(run, "seconds")
     for way in ("all_to_all", "all_gather"):
         print(f"MEASURED  speed, ours over torch's, {way} {spread(ratios(seconds, f'torch, {way}', 'ours'))}")
     print(f"MEASURED  speedup over one process          {spread(ratios(seconds, 'one process', 'ours'))}")

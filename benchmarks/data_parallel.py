@@ -9,11 +9,11 @@ figures (the simulator, on this machine's measured profile) stand in rows of the
 
 from __future__ import annotations
 
-import argparse
-import os
-from statistics import median, quantiles
+from functools import partial
+from statistics import median
 
 import torch
+from racing import check_same, print_seconds, ratios, read_options, spread, take_turns, where
 from torch.nn.parallel import DistributedDataParallel
 
 import llmlab as lab
@@ -21,6 +21,7 @@ from llmlab.hardware import this_machine
 from llmlab.parallel.data import data_parallel, make_buckets
 
 RANKS, BATCH, SEQ, TRACED = 2, 8, 128, 4  # BATCH: sequences, of all ranks together; TRACED: steps
+ALONE = "one process"
 
 
 def take_step(model, optimizer, tokens) -> None:
@@ -48,54 +49,26 @@ def race(world, config, pairs: int) -> dict[str, list[float]]:
         "ddp": DistributedDataParallel(lab.Transformer(config)),
         "ours, views": data_parallel(lab.Transformer(config), world, **views),
         "ddp, views": DistributedDataParallel(lab.Transformer(config), **views),
-        "one process": lab.Transformer(config),
+        ALONE: lab.Transformer(config),
     }
     optimizers = {name: torch.optim.SGD(model.parameters(), lr=0.01) for name, model in models.items()}
     tokens = torch.randint(0, config.vocab_size, (BATCH, SEQ + 1), generator=torch.Generator().manual_seed(0))
-    share, ways = tokens.chunk(world.size)[world.rank], list(models)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for pair in range(-3, pairs):  # the first three warm up: DDP makes its buckets anew after the first
-        for name in ways if pair % 2 else ways[::-1]:
-            world.barrier()
-            start = world.clock()
-            if name != "one process":
-                take_step(models[name], optimizers[name], share)
-            elif world.rank == 0:
-                take_step(models[name], optimizers[name], tokens)
-            slowest = world.all_reduce(torch.tensor([world.clock() - start]), "max").item()
-            if pair >= 0:
-                seconds[name].append(slowest)
-    check_weights(models, tolerance=6e-8 * (pairs + 3))  # fp32: a rounding a step, where two add in another order
+    share = tokens.chunk(world.size)[world.rank]
+    ways = {name: partial(take_step, models[name], optimizers[name], share) for name in models}
+    ways[ALONE] = partial(take_step, models[ALONE], optimizers[ALONE], tokens)
+    seconds = take_turns(world, ways, pairs, alone=[ALONE])  # while it warms up, DDP makes its buckets anew
+    del models[ALONE]  # rank 0 alone has trained it
+    weights = {name: torch.cat([p.detach().flatten() for p in model.parameters()]) for name, model in models.items()}
+    for name, got in weights.items():
+        check_same(name, got, weights["ours"], 6e-8 * (pairs + 3))  # fp32: a rounding a step, added in another order
     return seconds
 
 
-def check_weights(models, tolerance: float) -> None:
-    """All ways train the same model, or their seconds say nothing."""
-    wanted, *others = (torch.cat([p.detach().flatten() for p in m.parameters()]) for m in list(models.values())[:4])
-    for other in others:
-        difference = ((other - wanted).norm() / wanted.norm()).item()
-        if difference > tolerance:
-            raise AssertionError(f"the weights differ by {difference:.1e} of their norm")
-
-
-def ratios(seconds: dict[str, list[float]], slower: str, faster: str) -> list[float]:
-    return [a / b for a, b in zip(seconds[slower], seconds[faster], strict=True)]
-
-
-def spread(values: list[float]) -> str:
-    low, _, high = quantiles(values, n=4)
-    return f"{median(values):.3f} (quartiles {low:.3f} to {high:.3f}, {len(values)} pairs)"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--layers", type=int, default=4)
-    options = parser.parse_args()
+    options = read_options(__doc__, pairs=40, layers=4)
     config = lab.Config(vocab_size=2048, d_model=256, n_layer=options.layers, n_head=8, max_seq=SEQ)
     machine = this_machine()
-    load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    print(f"{config.n_param:,} parameters, {BATCH} x {SEQ} tokens, fp32; {os.cpu_count()} cores{load}\n")
+    print(f"{config.n_param:,} parameters, {BATCH} x {SEQ} tokens, fp32; on {where()}\n")
 
     speedup = print_measured(config, options.pairs)
     modelled = {n: lab.Simulator(n, cluster=machine, cost_dtype="fp32").run(train, config) for n in (1, RANKS)}
@@ -111,10 +84,8 @@ def main() -> None:
 def print_measured(config: lab.Config, pairs: int) -> float:
     """Race, print, and give the speedup over one process."""
     run = lab.Processes(RANKS, timeout_s=900).run(race, config, pairs)
-    seconds, speedups = run.results[0], ratios(run.results[0], "one process", "ours")
-    print(f"MEASURED  on {run.hardware}")
-    for name, taken in seconds.items():
-        print(f"MEASURED  seconds a step, {name:<12} {median(taken):.4f}")
+    seconds = print_seconds(run)
+    speedups = ratios(seconds, ALONE, "ours")
     print(f"MEASURED  speed, ours over DDP         {spread(ratios(seconds, 'ddp', 'ours'))}")
     print(f"MEASURED  the same, gradients as views {spread(ratios(seconds, 'ddp, views', 'ours, views'))}")
     print(f"MEASURED  speedup over one process     {spread(speedups)}")

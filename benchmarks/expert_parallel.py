@@ -11,14 +11,12 @@ stand in rows of their own.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from statistics import median, quantiles
 
 import torch
-from racing import where
+from racing import check_same, print_seconds, ratios, read_options, spread, take_turns, where
 from torch import Tensor, nn
 
 import llmlab as lab
@@ -58,10 +56,10 @@ def run_with_torch(experts: Sequence[nn.Module], tokens: Tensor, sizes: list[int
     return exchange(home, there, back, dist.group.WORLD)
 
 
-def take_step(model, optimizer, tokens, n_target: int) -> None:
+def take_step(model, optimizer, tokens) -> None:
     """Forward, backward (with whatever the mode does in it) and SGD, on these tokens [b, T + 1]."""
     optimizer.zero_grad()
-    (model.loss(tokens[:, :-1], tokens[:, 1:], reduction="sum") / n_target).backward()
+    (model.loss(tokens[:, :-1], tokens[:, 1:], reduction="sum") / (BATCH * SEQ)).backward()
     optimizer.step()
 
 
@@ -75,21 +73,14 @@ def race(world, config, dense, pairs: int) -> dict[str, list[float]]:
     models |= {ALONE: lab.Transformer(config), DENSE_ALONE: lab.Transformer(dense)}
     optimizers = {name: torch.optim.SGD(model.parameters(), lr=0.01) for name, model in models.items()}
     tokens = torch.randint(0, config.vocab_size, (BATCH, SEQ + 1), generator=torch.Generator().manual_seed(0))
-    share, ways = tokens.chunk(world.size)[world.rank], list(models)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for pair in range(-2, pairs):  # the first two warm up
-        for name in ways if pair % 2 else ways[::-1]:
-            world.barrier()
-            start = world.clock()
-            if name not in (ALONE, DENSE_ALONE):
-                take_step(models[name], optimizers[name], share, BATCH * SEQ)
-            elif world.rank == 0:
-                take_step(models[name], optimizers[name], tokens, BATCH * SEQ)
-            slowest = world.all_reduce(torch.tensor([world.clock() - start]), "max").item()
-            if pair >= 0:
-                seconds[name].append(slowest)
+    share = tokens.chunk(world.size)[world.rank]
+    ways = {
+        name: partial(take_step, models[name], optimizers[name], tokens if "1 process" in name else share)
+        for name in models
+    }
+    seconds = take_turns(world, ways, pairs, alone=[ALONE, DENSE_ALONE])
     if world.rank == 0:
-        check_weights(models, tolerance=6e-8 * (pairs + 2) * 10)  # fp32: sums in another order, at every step
+        check_weights(models, tolerance=6e-8 * (pairs + 3) * 10)  # fp32: sums in another order, at every step
     return seconds
 
 
@@ -98,22 +89,15 @@ def check_weights(models, tolerance: float) -> None:
     whole = models[ALONE].state_dict()
     for name in (OURS, THEIRS):
         state = models[name].state_dict()
-        apart = torch.cat([(state[key] - whole[key]).flatten() for key in state]).norm()
-        if apart > tolerance * torch.cat([value.flatten() for value in whole.values()]).norm():
-            raise AssertionError(f"{name}: the weights left one process's by {apart:.1e}")
+        got, wanted = (torch.cat([weights[key].flatten() for key in state]) for weights in (state, whole))
+        check_same(name, got, wanted, tolerance)
 
 
 def train_step(world, config) -> None:
     """One step of this rank's share, for either engine to trace."""
     model = split(lab.Transformer(config), world).to(world.device)
     tokens = torch.randint(0, config.vocab_size, (BATCH // world.size, SEQ + 1)).to(world.device)
-    take_step(model, torch.optim.SGD(model.parameters(), lr=0.01), tokens, BATCH * SEQ)
-
-
-def ratios(seconds: dict[str, list[float]], slower: str, faster: str) -> str:
-    values = [a / b for a, b in zip(seconds[slower], seconds[faster], strict=True)]
-    low, _, high = quantiles(values, n=4)
-    return f"{median(values):.3f} (quartiles {low:.3f} to {high:.3f}, {len(values)} pairs)"
+    take_step(model, torch.optim.SGD(model.parameters(), lr=0.01), tokens)
 
 
 def print_bytes(config) -> None:
@@ -127,10 +111,7 @@ def print_bytes(config) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"pairs": 20, "layers": 2, "experts": 8, "active": 2}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
+    options = read_options(__doc__, pairs=20, layers=2, experts=8, active=2)
     config = lab.Config(
         vocab_size=512, d_model=256, n_layer=options.layers, n_head=8, max_seq=SEQ, d_ff=512,
         n_expert=options.experts, n_expert_active=options.active,
@@ -140,15 +121,11 @@ def main() -> None:
     print(f"FLOPs per token {config.flops_per_token():,}, dense {dense.flops_per_token():,}; ", end="")
     print(f"{expert_param(config, RANKS):,} parameters of experts on each of {RANKS} ranks\n")
 
-    run = lab.Processes(RANKS, timeout_s=900).run(race, config, dense, options.pairs)
-    seconds = run.results[0]
-    print(f"MEASURED  on {run.hardware}")
-    for name, taken in seconds.items():
-        print(f"MEASURED  seconds a step, {name:<22} {median(taken):.4f}")
-    print(f"MEASURED  speed, ours over torch's exchange       {ratios(seconds, THEIRS, OURS)}")
-    print(f"MEASURED  cost, experts over dense, 2 processes   {ratios(seconds, OURS, DENSE)}")
-    print(f"MEASURED  cost, experts over dense, 1 process     {ratios(seconds, ALONE, DENSE_ALONE)}")
-    print(f"MEASURED  speedup over one process                {ratios(seconds, ALONE, OURS)}\n")
+    seconds = print_seconds(lab.Processes(RANKS, timeout_s=900).run(race, config, dense, options.pairs))
+    print(f"MEASURED  speed, ours over torch's exchange       {spread(ratios(seconds, THEIRS, OURS))}")
+    print(f"MEASURED  cost, experts over dense, 2 processes   {spread(ratios(seconds, OURS, DENSE))}")
+    print(f"MEASURED  cost, experts over dense, 1 process     {spread(ratios(seconds, ALONE, DENSE_ALONE))}")
+    print(f"MEASURED  speedup over one process                {spread(ratios(seconds, ALONE, OURS))}\n")
     for n in (1, RANKS):
         modelled = lab.Simulator(n, cluster=this_machine(), cost_dtype="fp32").run(train_step, config)
         print(f"MODELLED  seconds a step, experts, {n} rank(s)      {modelled.seconds:.4f}")

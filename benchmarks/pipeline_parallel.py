@@ -8,14 +8,12 @@ machine is bound by its bubble, as printed.
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Callable
 from functools import partial
-from statistics import median, quantiles
 from typing import Any
 
 import torch
+from racing import check_same, print_seconds, ratios, read_options, spread, take_turns, where
 from torch import nn
 from torch.distributed import pipelining
 
@@ -73,54 +71,35 @@ def ours(world: Any, config: lab.Config, name: str, tokens: torch.Tensor) -> tup
 def race(world: Any, config: lab.Config, name: str, pairs: int) -> dict[str, list[float]]:
     """Seconds of a forward and backward of the batch, each way, in turns."""
     tokens = torch.randint(0, config.vocab_size, (ROWS, SEQ), generator=torch.Generator().manual_seed(0))
-    ways = {"ours": ours(world, config, name, tokens), "torch": torchs(world, config, name, tokens)}
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for pair in range(-2, pairs):  # the first two warm up: torch asks for shapes in its first step
-        for way in list(ways) if pair % 2 else list(ways)[::-1]:
-            module, step = ways[way]
-            module.zero_grad()
-            world.barrier()
-            start = world.clock()
-            step()
-            slowest = world.all_reduce(torch.tensor([world.clock() - start]), "max").item()
-            if pair >= 0:
-                seconds[way].append(slowest)
-    check_gradients(*(module for module, _ in ways.values()))
+    held = {"ours": ours(world, config, name, tokens), "torch": torchs(world, config, name, tokens)}
+    ways = {way: partial(take_step, module, run) for way, (module, run) in held.items()}
+    seconds = take_turns(world, ways, pairs)  # while it warms up, torch asks for shapes
+    mine, other = (gradients(module) for module, _ in held.values())
+    check_same("torch", other, mine, tolerance=1e-5)  # fp32, sums of some thousand terms in another order
     return seconds
 
 
-def check_gradients(mine: nn.Module, other: nn.Module) -> None:
-    """Both made the same gradients of the blocks, or their seconds say nothing."""
-    a, b = (
-        torch.cat([p.grad.flatten() for name, p in module.named_parameters() if "blocks" in name])
-        for module in (mine, other)
-    )
-    away = ((a - b).norm() / a.norm()).item()
-    if not away < 1e-5:  # fp32, sums of some thousand terms in another order
-        raise AssertionError(f"the gradients differ by {away:.1e} of their norm")
+def take_step(module: nn.Module, run: Callable[[], Any]) -> None:
+    module.zero_grad()
+    run()
+
+
+def gradients(module: nn.Module) -> torch.Tensor:
+    """Those of the blocks, in one vector."""
+    return torch.cat([p.grad.flatten() for name, p in module.named_parameters() if "blocks" in name])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--layers", type=int, default=8)
-    options = parser.parse_args()
+    options = read_options(__doc__, pairs=20, layers=8)
     config = lab.Config(
         vocab_size=2048, d_model=256, n_layer=options.layers, n_head=8, max_seq=SEQ, tie_embeddings=False
     )
-    load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    print(
-        f"{config.n_param:,} parameters, {ROWS} x {SEQ} tokens in {MICROBATCHES} microbatches, fp32, {RANKS} processes;"
-    )
-    print(f"{os.cpu_count()} cores{load}; torch {torch.__version__}\n")
+    print(f"{config.n_param:,} parameters, {ROWS} x {SEQ} tokens in {MICROBATCHES} microbatches, fp32; on {where()}\n")
     for name in THEIRS:
-        seconds = lab.Processes(RANKS, timeout_s=900).run(race, config, name, options.pairs).results[0]
-        ratios = [theirs / mine for theirs, mine in zip(seconds["torch"], seconds["ours"], strict=True)]
-        low, _, high = quantiles(ratios, n=4)
-        print(f"MEASURED  {name:<12} ours {median(seconds['ours']):.4f} s, torch {median(seconds['torch']):.4f} s")
-        print(f"MEASURED  {'':<12} speed over torch's {median(ratios):.3f} (quartiles {low:.3f} to {high:.3f})")
+        seconds = print_seconds(lab.Processes(RANKS, timeout_s=900).run(race, config, name, options.pairs), name)
+        print(f"MEASURED  {name}, speed over torch's   {spread(ratios(seconds, 'torch', 'ours'))}")
         share = bubble_share(name, RANKS, MICROBATCHES, VIRTUAL[name])
-        print(f"FORMULA   {'':<12} bubble {share:.1%} of the step\n")
+        print(f"FORMULA   {name}, bubble {share:.1%} of the step\n")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
-"""Several ways to do the same thing, timed in turns within one run: what else the machine does hits all alike."""
+"""Several ways to do the same thing, timed in turns within one run: what else the machine does hits all alike.
+
+In this process (`race`), or on several ranks (`take_turns`); and how a benchmark is called and how it prints.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
 import torch
+from torch import Tensor
 
+import llmlab as lab
 from llmlab.hardware import describe_machine
 
 
@@ -28,8 +34,8 @@ class Race:
         for name in self.wall:
             if name != ours:
                 print(f"MEASURED  {ours}, beside {name}")
-                print(f"              wall clock   {spread(self.wall[name], self.wall[ours])}")
-                print(f"              processor    {spread(self.processor[name], self.processor[ours])}")
+                print(f"              wall clock   {spread(ratios(self.wall, name, ours))} times as fast")
+                print(f"              processor    {spread(ratios(self.processor, name, ours))} times as fast")
 
 
 def race(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> Race:
@@ -47,11 +53,61 @@ def race(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2
     return result
 
 
-def spread(theirs: list[float], ours: list[float]) -> str:
-    low, middle, high = quantiles([a / b for a, b in zip(theirs, ours, strict=True)], n=4)
-    return f"{middle:.2f} times as fast (quartiles {low:.2f} to {high:.2f}, {len(ours)} pairs)"
+def take_turns(
+    world: lab.Group, ways: Mapping[str, Callable[[], object]], rounds: int, alone: Collection[str] = ()
+) -> dict[str, list[float]]:
+    """Seconds of each way, round by round, of the slowest rank from a barrier on. Every rank calls this.
+
+    Those named `alone` rank 0 does, while the others wait. The order turns round every round; three rounds warm up.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(-3, rounds):
+        for name in list(ways) if i % 2 else list(ways)[::-1]:
+            world.barrier()
+            start = world.clock()
+            if name not in alone or world.rank == 0:
+                ways[name]()
+            slowest = world.all_reduce(torch.tensor([world.clock() - start]), "max").item()
+            if i >= 0:
+                seconds[name].append(slowest)
+    return seconds
+
+
+def check_same(name: str, got: Tensor, wanted: Tensor, tolerance: float) -> None:
+    """Raise where a way computed something else, beyond this share of the norm: its seconds would say nothing."""
+    apart = ((got - wanted).norm() / wanted.norm()).item()
+    if not apart <= tolerance:  # nan is no agreement
+        raise AssertionError(f"{name} differs by {apart:.1e} of the norm, more than {tolerance:.1e}")
+
+
+def ratios(seconds: Mapping[str, Sequence[float]], slower: str, faster: str) -> list[float]:
+    """How many times as fast, round by round: ratios of neighbours hold where seconds do not."""
+    return [a / b for a, b in zip(seconds[slower], seconds[faster], strict=True)]
+
+
+def spread(values: Sequence[float]) -> str:
+    low, middle, high = quantiles(values, n=4)
+    return f"{middle:.3f} (quartiles {low:.3f} to {high:.3f}, {len(values)} pairs)"
+
+
+def print_seconds(run: lab.Run, what: str = "seconds a step") -> dict[str, list[float]]:
+    """Print the median of each way that took turns in this run, and give the seconds back."""
+    seconds = run.results[0]
+    print(f"MEASURED  on {run.hardware}")
+    for name, taken in seconds.items():
+        print(f"MEASURED  {what}, {name:<22}{median(taken):>9.4f}")
+    return seconds
 
 
 def where() -> str:
-    """Say what this ran on, and how busy it was."""
-    return f"{describe_machine()}, {torch.get_num_threads()} threads; load average {os.getloadavg()[0]:.1f}"
+    """Say what this runs on, and how busy it is where the machine tells."""
+    load = f"; load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{describe_machine()}, {torch.get_num_threads()} threads{load}"
+
+
+def read_options(about: str | None, **defaults: int) -> argparse.Namespace:
+    """Read --name NUMBER for each of these names from the command line; --help prints what the benchmark is about."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser.parse_args()

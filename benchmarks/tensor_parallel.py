@@ -9,12 +9,11 @@ splits what ours splits: heads, MLP, and the vocabulary at both ends, with its `
 
 from __future__ import annotations
 
-import argparse
-import os
 from contextlib import nullcontext
-from statistics import median, quantiles
+from functools import partial
 
 import torch
+from racing import check_same, print_seconds, ratios, read_options, spread, take_turns, where
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -71,19 +70,12 @@ def race(world, config, pairs: int) -> dict[str, list[float]]:
     # one tensor at a time: torch's DTensors and plain tensors, which both are in its model, do not mix in one call
     optimizers = {n: torch.optim.SGD(model.parameters(), lr=0.01, foreach=False) for n, model in models.items()}
     tokens = torch.randint(0, config.vocab_size, (BATCH, SEQ + 1), generator=torch.Generator().manual_seed(0))
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for pair in range(-3, pairs):  # the first three warm up
-        for name in models if pair % 2 else list(models)[::-1]:
-            world.barrier()
-            start = world.clock()
-            if name != "one process" or world.rank == 0:
-                take_step(name, models[name], optimizers[name], tokens)
-            slowest = world.all_reduce(torch.tensor([world.clock() - start]), "max").item()
-            if pair >= 0:
-                seconds[name].append(slowest)
+    ways = {name: partial(take_step, name, models[name], optimizers[name], tokens) for name in models}
+    seconds = take_turns(world, ways, pairs, alone=["one process"])
     weights = {name: whole(model) for name, model in models.items()}  # gathered: every rank takes part
     if world.rank == 0:
-        check_weights(weights, tolerance=1e-6 * (pairs + 3))
+        for name, got in weights.items():
+            check_same(name, got, weights["one process"], tolerance=1e-6 * (pairs + 3))  # fp32: some roundings a step
     return seconds
 
 
@@ -97,15 +89,6 @@ def whole(model) -> Tensor:
     return torch.cat(found)
 
 
-def check_weights(weights: dict[str, Tensor], tolerance: float) -> None:
-    """All ways train the same model, or their seconds say nothing. fp32: some roundings a step."""
-    wanted = weights["one process"]
-    for name, got in weights.items():
-        difference = ((got - wanted).norm() / wanted.norm()).item()
-        if difference > tolerance:
-            raise AssertionError(f"{name}: the weights differ by {difference:.1e} of their norm, over {tolerance:.1e}")
-
-
 def one_step(world, config, sequence_parallel: bool) -> None:
     """The worker whose bytes are counted."""
     model = tensor_parallel(lab.Transformer(config), world, sequence_parallel).to(world.device)
@@ -114,30 +97,13 @@ def one_step(world, config, sequence_parallel: bool) -> None:
     sum_partial(model.parameters())
 
 
-def ratios(seconds: dict[str, list[float]], slower: str, faster: str) -> list[float]:
-    return [a / b for a, b in zip(seconds[slower], seconds[faster], strict=True)]
-
-
-def spread(values: list[float]) -> str:
-    low, _, high = quantiles(values, n=4)
-    return f"{median(values):.3f} (quartiles {low:.3f} to {high:.3f}, {len(values)} pairs)"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--layers", type=int, default=4)
-    options = parser.parse_args()
+    options = read_options(__doc__, pairs=40, layers=4)
     config = lab.Config(
         vocab_size=2048, d_model=256, n_layer=options.layers, n_head=8, max_seq=SEQ, tie_embeddings=False
     )
-    load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    print(f"{config.n_param:,} parameters, {BATCH} x {SEQ} tokens, fp32; {os.cpu_count()} cores{load}\n")
-    run = lab.Processes(RANKS, timeout_s=900).run(race, config, options.pairs)
-    seconds = run.results[0]
-    print(f"MEASURED  on {run.hardware}")
-    for name, taken in seconds.items():
-        print(f"MEASURED  seconds a step, {name:<15} {median(taken):.4f}")
+    print(f"{config.n_param:,} parameters, {BATCH} x {SEQ} tokens, fp32; on {where()}\n")
+    seconds = print_seconds(lab.Processes(RANKS, timeout_s=900).run(race, config, options.pairs))
     print(f"MEASURED  speed, ours over torch          {spread(ratios(seconds, 'torch', 'ours'))}")
     print(f"MEASURED  sequence parallel over torch    {spread(ratios(seconds, 'torch', 'ours, sequence'))}")
     print(f"MEASURED  speedup over one process        {spread(ratios(seconds, 'one process', 'ours'))}")

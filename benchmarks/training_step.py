@@ -9,13 +9,12 @@ printed first are equal. Needs `transformers`, one of the test extras.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from gpt2 import the_same_model
-from racing import race, where
+from racing import race, read_options, where
 from torch import Tensor, nn
 
 import llmlab as lab
@@ -79,11 +78,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer | None, loss: Callab
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"layers": 4, "width": 256, "batch": 8, "seq": 128, "rounds": 15, "threads": 1}
-    for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
+    options = read_options(__doc__, layers=4, width=256, batch=8, seq=128, rounds=15, threads=1)
     torch.set_num_threads(options.threads)
     ours, theirs = the_same_model(VOCAB, options.width, options.layers, options.seq)
     plain = TorchModel(ours)

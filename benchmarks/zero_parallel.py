@@ -9,12 +9,11 @@ blocks, with what stands around the blocks as one more unit; each re-gathers a b
 
 from __future__ import annotations
 
-import argparse
-import os
-from statistics import median, quantiles
-from typing import Any
+from functools import partial
 
 import torch
+from data_parallel import take_step
+from racing import check_same, print_seconds, ratios, read_options, spread, take_turns, where
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
@@ -49,56 +48,31 @@ def redundancy(config):
     return DistributedDataParallel(model), ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=LR)
 
 
-def take_step(model, optimizer, tokens) -> None:
-    """Forward, backward and SGD on these tokens [b, T + 1]."""
-    optimizer.zero_grad()
-    logits = model(tokens[:, :-1])
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
-    optimizer.step()
-
-
 def race(world, config, pairs: int) -> dict[str, list[float]]:
     """Seconds of a step, each way, in turns: `pairs` of each."""
-    ways: dict[str, Any] = {
+    held = {
         "ours, stage 3": ours(config, world, 3),
         "fully_shard": fsdp(config),
         "ours, stage 1": ours(config, world, 1),
         "ZeroRedundancy": redundancy(config),
     }
     tokens = torch.randint(0, config.vocab_size, (BATCH, SEQ + 1), generator=torch.Generator().manual_seed(0))
-    share, names = tokens.chunk(world.size)[world.rank], list(ways)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for pair in range(-3, pairs):  # the first three warm up
-        for name in names if pair % 2 else names[::-1]:
-            world.barrier()
-            start = world.clock()
-            take_step(*ways[name], share)
-            slowest = world.all_reduce(torch.tensor([world.clock() - start]), "max").item()
-            if pair >= 0:
-                seconds[name].append(slowest)
-    check_weights({name: model for name, (model, _) in ways.items()}, tolerance=6e-8 * (pairs + 3))
+    share = tokens.chunk(world.size)[world.rank]
+    ways = {name: partial(take_step, model, optimizer, share) for name, (model, optimizer) in held.items()}
+    seconds = take_turns(world, ways, pairs)
+    weights = {name: whole(model) for name, (model, _) in held.items()}
+    for name, got in weights.items():
+        check_same(name, got, weights["ours, stage 3"], tolerance=6e-8 * (pairs + 3))  # fp32: a rounding a step
     return seconds
 
 
-def check_weights(models, tolerance: float) -> None:
-    """All ways train the same model, or their seconds say nothing. fp32: a rounding a step."""
-    wanted, *others = [torch.cat([x.flatten() for x in weights(model)]) for model in models.values()]
-    for name, other in zip(list(models)[1:], others, strict=True):
-        difference = ((other - wanted).norm() / wanted.norm()).item()
-        if difference > tolerance:
-            raise AssertionError(f"the weights of {name} differ by {difference:.1e} of their norm")
-
-
-def weights(model) -> list[torch.Tensor]:
-    """The whole weights, gathered where they are sharded."""
+def whole(model) -> torch.Tensor:
+    """All weights in one vector, gathered where they are sharded. Every rank calls this."""
     if hasattr(model, "zero"):
-        return [model.zero.whole(p) for p in model.parameters()]
-    return [p.full_tensor().detach() if hasattr(p, "full_tensor") else p.detach() for p in model.parameters()]
-
-
-def spread(values: list[float]) -> str:
-    low, _, high = quantiles(values, n=4)
-    return f"{median(values):.3f} (quartiles {low:.3f} to {high:.3f}, {len(values)} pairs)"
+        found = [model.zero.whole(p) for p in model.parameters()]
+    else:
+        found = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
+    return torch.cat([x.detach().flatten() for x in found])
 
 
 def one_step(world, config, stage: int) -> None:
@@ -109,21 +83,12 @@ def one_step(world, config, stage: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--layers", type=int, default=4)
-    options = parser.parse_args()
+    options = read_options(__doc__, pairs=40, layers=4)
     config = lab.Config(vocab_size=2048, d_model=256, n_layer=options.layers, n_head=8, max_seq=SEQ)
-    load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    print(f"{config.n_param:,} parameters, {BATCH} x {SEQ} tokens, fp32; {os.cpu_count()} cores{load}\n")
-    run = lab.Processes(RANKS, timeout_s=900).run(race, config, options.pairs)
-    seconds = run.results[0]
-    print(f"MEASURED  on {run.hardware}; weights equal at the end")
-    for name, taken in seconds.items():
-        print(f"MEASURED  seconds a step, {name:<15} {median(taken):.4f}")
+    print(f"{config.n_param:,} parameters, {BATCH} x {SEQ} tokens, fp32; on {where()}\n")
+    seconds = print_seconds(lab.Processes(RANKS, timeout_s=900).run(race, config, options.pairs))
     for mine, theirs in (("ours, stage 3", "fully_shard"), ("ours, stage 1", "ZeroRedundancy")):
-        ratio = [b / a for a, b in zip(seconds[mine], seconds[theirs], strict=True)]
-        print(f"MEASURED  speed, {mine} over {theirs:<15} {spread(ratio)}")
+        print(f"MEASURED  speed, {mine} over {theirs:<15} {spread(ratios(seconds, theirs, mine))}")
     for stage in (1, 2, 3):
         run = lab.Processes(RANKS).run(one_step, config, stage)
         print(f"COUNTED   stage {stage}   {run.trace.comm_bytes(rank=0):,} bytes a rank hands over in a step")

@@ -1,8 +1,10 @@
 """SmolLM2 and MiniLM themselves, where their packages (93 and 84 MB) are in the cache; else skipped, with a line."""
 
 import json
+from functools import cache
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -60,7 +62,9 @@ def test_smollm2_answers_a_question_the_same_with_and_without_cache(smollm2):
     assert at_once.tolist() == [*answer, end]
 
 
-def test_smollm2_logits_and_tokens_equal_transformers_own_reading_of_the_file(smollm2, their_smollm2):
+def test_smollm2_logits_and_tokens_equal_transformers_own_reading_of_the_file(smollm2, their_smollm2, monkeypatch):
+    for slow in ("GGUFReader", "get_tensor_name_map"):  # asked for 3 and 397 times: most of a minute
+        monkeypatch.setattr(gguf, slow, cache(getattr(gguf, slow)))
     model, tokenizer = smollm2
     reference = AutoTokenizer.from_pretrained(their_smollm2, gguf_file="model.gguf")
     # `transformers` passes over the file's tokenizer.ggml.pre = "smollm": each digit and other number on its own, first

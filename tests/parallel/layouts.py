@@ -193,7 +193,7 @@ def train(world, case: Case):
     """The same on the layout's ranks: (losses, gradients, weights, the pieces held here)."""
     step = parallelize(
         make_model(case), make_optimizer(case.optimizer), case.layout, world,
-        clip=case.clip, recompute=case.recompute, precision=case.precision, bucket_mb=0.001,
+        clip=case.clip, recompute=case.recompute, precision=case.precision, bucket_mb=0.004,
     )  # fmt: skip
     losses = torch.stack([step(**make_batch(case, i)) for i in range(STEPS)])
     pieces = {}

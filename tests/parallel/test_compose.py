@@ -16,6 +16,7 @@ from llmlab.parallel import compose, step
 from llmlab.parallel.compose import parallelize
 from llmlab.parallel.layout import Layout
 from llmlab.parallel.placement import shard_of
+from tests.parallel.comparing import numbers
 from tests.parallel.layouts import (
     Case,
     differing_replicas,
@@ -171,14 +172,14 @@ ALL_AXES = {"dp": 2, "tp": 2, "pp": 2, "cp": 2, "zero": 1, "sequence_parallel": 
 
 def test_fp32_differs_from_one_process_by_rounding_only():
     case = smaller(CASE, **ALL_AXES, dtype=torch.float32)
-    results = Simulator(16, kernels=False).run(train, case).results
+    results = numbers(16).run(train, case).results
     # fp32 rounds by 6e-8; a gradient adds up some 32 tokens over 16 ranks in another order, and 3 steps carry it on
     assert worst(train_alone(case), results) < 6e-8 * 32 * 3
 
 
 def test_bf16_computes_in_16_bits_and_adds_up_in_the_models_own():
     case = smaller(CASE, dp=2, dtype=torch.float32, precision="bf16")
-    results = Simulator(2, kernels=False).run(train, case).results
+    results = numbers(2).run(train, case).results
     same_parts = train_alone(smaller(case, dp=1, microbatches=2))  # the halves of the batch one after the other
     assert worst(same_parts, results) < 6e-8 * 32 * 3  # as in fp32: the halves' gradients are added up in it
     assert worst(train_alone(smaller(case, precision="full")), results) > 1e-4  # and yet it was 16 bits
@@ -201,7 +202,7 @@ def overflowing(world):
 
 
 def test_a_step_that_overflows_on_one_rank_is_left_out_by_all():
-    assert Simulator(2).run(overflowing).results == [(True, 2.0**13)] * 2
+    assert numbers(2).run(overflowing).results == [(True, 2.0**13)] * 2
 
 
 def test_fp16_with_a_scaler_trains_as_fp32_to_half_precision():
@@ -213,7 +214,7 @@ def test_fp16_with_a_scaler_trains_as_fp32_to_half_precision():
         return torch.stack([step(**make_batch(case, i)) for i in range(3)]), step.grad_dict(), step.state_dict()
 
     one = train_alone(smaller(CASE, dtype=torch.float32))
-    assert worst(one, Simulator(2).run(worker).results) < 20 * 2**-11
+    assert worst(one, numbers(2).run(worker).results) < 20 * 2**-11
 
 
 # --- what a step is, and what it refuses -----------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def stepping(world, layout=None, options=None, **batch):
 
 def test_state_has_the_single_processs_names_and_shapes():
     alone = lab.Transformer(CONFIG).state_dict()
-    for state in Simulator(8).run(stepping, Layout(tp=2, pp=2, dp=2, zero=3, microbatches=1)).results:
+    for state in numbers(8).run(stepping, Layout(tp=2, pp=2, dp=2, zero=3, microbatches=1)).results:
         assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in alone.items()}
         assert all(torch.equal(state[name], alone[name]) for name in alone)
 
@@ -252,7 +253,7 @@ REFUSED = [
 @pytest.mark.parametrize("says, how", REFUSED)
 def test_what_cannot_be_done_is_refused_with_the_reason(says, how):
     with pytest.raises(ValueError, match=says):
-        Simulator(1).run(stepping, **how)
+        numbers(1).run(stepping, **how)
 
 
 def test_bad_input_is_refused_on_every_rank_before_anything_is_sent():
@@ -262,7 +263,7 @@ def test_bad_input_is_refused_on_every_rank_before_anything_is_sent():
             step(TOKENS[:3], TOKENS[:3])
         return world.clock()
 
-    run = Simulator(2).run(worker)
+    run = numbers(2).run(worker)
     assert run.trace.comm_bytes() == 0 and len(run.results) == 2
 
 
@@ -274,7 +275,7 @@ def test_another_model_or_one_that_is_split_already_is_refused():
         with pytest.raises(ValueError, match="already split"):
             parallelize(step.model, make_optimizer("sgd"), Layout(tp=2), world)
 
-    Simulator(2).run(worker)
+    numbers(2).run(worker)
 
 
 def test_the_learning_rate_can_be_changed_between_steps():
@@ -285,7 +286,7 @@ def test_the_learning_rate_can_be_changed_between_steps():
         step(TOKENS, TOKENS)
         return all(torch.equal(a, b) for a, b in zip(before.values(), step.state_dict().values(), strict=True))
 
-    assert Simulator(2).run(worker).results == [True, True]
+    assert numbers(2).run(worker).results == [True, True]
 
 
 def test_describe_shows_what_a_layout_changed():
@@ -294,7 +295,7 @@ def test_describe_shows_what_a_layout_changed():
         step = parallelize(model, make_optimizer("sgd"), Layout(tp=2, dp=2), world)
         return lab.describe(step, before=lab.Transformer(CONFIG))
 
-    text = Simulator(4).run(worker).results[0]
+    text = numbers(4).run(worker).results[0]
     assert "[4, 8]" in text and "average" in text
 
 
@@ -303,7 +304,7 @@ def test_a_stage_frees_the_layers_it_does_not_run():
         step = parallelize(lab.Transformer(CONFIG), make_optimizer("sgd"), Layout(pp=2), world)
         return len([m for m in step.model.modules() if isinstance(m, Block)]), len(step.gathering.held)
 
-    (blocks, first), (_, last) = Simulator(2).run(worker).results
+    (blocks, first), (_, last) = numbers(2).run(worker).results
     whole = len(list(lab.Transformer(CONFIG).named_parameters()))
     assert blocks == 1 and first < whole and last < whole
 
@@ -313,7 +314,7 @@ def test_a_split_parameter_knows_its_placement():
         step = parallelize(lab.Transformer(CONFIG), make_optimizer("sgd"), Layout(tp=2), world)
         return [repr(shard_of(step.gathering.held[f"blocks.0.mlp.{name}.weight"])) for name in ("up", "down")]
 
-    assert Simulator(2).run(worker).results[0] == ["Shard(0) of 8 over tp=2", "Shard(1) of 8 over tp=2"]
+    assert numbers(2).run(worker).results[0] == ["Shard(0) of 8 over tp=2", "Shard(1) of 8 over tp=2"]
 
 
 FOLDED = [

@@ -17,6 +17,7 @@ from llmlab.comm.simulator import Simulator
 from llmlab.parallel import compression
 from llmlab.parallel.compression import EightBit, TopK, compress_gradients
 from llmlab.parallel.data import data_parallel
+from tests.parallel.comparing import numbers, weights
 
 vectors = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=40).map(
     lambda xs: torch.tensor(xs, dtype=torch.float64)
@@ -39,10 +40,6 @@ def batch(rank: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def sgd(model, lr=0.2, momentum=0.9):
     return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
-
-
-def weights(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def train(world, transform, steps: int = 6):
@@ -123,25 +120,25 @@ CASES = {
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_it_is_the_algorithm_written_out(ranks, compressor, shorten):
     for feedback in (True, False):
-        run = Simulator(ranks).run(train, compressed(compressor, feedback))
+        run = numbers(ranks).run(train, compressed(compressor, feedback))
         assert furthest(train_alone(ranks, shorten, feedback), run) < 1e-9
 
 
 def test_all_entries_kept_is_data_parallelism():
-    whole = Simulator(3).run(train, lambda model, optimizer, world: data_parallel(model, world))
-    assert furthest(whole.results, Simulator(3).run(train, compressed(TopK(1.0)))) < 1e-9
+    whole = numbers(3).run(train, lambda model, optimizer, world: data_parallel(model, world))
+    assert furthest(whole.results, numbers(3).run(train, compressed(TopK(1.0)))) < 1e-9
     assert furthest(train_alone(3, lambda x: x), whole) < 1e-9
 
 
 def test_all_ranks_hold_the_same_bits():
-    results = Simulator(3).run(train, compressed(TopK(0.1))).results
+    results = numbers(3).run(train, compressed(TopK(0.1))).results
     assert all(torch.equal(w, results[0][2]) for _, _, w in results)
 
 
 def test_two_processes_train_as_two_simulated_ranks_and_send_as_many_bytes():
     with Processes(2, timeout_s=60) as live:
         for compressor in (TopK(0.1), EightBit(8)):
-            real, simulated = (engine.run(train, compressed(compressor)) for engine in (live, Simulator(2)))
+            real, simulated = (engine.run(train, compressed(compressor)) for engine in (live, numbers(2)))
             assert furthest(simulated.results, real) < 1e-12
             assert [real.trace.comm_bytes(r) for r in (0, 1)] == [simulated.trace.comm_bytes(r) for r in (0, 1)]
 
@@ -155,7 +152,7 @@ def test_without_error_feedback_a_small_entry_never_moves_and_with_it_it_arrives
             optimizer.step()
         return weight[1].item()
 
-    without, with_it = (Simulator(2).run(worker, feedback).results[0] for feedback in (False, True))
+    without, with_it = (numbers(2).run(worker, feedback).results[0] for feedback in (False, True))
     assert without == 0.0
     assert with_it > 0.5
 
@@ -200,7 +197,7 @@ def test_smaller_blocks_round_less():
 
 @pytest.mark.parametrize("share", [1e-6, 0.1, 1.0])
 def test_top_k_hands_over_12_bytes_for_each_double_it_keeps(share):
-    trace = Simulator(3).run(train, compressed(TopK(share)), steps=5).trace
+    trace = numbers(3).run(train, compressed(TopK(share)), steps=5).trace
     for rank in range(3):
         assert trace.comm_bytes(rank, op="all_gather") == 5 * ceil(share * N) * (8 + 4)
         assert trace.comm_bytes(rank, op="broadcast") == (8 * N if rank == 0 else 0)
@@ -208,7 +205,7 @@ def test_top_k_hands_over_12_bytes_for_each_double_it_keeps(share):
 
 @pytest.mark.parametrize("block", [4, 256])
 def test_8_bit_hands_over_a_byte_an_entry_and_a_scale_a_block(block):
-    trace = Simulator(3).run(train, compressed(EightBit(block)), steps=5).trace
+    trace = numbers(3).run(train, compressed(EightBit(block)), steps=5).trace
     for rank in range(3):
         assert trace.comm_bytes(rank, op="all_gather") == 5 * (N + ceil(N / block) * 8)
 
@@ -239,7 +236,7 @@ def test_a_gradient_that_is_missing_counts_as_zero_and_dtypes_travel_apart():
         optimizer.step()
         return a.tolist(), b.tolist()
 
-    run = Simulator(2).run(worker)
+    run = numbers(2).run(worker)
     assert run.results == [([-1.0, -2.0], [-1.0, -1.0, -1.0])] * 2
     assert run.trace.comm_bytes(0, op="all_gather") == 2 * 8 + 3 * 12
 
@@ -250,7 +247,7 @@ def test_a_gradient_that_is_missing_counts_as_zero_and_dtypes_travel_apart():
         (partial(TopK, 0), "above 0 and at most 1, got 0"),
         (partial(TopK, 1.5), "above 0 and at most 1, got 1.5"),
         (partial(EightBit, 0), "of at least 1, got 0"),
-        (lambda: Simulator(2).run(train, compressed(0.01)), "a compressor such as TopK"),
+        (lambda: numbers(2).run(train, compressed(0.01)), "a compressor such as TopK"),
     ],
 )
 def test_bad_input_says_what_is_wanted(make, said):
@@ -263,4 +260,4 @@ def test_without_the_1_over_n_or_without_the_residual_the_comparison_fails(monke
     right = compression.averaged
     for wrong in (lambda x, e, group, c: right(x, e, group, c) * group.size, lambda x, e, *rest: right(x, None, *rest)):
         monkeypatch.setattr(compression, "averaged", wrong)
-        assert furthest(alone, Simulator(3).run(train, compressed(TopK(0.1)))) > 1e-2
+        assert furthest(alone, numbers(3).run(train, compressed(TopK(0.1)))) > 1e-2

@@ -20,6 +20,7 @@ from llmlab.parallel import blockwise, ring
 from llmlab.parallel.context import ORDER, columns, context_parallel
 from llmlab.parallel.ring import ORDERS, attend_ring, block_of, order_of
 from llmlab.parallel.ulysses import attend_ulysses
+from tests.parallel.comparing import distance, joined, numbers
 
 HOWS = ("ring", "contiguous", "striped", "ulysses")
 B, T = 3, 24
@@ -28,9 +29,6 @@ LLAMA = Config(
     vocab_size=17, d_model=24, n_layer=2, n_head=12, n_kv_head=3, max_seq=T, norm="rmsnorm", mlp="swiglu",
     position="rotary", bias=False, tie_embeddings=False, dtype=torch.float64,
 )  # fmt: skip
-
-
-numbers = partial(Simulator, kernels=False)  # where only the results count
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -50,10 +48,6 @@ def documents() -> tuple[Tensor, Tensor]:
     return torch.arange(T) - starts, document_mask(number)
 
 
-def flat(tensors) -> Tensor:
-    return torch.cat([x.detach().flatten() for x in tensors])
-
-
 @cache
 def train_alone(config: Config, packed: bool):
     """The reference, in plain torch: losses, the last step's gradients, weights."""
@@ -68,7 +62,7 @@ def train_alone(config: Config, packed: bool):
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    return torch.stack(losses), flat(p.grad for p in model.parameters()), flat(model.parameters())
+    return torch.stack(losses), joined(p.grad for p in model.parameters()), joined(model.parameters())
 
 
 def train(world, config: Config, packed: bool, how: str, again: str = "none"):
@@ -93,12 +87,7 @@ def train(world, config: Config, packed: bool, how: str, again: str = "none"):
             world.all_reduce_(p.grad)
         optimizer.step()
         losses.append(world.all_reduce(loss.detach()) / n_target)
-    return torch.stack(losses), flat(p.grad for p in model.parameters()), flat(model.parameters())
-
-
-def distance(one, many) -> float:
-    """The largest difference of losses, gradients and weights, each relative to its whole norm."""
-    return max(((a - b).norm() / a.norm()).item() for a, b in zip(one, many, strict=True))
+    return torch.stack(losses), joined(p.grad for p in model.parameters()), joined(model.parameters())
 
 
 LAYOUTS = [
@@ -332,7 +321,7 @@ def test_every_rank_hands_over_the_closed_forms_bytes(ranks, key_heads, dtype, a
     config, forwards = sizes(dtype, key_heads), 1 if again == "none" else 2
     for how in HOWS:
         formula = ulysses_bytes if how == "ulysses" else ring_bytes
-        run = Simulator(ranks, numerics=False).run(one_step, config, how, again)
+        run = numbers(ranks).run(one_step, config, how, again)
         for rank in range(ranks):
             assert run.trace.comm_bytes(rank) == formula(config, 2, 48, ranks, forwards=forwards)
 
@@ -413,7 +402,7 @@ def test_a_group_of_one_leaves_the_model_alone():
     def worker(world):
         return [block.attention.attend is attend_fused for block in context_parallel(Transformer(GPT), world).blocks]
 
-    assert Simulator(1).run(worker).results == [[True, True]]
+    assert numbers(1).run(worker).results == [[True, True]]
 
 
 def refused(ranks, action) -> str:

@@ -14,6 +14,7 @@ from llmlab.comm.simulator import Simulator
 from llmlab.model import Config, Transformer
 from llmlab.parallel import data
 from llmlab.parallel.data import average_gradients, data_parallel, global_mean, make_buckets, no_sync, shares_by_speed
+from tests.parallel.comparing import batch, distance, gradients, numbers, train_plainly, weights
 
 CONFIG = Config(vocab_size=17, d_model=8, n_layer=1, n_head=2, max_seq=6, dtype=torch.float64)
 VARIANTS = {
@@ -25,35 +26,12 @@ VARIANTS = {
 }
 
 
-def batch(n_sequence: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and targets, [n_sequence, 6] each; the first sequence has targets that do not count."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens, targets = torch.randint(0, CONFIG.vocab_size, (2, n_sequence, 6), generator=generator)
-    targets[0, :4].fill_(-100)
-    return tokens, targets
-
-
-def gradients(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).clone()
-
-
-def weights(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
 @cache
 def train_alone(n_sequence: int, dtype=torch.float64, steps: int = 5):
-    """The reference, in plain torch: losses, the last step's gradients, weights."""
-    model, losses = Transformer(CONFIG).to(dtype), []
+    """The reference."""
+    model = Transformer(CONFIG).to(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    for step in range(steps):
-        tokens, targets = batch(n_sequence, step)
-        optimizer.zero_grad()
-        loss = cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return torch.stack(losses), gradients(model), weights(model)
+    return train_plainly(model, optimizer, [batch(n_sequence, step) for step in range(steps)])
 
 
 def train(world, shares: list[int], dtype=torch.float64, steps: int = 5, **options):
@@ -72,36 +50,31 @@ def train(world, shares: list[int], dtype=torch.float64, steps: int = 5, **optio
     return torch.stack(losses), gradients(model), weights(model)
 
 
-def distance(one, many) -> float:
-    """The largest difference of losses, gradients and weights, each relative to its whole norm."""
-    return max(((a - b).norm() / a.norm()).item() for a, b in zip(one, many, strict=True))
-
-
 @pytest.mark.parametrize("shares", [[4, 4], [3, 3, 3], [2, 2, 2, 2], [1] * 8])
 def test_losses_gradients_and_weights_after_5_steps_are_the_single_processs(shares):
     one = train_alone(sum(shares))
-    for many in Simulator(len(shares)).run(train, shares, bucket_mb=0.002).results:
+    for many in numbers(len(shares)).run(train, shares, bucket_mb=0.002).results:
         assert distance(one, many) < 1e-9
 
 
 @pytest.mark.parametrize("shares", [[1, 7], [2, 1, 5], [1, 2, 3, 4], [1, 1, 2, 1, 3, 1, 1, 2]])
 def test_unequal_batches_are_weighted_by_their_target_tokens(shares):
     one = train_alone(sum(shares))
-    for many in Simulator(len(shares)).run(train, shares, bucket_mb=0.002).results:
+    for many in numbers(len(shares)).run(train, shares, bucket_mb=0.002).results:
         assert distance(one, many) < 1e-9
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_naive_bucketed_and_overlapped_are_one_and_the_same_training(options):
     one = train_alone(6)
-    for many in Simulator(3).run(train, [1, 2, 3], **options).results:
+    for many in numbers(3).run(train, [1, 2, 3], **options).results:
         assert distance(one, many) < 1e-9
 
 
 def test_two_processes_train_as_one_and_hand_over_the_simulators_bytes():
     with Processes(2) as live:
         for shares in ([4, 4], [1, 5]):
-            real, simulated = (engine.run(train, shares, bucket_mb=0.002) for engine in (live, Simulator(2)))
+            real, simulated = (engine.run(train, shares, bucket_mb=0.002) for engine in (live, numbers(2)))
             for many in real.results:
                 assert distance(train_alone(sum(shares)), many) < 1e-9
             for rank in range(2):
@@ -113,12 +86,12 @@ def test_fp32_differs_from_one_process_by_rounding_only():
     one = train_alone(8, torch.float32)
     # fp32 rounds by 6e-8; a gradient adds up about 48 tokens, in another order, and 5 steps carry it on
     tolerance = 6e-8 * 48 * 5
-    for many in Simulator(4).run(train, [1, 2, 3, 2], torch.float32).results:
+    for many in numbers(4).run(train, [1, 2, 3, 2], torch.float32).results:
         assert distance(one, many) < tolerance
 
 
 def test_all_ranks_hold_the_same_bits_after_training():
-    results = Simulator(3).run(train, [1, 2, 3]).results
+    results = numbers(3).run(train, [1, 2, 3]).results
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
@@ -136,7 +109,7 @@ def test_without_the_1_over_n_the_comparison_fails(monkeypatch):
     start = data.Bucket.start
     monkeypatch.setattr(data.Bucket, "start", lambda self, group, op: start(self, Summing(group), op))
     one = train_alone(8)
-    assert all(distance(one, many) > 0.1 for many in Simulator(4).run(train, [2, 2, 2, 2]).results)
+    assert all(distance(one, many) > 0.1 for many in numbers(4).run(train, [2, 2, 2, 2]).results)
 
 
 def test_the_mean_of_the_ranks_means_fails_on_unequal_batches(monkeypatch):
@@ -145,7 +118,7 @@ def test_the_mean_of_the_ranks_means_fails_on_unequal_batches(monkeypatch):
 
     monkeypatch.setitem(train.__globals__, "global_mean", mean_of_means)
     one = train_alone(8)
-    assert all(distance(one, many) > 1e-3 for many in Simulator(2).run(train, [1, 7]).results)
+    assert all(distance(one, many) > 1e-3 for many in numbers(2).run(train, [1, 7]).results)
 
 
 # --- bytes and time ---------------------------------------------------------------------------------------------------
@@ -154,7 +127,7 @@ def test_the_mean_of_the_ranks_means_fails_on_unequal_batches(monkeypatch):
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_every_step_sends_the_gradients_bytes_and_the_losss_16(options):
     n_parameter = weights(Transformer(CONFIG)).numel()
-    run = Simulator(3).run(train, [2, 2, 2], steps=4, **options)
+    run = numbers(3).run(train, [2, 2, 2], steps=4, **options)
     for rank in range(3):
         assert run.trace.comm_bytes(rank=rank, op="all_reduce") == 4 * (8 * n_parameter + 16)
 
@@ -162,13 +135,13 @@ def test_every_step_sends_the_gradients_bytes_and_the_losss_16(options):
 def test_one_all_reduce_per_bucket():
     buckets = make_buckets(Transformer(CONFIG).parameters(), 0.002)
     assert len(buckets) > 3
-    events = Simulator(2).run(train, [2, 2], steps=1, bucket_mb=0.002).trace.select(rank=1, op="all_reduce")
+    events = numbers(2).run(train, [2, 2], steps=1, bucket_mb=0.002).trace.select(rank=1, op="all_reduce")
     assert [e.nbytes for e in events] == [16, *(8 * sum(p.numel() for p in bucket) for bucket in buckets)]
 
 
 def test_gradients_may_travel_in_another_dtype():
     n_parameter = weights(Transformer(CONFIG)).numel()
-    run = Simulator(2).run(train, [2, 2], steps=1, comm_dtype=torch.float32)
+    run = numbers(2).run(train, [2, 2], steps=1, comm_dtype=torch.float32)
     assert run.trace.comm_bytes(rank=0, op="all_reduce") == 4 * n_parameter + 16
     assert run.results[0][1].dtype == torch.float64  # but arrive in the parameter's own
     assert 0 < distance(train_alone(4, steps=1), run.results[0]) < 1e-6
@@ -234,15 +207,15 @@ def test_a_parameter_unused_on_one_rank_or_used_in_another_order_is_averaged_all
     wanted = [alone(rank) for rank in range(3)]
     left = sum(model.left.weight.grad for model in wanted) / 3
     right = (wanted[0].right.weight.grad + wanted[1].right.weight.grad) / 3  # rank 2 counts, with zero
-    for got in Simulator(3).run(branches_gradients).results:
+    for got in numbers(3).run(branches_gradients).results:
         torch.testing.assert_close(got["left.weight"], left, rtol=1e-12, atol=0)
         torch.testing.assert_close(got["right.weight"], right, rtol=1e-12, atol=0)
 
 
 def test_a_parameter_that_no_rank_used_gets_zeros_or_stays_none_if_asked():
-    for got in Simulator(3).run(branches_gradients).results:
+    for got in numbers(3).run(branches_gradients).results:
         assert torch.equal(got["nobody.weight"], torch.zeros(3, 3, dtype=torch.float64))
-    for got in Simulator(3).run(branches_gradients, find_unused_parameters=True).results:
+    for got in numbers(3).run(branches_gradients, find_unused_parameters=True).results:
         assert got["nobody.weight"] is None
         assert got["right.weight"] is not None
 
@@ -261,7 +234,7 @@ def test_frozen_parameters_are_neither_sent_nor_given_a_gradient():
         model(torch.ones(1, 3)).sum().backward()
         return [p.grad is not None for p in model.parameters()]
 
-    run = Simulator(2).run(worker)
+    run = numbers(2).run(worker)
     assert run.results == [[False, False, True, True]] * 2
     assert run.trace.comm_bytes(rank=0) == 4 * (4 * 2 + 2)
 
@@ -279,7 +252,7 @@ def test_a_weight_used_twice_is_sent_once_with_both_gradients():
         (torch.ones(1, 3) @ weight.T @ weight.T).sum().backward()
         return weight.grad
 
-    run = Simulator(2).run(worker)
+    run = numbers(2).run(worker)
     torch.testing.assert_close(*run.results[1])
     assert run.trace.comm_bytes(rank=0, op="all_reduce") == 4 * 9
 
@@ -295,7 +268,7 @@ def test_half_precision_gradients_stay_so_and_dtypes_do_not_share_a_bucket():
         model(torch.full((1, 2), 1.0 + world.rank).bfloat16()).sum().backward()
         return model.weight.grad
 
-    for grad in Simulator(2).run(worker).results:
+    for grad in numbers(2).run(worker).results:
         assert torch.equal(grad, torch.full((2, 2), 1.5, dtype=half))
 
 
@@ -310,7 +283,7 @@ def test_every_rank_begins_with_rank_0s_weights_and_buffers():
         data_parallel(model, world)
         return {float(value) for tensor in model.state_dict().values() for value in tensor.unique()}
 
-    assert Simulator(3).run(worker).results == [{1.0}] * 3
+    assert numbers(3).run(worker).results == [{1.0}] * 3
 
 
 def accumulate(world, explicit: bool):
@@ -337,7 +310,7 @@ def accumulate(world, explicit: bool):
 def test_gradients_accumulated_under_no_sync_are_averaged_once(explicit):
     n_parameter = weights(Transformer(CONFIG)).numel()
     losses, wanted, _ = train_alone(8, steps=1)
-    run = Simulator(2).run(accumulate, explicit)
+    run = numbers(2).run(accumulate, explicit)
     for loss, got in run.results:
         assert distance((losses[0], wanted), (loss, got)) < 1e-9
     assert run.trace.comm_bytes(rank=0, op="all_reduce") == 8 * n_parameter + 4 * 16
@@ -350,7 +323,7 @@ def test_backward_twice_without_no_sync_averages_twice_and_is_still_right():
             model(torch.full((1, 2), x * (world.rank + 1))).sum().backward()
         return model.weight.grad
 
-    for grad in Simulator(2).run(worker).results:
+    for grad in numbers(2).run(worker).results:
         assert torch.equal(grad, torch.full((1, 2), 16.5))  # (1 + 2) / 2 + (10 + 20) / 2
 
 
@@ -362,7 +335,7 @@ def test_no_sync_inside_no_sync_stays_off():
                 pass
             model(torch.ones(1, 2)).sum().backward()
 
-    assert Simulator(2).run(worker).trace.comm_bytes(op="all_reduce") == 0
+    assert numbers(2).run(worker).trace.comm_bytes(op="all_reduce") == 0
 
 
 def test_a_rank_without_a_single_target_takes_part_with_weight_zero():
@@ -372,14 +345,14 @@ def test_a_rank_without_a_single_target_takes_part_with_weight_zero():
         loss.backward()
         return loss.item(), weight.grad.tolist()
 
-    assert Simulator(2).run(worker).results == [
+    assert numbers(2).run(worker).results == [
         (pytest.approx(2 / 3), [0.0, 0.0]),
         (pytest.approx(2 / 3), pytest.approx([2 / 3] * 2)),
     ]
 
 
 def test_one_process_is_a_group_of_one():
-    many = Simulator(1).run(train, [8])
+    many = numbers(1).run(train, [8])
     assert distance(train_alone(8), many.results[0]) < 1e-12
     assert many.trace.comm_bytes() == 0
 
@@ -394,8 +367,8 @@ def test_gradients_kept_from_an_earlier_step_stay_as_they_were_unless_they_are_v
             kept.append(model.weight.grad)
         return [grad.item() for grad in kept]
 
-    assert Simulator(2).run(worker, False).results == [[1.0, 2.0]] * 2
-    assert Simulator(2).run(worker, True).results == [[2.0, 2.0]] * 2
+    assert numbers(2).run(worker, False).results == [[1.0, 2.0]] * 2
+    assert numbers(2).run(worker, True).results == [[2.0, 2.0]] * 2
 
 
 def test_a_model_is_made_data_parallel_once_and_no_sync_wants_one_that_is():
@@ -409,7 +382,7 @@ def test_a_model_is_made_data_parallel_once_and_no_sync_wants_one_that_is():
         ):
             pass
 
-    Simulator(2).run(worker)
+    numbers(2).run(worker)
 
 
 def test_a_bucket_closes_once_it_is_full_and_the_order_is_the_reverse():

@@ -17,6 +17,7 @@ from llmlab.parallel import local_sgd as module
 from llmlab.parallel.data import data_parallel
 from llmlab.parallel.inspection import describe
 from llmlab.parallel.local_sgd import average_weights, diloco, local_sgd
+from tests.parallel.comparing import numbers, weights
 
 OPTIMIZERS = {
     "SGD": partial(torch.optim.SGD, lr=0.2),
@@ -34,10 +35,6 @@ def batch(rank: int, step: int, rows: int = 4) -> tuple[torch.Tensor, torch.Tens
     generator = torch.Generator().manual_seed(1000 * rank + step)
     x = torch.randn(rows, 3, generator=generator, dtype=torch.float64)
     return x, x[:, :2].sin() + rank
-
-
-def weights(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 N = weights(make_model()).numel()
@@ -119,11 +116,11 @@ def torch_nesterov(parameters):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_local_sgd_averages_the_weights_every_third_step(ranks, name):
-    assert furthest(rounds_alone(ranks, name, [3] * ranks, 3), Simulator(ranks).run(train, every_3, name, 9)) < 1e-9
+    assert furthest(rounds_alone(ranks, name, [3] * ranks, 3), numbers(ranks).run(train, every_3, name, 9)) < 1e-9
 
 
 def test_between_two_averages_ranks_go_their_own_ways():
-    results = Simulator(2).run(train, every_3, "SGD", 5).results
+    results = numbers(2).run(train, every_3, "SGD", 5).results
     assert (results[0][1] - results[1][1]).norm() > 1e-3
 
 
@@ -138,7 +135,7 @@ def test_with_one_local_step_and_plain_sgd_it_is_data_parallelism():
         return descend(model, optimizer, world.rank, 6), weights(model)
 
     def apart(name):
-        runs = [Simulator(3).run(worker, name, local).results for local in (True, False)]
+        runs = [numbers(3).run(worker, name, local).results for local in (True, False)]
         return max(distance(a, b) for a, b in zip(*runs, strict=True))
 
     assert apart("SGD") < 1e-12
@@ -152,7 +149,7 @@ def test_fedavg_weighs_ranks_by_their_examples_and_lets_them_take_unequal_steps(
         return local_sgd(optimizer, world, every=steps[world.rank], n_examples=examples[world.rank])
 
     alone = rounds_alone(3, "SGD", steps, 4, shares=[n / 48 for n in examples])
-    run = Simulator(3).run(train, transform, "SGD", [4 * n for n in steps])
+    run = numbers(3).run(train, transform, "SGD", [4 * n for n in steps])
     assert furthest(alone, run) < 1e-9
     assert furthest(rounds_alone(3, "SGD", steps, 4), run) > 1e-3  # the plain mean is another algorithm
 
@@ -164,12 +161,12 @@ def test_a_round_of_fedavg_leaves_out_who_has_no_part_in_it():
         return weights(model)
 
     wanted = (weights(make_model(0)) + 3 * weights(make_model(2))) / 4
-    for got in Simulator(3).run(worker, [10, 0, 30]).results:
+    for got in numbers(3).run(worker, [10, 0, 30]).results:
         torch.testing.assert_close(got, wanted)
     with pytest.raises(ValueError, match="a rank with examples, got 0 on every rank"):
-        Simulator(2).run(worker, [0, 0])
+        numbers(2).run(worker, [0, 0])
     with pytest.raises(ValueError, match="of at least 0, got -1"):
-        Simulator(2).run(worker, [-1, 2])
+        numbers(2).run(worker, [-1, 2])
 
 
 def test_real_processes_meet_as_simulated_ones_do():
@@ -177,7 +174,7 @@ def test_real_processes_meet_as_simulated_ones_do():
         return local_sgd(optimizer, world, every=2, n_examples=1 + world.rank)
 
     with Processes(2, timeout_s=60) as live:
-        real, simulated = (engine.run(train, transform, "AdamW", 4) for engine in (live, Simulator(2)))
+        real, simulated = (engine.run(train, transform, "AdamW", 4) for engine in (live, numbers(2)))
         assert furthest(simulated.results, real) < 1e-12
         assert [real.trace.comm_bytes(r) for r in (0, 1)] == [simulated.trace.comm_bytes(r) for r in (0, 1)]
         real = live.run(train, partial(diloco, every=2), "AdamW", 4)
@@ -190,20 +187,20 @@ def test_real_processes_meet_as_simulated_ones_do():
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_diloco_is_its_algorithm(ranks):
     alone = rounds_alone(ranks, "AdamW", [4] * ranks, 3, outer=torch_nesterov)
-    assert furthest(alone, Simulator(ranks).run(train, partial(diloco, every=4), "AdamW", 12)) < 1e-9
+    assert furthest(alone, numbers(ranks).run(train, partial(diloco, every=4), "AdamW", 12)) < 1e-9
 
 
 def test_diloco_with_a_plain_outer_step_of_1_is_local_sgd():
     def transform(optimizer, world):
         return diloco(optimizer, world, every=3, make_outer=lambda ps: optim.SGD(ps, lr=1.0))
 
-    runs = [Simulator(2).run(train, how, "momentum", 6) for how in (transform, every_3)]
+    runs = [numbers(2).run(train, how, "momentum", 6) for how in (transform, every_3)]
     assert furthest(runs[0].results, runs[1]) < 1e-12
 
 
 def test_all_ranks_hold_the_same_bits_after_they_met():
     for how in (every_3, partial(diloco, every=3)):
-        results = Simulator(3).run(train, how, "AdamW", 6).results
+        results = numbers(3).run(train, how, "AdamW", 6).results
         assert all(torch.equal(w, results[0][1]) for _, w in results)
 
 
@@ -213,9 +210,9 @@ def test_all_ranks_hold_the_same_bits_after_they_met():
 @pytest.mark.parametrize("every", [1, 3, 7])
 def test_every_rank_hands_over_its_weights_once_per_average(every):
     start, steps = 8 * N, 14
-    plain = Simulator(3).run(train, partial(local_sgd, every=every), "SGD", steps).trace
-    weighed = Simulator(3).run(train, partial(local_sgd, every=every, n_examples=5), "SGD", steps).trace
-    outer = Simulator(3).run(train, partial(diloco, every=every), "SGD", steps).trace
+    plain = numbers(3).run(train, partial(local_sgd, every=every), "SGD", steps).trace
+    weighed = numbers(3).run(train, partial(local_sgd, every=every, n_examples=5), "SGD", steps).trace
+    outer = numbers(3).run(train, partial(diloco, every=every), "SGD", steps).trace
     for rank in range(3):
         once = start if rank == 0 else 0
         assert plain.comm_bytes(rank) == outer.comm_bytes(rank) == once + steps // every * 8 * N
@@ -247,7 +244,7 @@ def test_describe_shows_the_swapped_step():
         local_sgd(Step.optimizer, world)
         return describe(Step)
 
-    assert "optimizer.step = step_and_meet" in " ".join(Simulator(1).run(worker).results[0].split())
+    assert "optimizer.step = step_and_meet" in " ".join(numbers(1).run(worker).results[0].split())
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -258,9 +255,9 @@ def test_describe_shows_the_swapped_step():
 def test_every_wants_a_step_or_more_and_is_refused_before_anything_is_sent(transform, every, monkeypatch):
     monkeypatch.setattr(module, "begin_alike", lambda *args: pytest.fail("something was sent"))
     with pytest.raises(ValueError, match=f"of at least 1, got {every!r}"):
-        Simulator(2).run(train, partial(transform, every=every), "SGD", 1)
+        numbers(2).run(train, partial(transform, every=every), "SGD", 1)
     with pytest.raises(ValueError, match="of at least 0, got -3"):
-        Simulator(2).run(train, partial(local_sgd, n_examples=-3), "SGD", 1)
+        numbers(2).run(train, partial(local_sgd, n_examples=-3), "SGD", 1)
 
 
 def test_a_sum_in_place_of_the_mean_fails_the_comparison(monkeypatch):
@@ -271,14 +268,14 @@ def test_a_sum_in_place_of_the_mean_fails_the_comparison(monkeypatch):
     monkeypatch.setattr(module, "average_", torch.no_grad()(summed))
     for how, outer in ((every_3, None), (partial(diloco, every=3), torch_nesterov)):
         alone = rounds_alone(2, "SGD", [3, 3], 2, outer=outer)
-        assert furthest(alone, Simulator(2).run(train, how, "SGD", 6)) > 1e-2
+        assert furthest(alone, numbers(2).run(train, how, "SGD", 6)) > 1e-2
 
 
 def test_an_outer_gradient_of_the_wrong_sign_fails_the_comparison(monkeypatch):
     mean_of = module.average_
     monkeypatch.setattr(module, "average_", lambda xs, group: (mean_of(xs, group), torch._foreach_neg_(xs)))
     alone = rounds_alone(2, "SGD", [3, 3], 2, outer=torch_nesterov)
-    assert furthest(alone, Simulator(2).run(train, partial(diloco, every=3), "SGD", 6)) > 1e-2
+    assert furthest(alone, numbers(2).run(train, partial(diloco, every=3), "SGD", 6)) > 1e-2
 
 
 def test_ranks_that_do_not_begin_alike_fail_the_comparison(monkeypatch):
@@ -286,4 +283,4 @@ def test_ranks_that_do_not_begin_alike_fail_the_comparison(monkeypatch):
         return [p for param_group in optimizer.param_groups for p in param_group["params"]]
 
     monkeypatch.setattr(module, "begin_alike", as_they_are)
-    assert furthest(rounds_alone(2, "SGD", [3, 3], 2), Simulator(2).run(train, every_3, "SGD", 6)) > 1e-2
+    assert furthest(rounds_alone(2, "SGD", [3, 3], 2), numbers(2).run(train, every_3, "SGD", 6)) > 1e-2

@@ -17,6 +17,7 @@ from llmlab.parallel import server
 from llmlab.parallel.data import global_mean
 from llmlab.parallel.inspection import describe
 from llmlab.parallel.server import Server, Worker, parameter_server, share_out
+from tests.parallel.comparing import batch, distance, gradients, numbers, sent, train_plainly, weights
 
 CONFIG = Config(vocab_size=17, d_model=8, n_layer=1, n_head=2, max_seq=6, dtype=torch.float64)
 OPTIMIZERS = {
@@ -26,35 +27,12 @@ OPTIMIZERS = {
 }
 
 
-def batch(n_sequence: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and targets, [n_sequence, 6] each; the first sequence has targets that do not count."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens, targets = torch.randint(0, CONFIG.vocab_size, (2, n_sequence, 6), generator=generator)
-    targets[0, :4].fill_(-100)
-    return tokens, targets
-
-
-def gradients(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.grad.flatten() for p in model.parameters()]).clone()
-
-
-def weights(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
 @cache
 def train_alone(n_sequence: int, optimizer: str = "SGD", steps: int = 3):
-    """The reference, in plain torch: losses, the last step's gradients, weights."""
-    model, losses = Transformer(CONFIG), []
-    optimizer = OPTIMIZERS[optimizer](model.parameters())
-    for step in range(steps):
-        tokens, targets = batch(n_sequence, step)
-        optimizer.zero_grad()
-        loss = cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return torch.stack(losses), gradients(model), weights(model)
+    """The reference."""
+    model = Transformer(CONFIG)
+    batches = [batch(n_sequence, step) for step in range(steps)]
+    return train_plainly(model, OPTIMIZERS[optimizer](model.parameters()), batches)
 
 
 def train(world, shares: list[int], optimizer: str = "SGD", servers: int = 1, steps: int = 3):
@@ -75,11 +53,6 @@ def train(world, shares: list[int], optimizer: str = "SGD", servers: int = 1, st
     return torch.stack(losses), optimizer.workers.all_reduce(gradients(model), "avg"), weights(model)
 
 
-def distance(one, many) -> float:
-    """The largest difference of losses, gradients and weights, each relative to its whole norm."""
-    return max(((a - b).norm() / a.norm()).item() for a, b in zip(one, many, strict=True))
-
-
 # --- synchronous ------------------------------------------------------------------------------------------------------
 
 
@@ -95,7 +68,7 @@ def processes():
 )
 def test_synchronous_servers_train_as_one_process_does(servers, shares, optimizer):
     one = train_alone(6, optimizer)
-    for many in Simulator(servers + len(shares)).run(train, shares, optimizer, servers).results[servers:]:
+    for many in numbers(servers + len(shares)).run(train, shares, optimizer, servers).results[servers:]:
         assert distance(one, many) < 1e-9
 
 
@@ -107,30 +80,27 @@ def test_synchronous_servers_do_not_mind_who_is_slow(speeds):
 
 
 def test_all_workers_end_with_the_same_bits():
-    results = Simulator(5).run(train, [1, 2, 3], "Adam", 2).results[2:]
+    results = numbers(5).run(train, [1, 2, 3], "Adam", 2).results[2:]
     assert all(torch.equal(a[2], results[0][2]) for a in results)
 
 
 def test_real_processes_train_as_one_and_hand_over_the_simulators_bytes(processes):
-    real, simulated = (engine.run(train, [1, 3], "Adam") for engine in (processes, Simulator(3)))
+    real, simulated = (engine.run(train, [1, 3], "Adam") for engine in (processes, numbers(3)))
     for many in real.results[1:]:
         assert distance(train_alone(4, "Adam"), many) < 1e-9
     for rank in range(3):
-        sent = [
-            sorted((e.op, e.nbytes) for e in run.trace.select(rank=rank, stream="comm")) for run in (real, simulated)
-        ]
-        assert sent[0] == sent[1]
+        assert sorted(sent(real, rank)) == sorted(sent(simulated, rank))
 
 
 def test_without_the_mean_the_comparison_fails(monkeypatch):
     update = Server.update
     monkeypatch.setattr(Server, "update", lambda self: (self.total.mul_(len(self.arrived)), update(self)))
-    assert all(distance(train_alone(6), many) > 0.1 for many in Simulator(3).run(train, [3, 3]).results[1:])
+    assert all(distance(train_alone(6), many) > 0.1 for many in numbers(3).run(train, [3, 3]).results[1:])
 
 
 def test_an_answer_before_all_have_pushed_fails_the_comparison(monkeypatch):
     monkeypatch.setattr(Server, "may_go_on", lambda self, rank: True)
-    assert all(distance(train_alone(6), many) > 1e-3 for many in Simulator(3).run(train, [3, 3]).results[1:])
+    assert all(distance(train_alone(6), many) > 1e-3 for many in numbers(3).run(train, [3, 3]).results[1:])
 
 
 # --- asynchronous and stale-bounded: against the mathematics, in one process ------------------------------------------
@@ -217,7 +187,7 @@ def check_replay(run, servers):
 @pytest.mark.parametrize("staleness", HELD.values(), ids=HELD)
 @pytest.mark.parametrize("servers", [1, 3])
 def test_the_log_replayed_in_one_process_gives_the_same_losses_and_weights(staleness, servers):
-    run = Simulator(servers + 3).run(free_running, staleness, servers, [5, 4, 2], [0.001, 0.002, 0.005])
+    run = numbers(servers + 3).run(free_running, staleness, servers, [5, 4, 2], [0.001, 0.002, 0.005])
     assert any(update.staleness > 0 for update in run.results[0])
     check_replay(run, servers)
 
@@ -228,7 +198,7 @@ def test_the_replay_holds_on_real_processes_too(staleness, processes):
 
 
 def test_a_stale_gradient_taken_for_a_fresh_one_fails_the_replay():
-    run = Simulator(4).run(free_running, None, 1, [5, 4, 2], [0.001, 0.002, 0.005])
+    run = numbers(4).run(free_running, None, 1, [5, 4, 2], [0.001, 0.002, 0.005])
     log = [update._replace(staleness=0) for update in run.results[0]]
     assert (replay([log])[0] - run.results[1][1]).norm() > 1e-3
 
@@ -248,7 +218,7 @@ def take_steps(world, staleness, steps: list[int], naps=(0.0, 0.0, 0.0), servers
 
 def furthest_ahead(staleness) -> int:
     """The most steps that a worker was ahead of the slowest when it began one."""
-    run = Simulator(4).run(take_steps, staleness, [8, 8, 8], [0.001, 0.001, 0.02])
+    run = numbers(4).run(take_steps, staleness, [8, 8, 8], [0.001, 0.001, 0.02])
     pushed, ahead = [0, 0, 0], 0
     for update in run.results[0]:
         ahead = max(ahead, update.step - min(pushed))
@@ -269,7 +239,7 @@ def test_without_the_bound_it_is_passed(monkeypatch):
 def test_a_slow_worker_holds_up_the_synchronous_and_leaves_the_asynchronous_alone():
     def done(staleness):
         """Seconds until the first worker has done its steps."""
-        trace = Simulator(3).run(take_steps, staleness, [6, 6], [0.001, 0.1]).trace
+        trace = numbers(3).run(take_steps, staleness, [6, 6], [0.001, 0.1]).trace
         return trace.select(rank=1, op="recv").events[5].stop
 
     synchronous, bounded, asynchronous = (done(staleness) for staleness in (0, 2, None))
@@ -279,7 +249,7 @@ def test_a_slow_worker_holds_up_the_synchronous_and_leaves_the_asynchronous_alon
 @pytest.mark.parametrize("staleness", [0, 1, None])
 @pytest.mark.parametrize("steps", [[1, 5, 3], [0, 2, 0], [4, 0, 4]])
 def test_workers_may_take_unequally_many_steps(staleness, steps):
-    for log in Simulator(5).run(take_steps, staleness, steps, servers=2).results[:2]:
+    for log in numbers(5).run(take_steps, staleness, steps, servers=2).results[:2]:
         assert [sum(u.worker == rank for u in log) for rank in (2, 3, 4)] == steps
 
 
@@ -296,7 +266,7 @@ def test_the_same_run_twice_gives_the_same_log_and_virtual_time():
 @pytest.mark.parametrize("servers", [1, 3])
 def test_every_rank_hands_over_the_closed_forms_bytes(staleness, servers):
     steps = [3, 1, 2]
-    trace = Simulator(servers + 3).run(free_running, staleness, servers, steps, [0.001, 0.002, 0.005]).trace
+    trace = numbers(servers + 3).run(free_running, staleness, servers, steps, [0.001, 0.002, 0.005]).trace
     held = [8 * sum(p.numel() for p in shard) for shard in share_out(list(make_small().parameters()), servers)]
     asked = 3 * 8  # the settings, compared once
     for rank in range(servers):  # an answer to each push and one to each worker's finish; rank 0's weights at the start
@@ -322,7 +292,7 @@ def test_a_servers_model_keeps_only_what_it_serves():
         return sum(p.numel() for p in model.parameters())
 
     n = sum(p.numel() for p in Transformer(CONFIG).parameters())
-    *held, whole = Simulator(3).run(worker).results
+    *held, whole = numbers(3).run(worker).results
     assert sum(held) == whole == n and min(held) > 0
 
 
@@ -343,10 +313,10 @@ def test_two_shards_swapped_fail_the_comparison(monkeypatch):
         optimizer.step(), optimizer.finish()
         return max((p - q).abs().max().item() for p, q in zip(model.parameters(), wanted, strict=True))
 
-    assert Simulator(3).run(step).results[2] < 1e-12
+    assert numbers(3).run(step).results[2] < 1e-12
     init = Worker.__init__
     monkeypatch.setattr(Worker, "__init__", lambda self, owned, world: init(self, owned[::-1], world))
-    assert Simulator(3).run(step).results[2] > 0.1
+    assert numbers(3).run(step).results[2] > 0.1
 
 
 def test_frozen_parameters_are_not_served_and_unused_ones_get_a_zero_gradient():
@@ -364,7 +334,7 @@ def test_frozen_parameters_are_not_served_and_unused_ones_get_a_zero_gradient():
         optimizer.finish()
         return {name: p.item() for name, p in model.named_parameters()}
 
-    run = Simulator(3).run(worker)
+    run = numbers(3).run(worker)
     for got in run.results[1:]:
         assert got == pytest.approx({"frozen.weight": 1.0, "used.weight": 1.0 - LR, "unused.weight": 1.0})
     assert run.trace.comm_bytes(rank=1, op="send") == 2 * 4 + 2 * 16
@@ -377,7 +347,7 @@ def test_describe_says_who_serves():
         optimizer.serve() if optimizer.serves else optimizer.finish()
         return describe(model)
 
-    texts = Simulator(3).run(worker).results
+    texts = numbers(3).run(worker).results
     assert "Server(0 of 1: 6 numbers, at most 3 steps apart)" in texts[0]
     assert "Worker(1 of 2, of 1 server)" in texts[2]
 
@@ -403,12 +373,12 @@ def linear_role(world, **how):
 def test_bad_input_is_refused_before_anything_is_sent(how, said, monkeypatch):
     monkeypatch.setattr(server, "_check_alike", lambda *args: pytest.fail("something was sent"))
     with pytest.raises(ValueError, match=said):
-        Simulator(3).run(linear_role, **how)
+        numbers(3).run(linear_role, **how)
 
 
 def test_one_rank_alone_meta_tensors_and_a_second_server_are_refused():
     with pytest.raises(ValueError, match="at least 2 ranks, got 1"):
-        Simulator(1).run(linear_role)
+        numbers(1).run(linear_role)
     with pytest.raises(ValueError, match="wants values: numerics=True"):
         Simulator(2, numerics=False).run(linear_role)
 
@@ -418,14 +388,14 @@ def test_one_rank_alone_meta_tensors_and_a_second_server_are_refused():
         linear_role(world, model=model)
 
     with pytest.raises(ValueError, match="has no server yet, got one with Server"):
-        Simulator(2).run(twice)
+        numbers(2).run(twice)
 
 
 def test_settings_that_differ_between_ranks_are_refused_on_all():
     with pytest.raises(
         ValueError, match=r"same servers, staleness and model .* rank 0: \[1, 0, 6\]; rank 1: \[1, 1, 6\]"
     ):
-        Simulator(2).run(lambda world: linear_role(world, staleness=world.rank))
+        numbers(2).run(lambda world: linear_role(world, staleness=world.rank))
 
 
 def test_a_worker_that_does_not_finish_is_a_deadlock_that_names_the_server():
@@ -435,7 +405,7 @@ def test_a_worker_that_does_not_finish_is_a_deadlock_that_names_the_server():
             optimizer.serve()
 
     with pytest.raises(DeadlockError, match="rank 0: waits in recv from any rank"):
-        Simulator(3).run(worker)
+        numbers(3).run(worker)
 
 
 def test_a_worker_that_raises_ends_the_run():
@@ -447,6 +417,6 @@ def test_a_worker_that_raises_ends_the_run():
             raise KeyError("planted")
         return optimizer.finish()
 
-    for engine in (Simulator(3), Processes(3, timeout_s=60)):
+    for engine in (numbers(3), Processes(3, timeout_s=60)):
         with pytest.raises(KeyError, match="rank 2"):
             engine.run(worker)

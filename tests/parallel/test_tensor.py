@@ -18,6 +18,7 @@ from llmlab.parallel.inspection import describe
 from llmlab.parallel.placement import Shard, shard_of, sum_partial
 from llmlab.parallel.tensor import tensor_parallel
 from llmlab.parallel.vocabulary import whole_logits
+from tests.parallel.comparing import numbers, sent
 
 CONFIG = Config(vocab_size=17, d_model=12, n_layer=2, n_head=6, max_seq=12, dtype=torch.float64)
 MODELS = {
@@ -119,7 +120,7 @@ def same_bits(results) -> bool:
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
 def test_losses_gradients_and_weights_after_3_steps_are_the_single_processs(config, ranks, sequence_parallel):
-    results = Simulator(ranks, kernels=False).run(train, config, sequence_parallel).results
+    results = numbers(ranks).run(train, config, sequence_parallel).results
     assert all(distance(train_alone(config), many) < 1e-9 for many in results)
     assert same_bits(results)
 
@@ -127,7 +128,7 @@ def test_losses_gradients_and_weights_after_3_steps_are_the_single_processs(conf
 @pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tensor", "sequence"])
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_key_heads_fewer_than_ranks_are_held_by_several(ranks, sequence_parallel):
-    results = Simulator(ranks, kernels=False).run(train, FEW_KEYS, sequence_parallel).results
+    results = numbers(ranks).run(train, FEW_KEYS, sequence_parallel).results
     assert all(distance(train_alone(FEW_KEYS), many) < 1e-9 for many in results)
     assert same_bits(results)
 
@@ -142,7 +143,7 @@ def no_token_for_an_expert(world, config: Config):
 def test_an_expert_without_a_token_takes_part():
     config, model = MODELS["experts"], Transformer(MODELS["experts"])
     model.loss(batch()[0][:1, :1], batch()[0][:1, 1:2]).backward()
-    for run in (Simulator(2).run(no_token_for_an_expert, config), Processes(2).run(no_token_for_an_expert, config)):
+    for run in (numbers(2).run(no_token_for_an_expert, config), Processes(2).run(no_token_for_an_expert, config)):
         for got in run.results:
             assert all((got[name] - x).norm() <= 1e-9 * max(x.norm(), 1e-6) for name, x in gradients(model).items())
 
@@ -151,14 +152,11 @@ def test_two_processes_train_as_one_and_hand_over_the_simulators_bytes():
     config = MODELS["llama"]
     with Processes(2) as live:
         for sequence_parallel in (False, True):
-            real, simulated = (e.run(train, config, sequence_parallel) for e in (live, Simulator(2, kernels=False)))
+            real, simulated = (e.run(train, config, sequence_parallel) for e in (live, numbers(2)))
             assert all(distance(train_alone(config), many) < 1e-9 for many in real.results)
             assert same_bits(real.results)
             for rank in range(2):
-                sent = [
-                    [(e.op, e.nbytes) for e in run.trace.select(rank=rank, stream="comm")] for run in (real, simulated)
-                ]
-                assert sent[0] == sent[1]
+                assert sent(real, rank) == sent(simulated, rank)
 
 
 @pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tensor", "sequence"])
@@ -166,7 +164,7 @@ def test_fp32_differs_from_one_process_by_rounding_only(sequence_parallel):
     config = replace(CONFIG, dtype=torch.float32)
     # fp32 rounds by 6e-8; a gradient adds up 24 tokens through sums of up to 48 features, in another order, for 3 steps
     tolerance = 6e-8 * 24 * 3
-    for many in Simulator(3, kernels=False).run(train, config, sequence_parallel).results:
+    for many in numbers(3).run(train, config, sequence_parallel).results:
         assert distance(train_alone(config), many) < tolerance
 
 
@@ -174,7 +172,7 @@ def test_fp32_differs_from_one_process_by_rounding_only(sequence_parallel):
 def test_a_split_bf16_model_is_no_further_from_fp64_than_a_whole_one(sequence_parallel):
     config, exact = replace(CONFIG, dtype=torch.bfloat16), train_alone(CONFIG, steps=1)
     away = distance(exact, train_alone(config, steps=1))
-    for many in Simulator(3, kernels=False).run(train, config, sequence_parallel, steps=1).results:
+    for many in numbers(3).run(train, config, sequence_parallel, steps=1).results:
         assert distance(exact, many) < 1.25 * away  # each rank rounds its summand once more
 
 
@@ -185,7 +183,7 @@ def test_logits_gathered_over_the_ranks_are_the_single_processs():
         model = tensor_parallel(Transformer(config), world)
         return whole_logits(model(batch()[0]).detach(), config.vocab_size, world)
 
-    for logits in Simulator(3, kernels=False).run(worker).results:
+    for logits in numbers(3).run(worker).results:
         torch.testing.assert_close(logits, Transformer(config)(batch()[0]).detach(), rtol=1e-12, atol=1e-12)
 
 
@@ -198,7 +196,7 @@ def test_activation_recomputation_enters_and_leaves_again_and_changes_nothing():
 
     wanted = train_alone(CONFIG, steps=1)[1]
     for sequence_parallel in (False, True):
-        for got in Simulator(2, kernels=False).run(worker, sequence_parallel).results:
+        for got in numbers(2).run(worker, sequence_parallel).results:
             assert all((got[name] - x).norm() <= 1e-9 * max(x.norm(), 1e-6) for name, x in wanted.items())
 
 
@@ -237,7 +235,7 @@ def test_a_planted_mistake_is_caught(monkeypatch, sequence_parallel, owner, name
     wanted = train_alone(config, steps=2)
     honest, planted = [], []
     for results in (honest, planted):
-        results += Simulator(4, kernels=False).run(train, config, sequence_parallel, steps=2).results
+        results += numbers(4).run(train, config, sequence_parallel, steps=2).results
         monkeypatch.setattr(owner, name, mistake)
     assert all(distance(wanted, many) < 1e-9 for many in honest)
     assert all(distance(wanted, many) > 1e-4 for many in planted)
@@ -248,7 +246,7 @@ def test_dropout_drops_the_same_elements_however_the_tokens_are_split(monkeypatc
     if planted:  # every rank believes its tokens to be the first
         monkeypatch.setattr(sequence, "set_part", lambda dropout, group: None)
     config = MODELS["smoothed, with dropout"]
-    results = Simulator(2, kernels=False).run(train, config, True).results
+    results = numbers(2).run(train, config, True).results
     assert all((distance(train_alone(config), many) > 1e-3) == planted for many in results)
 
 
@@ -269,7 +267,7 @@ def test_what_cannot_be_split_is_refused_before_anything_is_sent():
             with pytest.raises(ValueError, match=text):
                 tensor_parallel(make(), world)
 
-    assert len(Simulator(4, kernels=False).run(worker).trace) == 0
+    assert len(numbers(4).run(worker).trace) == 0
 
 
 def test_a_model_is_split_once():
@@ -278,7 +276,7 @@ def test_a_model_is_split_once():
         with pytest.raises(ValueError, match="not split yet"):
             tensor_parallel(model, world)
 
-    Simulator(2, kernels=False).run(worker)
+    numbers(2).run(worker)
 
 
 def test_a_length_that_does_not_split_is_refused_by_sequence_parallelism():
@@ -287,7 +285,7 @@ def test_a_length_that_does_not_split_is_refused_by_sequence_parallelism():
         with pytest.raises(ValueError, match="dimension 1 of size 11 does not split over world=3"):
             model(batch()[0][:, :11])
 
-    Simulator(3, kernels=False).run(worker)
+    numbers(3).run(worker)
 
 
 def test_parameters_stay_the_same_objects_tied_ones_too_and_whole_ones_keep_their_names():
@@ -298,14 +296,14 @@ def test_parameters_stay_the_same_objects_tied_ones_too_and_whole_ones_keep_thei
         assert model.head.weight is model.embedding.token.weight
         return all(p is before[name] for name, p in model.named_parameters())
 
-    assert Simulator(2, kernels=False).run(worker).results == [True] * 2
+    assert numbers(2).run(worker).results == [True] * 2
 
 
 def test_describe_shows_the_doors_and_the_slices():
     def worker(world):
         return describe(tensor_parallel(Transformer(CONFIG), world), before=Transformer(CONFIG))
 
-    table = Simulator(2, kernels=False).run(worker).results[0]
+    table = numbers(2).run(worker).results[0]
     rows = {path: what for path, what in (line.split(None, 1) for line in table.splitlines())}
     assert rows["blocks.*.attention"].startswith("before: enter; after: leave")
     assert rows["blocks.*.attention.query.weight"] == "[6, 12] float64  (was [12, 12] float64)  x 2"
@@ -319,7 +317,7 @@ def test_describe_shows_the_doors_and_the_slices():
 @pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tensor", "sequence"])
 @pytest.mark.parametrize("config", [*MODELS.values(), FEW_KEYS], ids=[*MODELS, "few key heads"])
 def test_every_step_hands_over_the_closed_forms_bytes(config, sequence_parallel):
-    run = Simulator(4 if config is FEW_KEYS else 3, numerics=False).run(bare_step, config, sequence_parallel)
+    run = numbers(4 if config is FEW_KEYS else 3).run(bare_step, config, sequence_parallel)
     wanted = tensor_bytes(config, B, T, run.ranks, sequence_parallel)
     assert [run.trace.select(stream="comm").comm_bytes(rank) for rank in range(run.ranks)] == [wanted] * run.ranks
 
@@ -340,7 +338,7 @@ def test_meta_tensors_give_the_same_operations_bytes_and_virtual_time(sequence_p
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "few key heads"])
 def test_peak_memory_is_the_closed_forms(name, ranks, sequence_parallel):
-    sizes = {"vocab_size": 1030, "d_model": 96, "n_layer": 6, "n_head": 12, "max_seq": 256, "dtype": torch.float32}
+    sizes = {"vocab_size": 1030, "d_model": 96, "n_layer": 4, "n_head": 12, "max_seq": 256, "dtype": torch.float32}
     sizes |= {"d_ff": 384, "n_kv_head": 2 if name == "few key heads" else 12}
     config = replace(MODELS["llama" if name == "llama" else "gpt2"], **sizes)
     run = Simulator(ranks, numerics=False).run(bare_step, config, sequence_parallel, 4, 256)

@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from llmlab.comm.group import Group
-from llmlab.comm.simulator import Simulator
 from llmlab.model import IGNORE
 from llmlab.model.embedding import Table
 from llmlab.parallel import vocabulary
 from llmlab.parallel.placement import Shard, shard_of
 from llmlab.parallel.vocabulary import split_table, vocabulary_cross_entropy, whole_logits
+from tests.parallel.comparing import numbers
 
 V = 10  # over 3 ranks: 4, 4 and 2 rows; over 4: 3, 3, 3 and 1; over 7: 2 each for 5 ranks, and two ranks with none
 
@@ -54,14 +54,14 @@ def whole_loss(reduction: str, smoothing: float, dtype=torch.float64):
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7])
 def test_the_split_cross_entropy_and_its_gradient_are_torchs(ranks, reduction, smoothing):
     wanted = whole_loss(reduction, smoothing)
-    for got in Simulator(ranks).run(split_loss, reduction, smoothing).results:
+    for got in numbers(ranks).run(split_loss, reduction, smoothing).results:
         for a, b in zip(wanted, got, strict=True):
             assert (a - b).norm() <= 1e-12 * a.norm()
 
 
 def test_sixteen_bit_logits_are_summed_in_fp32_and_get_a_sixteen_bit_gradient():
     wanted = whole_loss("mean", 0.0, torch.bfloat16)
-    for loss, grad in Simulator(3).run(split_loss, "mean", 0.0, torch.bfloat16).results:
+    for loss, grad in numbers(3).run(split_loss, "mean", 0.0, torch.bfloat16).results:
         assert (loss.dtype, grad.dtype) == (torch.float32, torch.bfloat16)
         assert abs(loss - wanted[0]) <= 1e-6 * wanted[0]  # fp32 sums of 10 terms
         assert (grad - wanted[1]).norm() <= 2**-8 * wanted[1].norm()  # a bf16 rounding
@@ -73,12 +73,12 @@ def test_the_mean_over_no_target_is_nan_and_its_sum_zero_as_in_torch():
         z, targets = torch.ones(3, rows.part), torch.full((3,), IGNORE)
         return [vocabulary_cross_entropy(z, targets, rows, reduction=reduction).item() for reduction in ("mean", "sum")]
 
-    for mean, total in Simulator(2).run(worker).results:
+    for mean, total in numbers(2).run(worker).results:
         assert mean != mean and total == 0.0
 
 
 def test_a_loss_hands_over_three_numbers_a_token_and_its_backward_none():
-    run = Simulator(2).run(split_loss, "mean", 0.0)
+    run = numbers(2).run(split_loss, "mean", 0.0)
     gathered = 8 * 10 * V // 2
     assert [e.nbytes for e in run.trace.select(rank=0, stream="comm")] == [8 * 10, 2 * 8 * 10, gathered]
 
@@ -87,7 +87,7 @@ def test_ranks_that_subtract_their_own_largest_logit_add_up_what_does_not_belong
     all_reduce = Group.all_reduce
     monkeypatch.setattr(Group, "all_reduce", lambda group, x, op="sum": x if op == "max" else all_reduce(group, x, op))
     wanted = whole_loss("mean", 0.0)[0]
-    assert all(abs(loss - wanted) > 0.1 * wanted for loss, _ in Simulator(2).run(split_loss, "mean", 0.0).results)
+    assert all(abs(loss - wanted) > 0.1 * wanted for loss, _ in numbers(2).run(split_loss, "mean", 0.0).results)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -114,13 +114,13 @@ def test_the_split_table_gives_the_rows_of_the_whole_and_its_gradient(ranks):
     tokens, table = [0, 9, 3, 3, 4, 8], make_table()
     wanted = table(torch.tensor(tokens))
     (wanted**2).sum().backward()
-    for rows, grad, _ in Simulator(ranks).run(look_up, tokens).results:
+    for rows, grad, _ in numbers(ranks).run(look_up, tokens).results:
         assert torch.equal(rows, wanted)
         assert torch.equal(grad, table.weight.grad)
 
 
 def test_a_rank_holds_v_over_p_rows_rounded_up_and_zeros_where_the_vocabulary_ends():
-    held = [weight for _, _, weight in Simulator(4).run(look_up, [0]).results]
+    held = [weight for _, _, weight in numbers(4).run(look_up, [0]).results]
     assert [len(weight) for weight in held] == [3] * 4
     assert torch.equal(held[3][0], make_table().weight[9])
     assert not held[3][1:].any()
@@ -135,14 +135,14 @@ def test_a_number_outside_the_vocabulary_is_refused_on_every_rank(token):
         with pytest.raises(ValueError, match=f"targets wants numbers from 0 to 9, got .*{token}"):
             vocabulary_cross_entropy(torch.zeros(2, rows.part), torch.tensor([token, 1]), rows)
 
-    Simulator(4).run(worker)
+    numbers(4).run(worker)
 
 
 def test_logits_can_be_gathered_without_the_padding():
     def worker(world):
         return whole_logits(Shard(world, 2, V).take(problem()[0]), V, world)
 
-    for got in Simulator(3).run(worker).results:
+    for got in numbers(3).run(worker).results:
         assert torch.equal(got, problem()[0])
 
 
@@ -151,6 +151,6 @@ def test_padding_is_no_part_of_the_vocabulary(monkeypatch):
         rows = Shard(world, 1, V)
         return vocabulary_cross_entropy(torch.zeros(2, rows.part), torch.tensor([1, 9]), rows).item()
 
-    assert Simulator(3).run(even_logits).results == pytest.approx([log(10)] * 3)
+    assert numbers(3).run(even_logits).results == pytest.approx([log(10)] * 3)
     monkeypatch.setattr(vocabulary, "held", lambda rows: rows.part)  # planted: count it
-    assert Simulator(3).run(even_logits).results == pytest.approx([log(12)] * 3)
+    assert numbers(3).run(even_logits).results == pytest.approx([log(12)] * 3)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from llmlab.comm.simulator import Simulator
 from llmlab.model import Config, Transformer, recompute
 from llmlab.parallel import zero3
 from llmlab.parallel.zero import ZeRO, zero
 from llmlab.parallel.zero_bubble import defer_weights, pay
+from tests.parallel.comparing import joined, numbers
 
 CONFIG = Config(vocab_size=17, d_model=8, n_layer=3, n_head=2, max_seq=6, dtype=torch.float64)
 BLOCK = 12 * 8 * 8 + 13 * 8  # numbers in a block: four D x D and two D x 4D matrices, their biases, two norms
@@ -30,10 +30,6 @@ def share(world, step: int = 0) -> list[torch.Tensor]:
 
 def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.5)
-
-
-def joined(tensors) -> torch.Tensor:
-    return torch.cat([x.detach().flatten() for x in tensors])
 
 
 @cache
@@ -85,7 +81,7 @@ HOWS = {
 @pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
 def test_the_weights_after_3_steps_are_the_single_processs(how):
     one = train_alone()
-    for many in Simulator(2, kernels=False).run(train, **how).results:
+    for many in numbers(2).run(train, **how).results:
         assert (one - many).norm() < 1e-9 * one.norm()
 
 
@@ -100,7 +96,7 @@ def messages(**how) -> list[tuple[str, int]]:
         model.loss(*share(world)).backward()
         optimizer.step()
 
-    events = Simulator(2).run(step).trace.select(rank=0, stream="comm")
+    events = numbers(2).run(step).trace.select(rank=0, stream="comm")
     return [({"all_gather": "gather", "reduce_scatter": "reduce"}[e.op], e.nbytes // 8) for e in events]
 
 
@@ -144,7 +140,7 @@ def seen_inside(world):
 
 
 def test_weights_are_whole_in_their_turn_and_nan_before_and_after():
-    seen, hidden, shapes = Simulator(2).run(seen_inside).results[0]
+    seen, hidden, shapes = numbers(2).run(seen_inside).results[0]
     first, second, third = ([i == block for i in range(3)] for block in range(3))
     nothing = [False] * 3
     assert seen == [first, second, third, nothing, third, second, first, nothing]
@@ -159,7 +155,7 @@ def test_without_gradients_nothing_is_kept():
             loss = model.loss(*batch())
         return loss, all(p.isnan().all() for p in sharded.owned)
 
-    loss, hidden = Simulator(2).run(evaluate).results[0]
+    loss, hidden = numbers(2).run(evaluate).results[0]
     assert hidden and torch.equal(loss, Transformer(CONFIG).loss(*batch()))
 
 
@@ -173,14 +169,14 @@ def test_backward_after_the_optimizer_stepped_is_an_error():
         loss.backward()
 
     with pytest.raises(RuntimeError, match="the optimizer has stepped since"):
-        Simulator(2).run(stale)
+        numbers(2).run(stale)
 
 
 def test_weights_kept_over_a_step_are_noticed(monkeypatch):
     free = zero3.Gathered.free
     monkeypatch.setattr(zero3.Gathered, "free", lambda self: None if self.bucket.numel == BLOCK else free(self))
     one = train_alone()
-    assert all((one - many).norm() > 1e-3 * one.norm() for many in Simulator(2, kernels=False).run(train).results)
+    assert all((one - many).norm() > 1e-3 * one.norm() for many in numbers(2).run(train).results)
 
 
 def test_a_frozen_block_is_freed_as_soon_as_backward_is_through_it():
@@ -195,7 +191,7 @@ def test_a_frozen_block_is_freed_as_soon_as_backward_is_through_it():
         model.loss(*share(world)).backward()
         return seen
 
-    assert Simulator(2).run(freeze).results[0] == [True, False, False]
+    assert numbers(2).run(freeze).results[0] == [True, False, False]
 
 
 def test_a_parameter_of_the_models_own_is_refused():
@@ -205,7 +201,7 @@ def test_a_parameter_of_the_models_own_is_refused():
             self.scale, self.body = nn.Parameter(torch.ones(())), nn.Linear(2, 2)
 
     with pytest.raises(ValueError, match="every parameter in a submodule"):
-        Simulator(1).run(lambda world: ZeRO(Scale(), world, 3))
+        numbers(1).run(lambda world: ZeRO(Scale(), world, 3))
 
 
 def test_watchers_of_saved_tensors_see_all_that_is_no_weight():
@@ -224,6 +220,6 @@ def test_watchers_of_saved_tensors_see_all_that_is_no_weight():
         loss.backward()
         return shapes
 
-    shapes = Simulator(2, kernels=False).run(watch).results[0]
+    shapes = numbers(2).run(watch).results[0]
     assert (2, 2, 6, 4) in shapes  # queries, by heads
     assert (8, 8) not in shapes and (32, 8) not in shapes  # matrices

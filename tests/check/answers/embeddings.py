@@ -1,10 +1,9 @@
-"""Exercises on embeddings: a right answer, typical wrong ones (each with its own hint), and an empty one."""
+"""Embeddings and positions: right answers, and wrong ones with their hints."""
 
 from __future__ import annotations
 
 from math import cos, pi, sin
 
-import pytest
 import torch
 
 from llmlab.check.embeddings import look_up, sinusoid, split_look_up, turn
@@ -66,21 +65,3 @@ WRONG = [
         "the ranks have to talk",
     ),
 ]
-
-
-@pytest.mark.parametrize(("check", "answer"), RIGHT)
-def test_a_right_answer_is_right(check, answer):
-    assert check(answer), check(answer)
-
-
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG, ids=[hint for _, _, hint in WRONG])
-def test_a_wrong_answer_is_wrong_and_its_hint_names_the_mistake(check, answer, hint):
-    result = check(answer)
-    assert not result
-    assert hint in str(result).split("  hint ")[1], result
-
-
-@pytest.mark.parametrize("check", [check for check, _ in RIGHT])
-@pytest.mark.parametrize("answer", [None, lambda *inputs: None, lambda *inputs: ...])
-def test_an_empty_answer_is_met_kindly(check, answer):
-    assert "nothing to check yet" in str(check(answer))

@@ -1,8 +1,6 @@
-"""Exercises on tokens: a right answer, typical wrong ones (each with its own hint), and an empty one."""
+"""Tokens: right answers, and wrong ones with their hints."""
 
 from __future__ import annotations
-
-import pytest
 
 from llmlab.check.tokens import bpe_merge, jaccard, packed_targets, table_parameters
 
@@ -15,6 +13,16 @@ def replaced(ids, pair, new):
         else:
             out, rest = [*out, rest[0]], rest[1:]
     return out
+
+
+def first_only(ids, pair, new):
+    out = replaced(ids, pair, new)
+    return out if out.count(new) < 2 else [*ids[: out.index(new)], new, *ids[out.index(new) + 2 :]]
+
+
+def used_twice(ids, pair, new):
+    hits = [i for i in range(len(ids) - 1) if tuple(ids[i : i + 2]) == pair]
+    return [new if i in hits else x for i, x in enumerate(ids) if i in hits or i - 1 not in hits]
 
 
 RIGHT = [
@@ -38,35 +46,6 @@ WRONG = [
     (table_parameters, lambda vocab, d, tied: vocab * d * (1 + tied), "the wrong way round"),
     (table_parameters, lambda vocab, d, tied: 4 * vocab * d * (2 - tied), "bytes of fp32"),
     (table_parameters, lambda vocab, d, tied: vocab + d, "rows times columns"),
+    (bpe_merge, first_only, "only the first occurrence"),
+    (bpe_merge, used_twice, "used twice"),
 ]
-
-
-def first_only(ids, pair, new):
-    out = replaced(ids, pair, new)
-    return out if out.count(new) < 2 else [*ids[: out.index(new)], new, *ids[out.index(new) + 2 :]]
-
-
-def used_twice(ids, pair, new):
-    hits = [i for i in range(len(ids) - 1) if tuple(ids[i : i + 2]) == pair]
-    return [new if i in hits else x for i, x in enumerate(ids) if i in hits or i - 1 not in hits]
-
-
-WRONG += [(bpe_merge, first_only, "only the first occurrence"), (bpe_merge, used_twice, "used twice")]
-
-
-@pytest.mark.parametrize(("check", "answer"), RIGHT)
-def test_a_right_answer_is_right(check, answer):
-    assert check(answer), check(answer)
-
-
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG, ids=[hint for _, _, hint in WRONG])
-def test_a_wrong_answer_is_wrong_and_its_hint_names_the_mistake(check, answer, hint):
-    result = check(answer)
-    assert not result
-    assert hint in str(result).split("  hint ")[1], result
-
-
-@pytest.mark.parametrize("check", [check for check, _ in RIGHT])
-@pytest.mark.parametrize("answer", [None, lambda *inputs: None, lambda *inputs: ...])
-def test_an_empty_answer_is_met_kindly(check, answer):
-    assert "nothing to check yet" in str(check(answer))
