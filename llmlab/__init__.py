@@ -35,7 +35,9 @@ _NAMES = {
     "parallel.local_sgd": ["local_sgd", "diloco", "average_weights"],
     "parallel.compression": ["compress_gradients", "TopK", "EightBit"],
     "parallel.inspection": ["describe"],
-    "cost": ["predict"],
+    "cost": ["predict", "plan", "calibrate", "Measured", "Stack", "stacks"],
+    "cost.models": ["find_config"],
+    "diagnosing": ["time_spent", "utilization", "within", "between", "exposed_by_axis"],
     "measuring": ["measure"],
     "plot": ["show", "explore"],
 }  # fmt: skip

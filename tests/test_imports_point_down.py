@@ -14,7 +14,7 @@ LEVELS = [
     {"model", "text", "optim", "comm", "hardware"},
     {"training", "generation", "evaluate", "checkpoint"},
     {"parallel"},
-    {"cost", "measuring"},
+    {"cost", "measuring", "diagnosing"},
     {"plot"},
     {"widgets", "check"},
     {"__init__", "__main__"},

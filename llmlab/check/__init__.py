@@ -5,6 +5,7 @@ answer takes and gives.
 """
 
 from llmlab.check.attending import attention, cache_bytes, causal_weights, combine_tiles
+from llmlab.check.budgets import best_group, largest_microbatch, product_seconds, step_flops, training_state_bytes
 from llmlab.check.context import combine_blocks, longest_context, ring_attention, ring_attention_bytes, zigzag
 from llmlab.check.embeddings import look_up, sinusoid, split_look_up, turn
 from llmlab.check.examine import Result
@@ -22,10 +23,12 @@ from llmlab.check.pipeline import (
     own_schedule,
     split_by_speed,
 )
+from llmlab.check.planning import best_size, cheapest, mfu_of_hfu, skill, training_gpu_hours
 from llmlab.check.server import server_bytes, servers_needed, stale_bounded, stale_descent
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss
+from llmlab.check.timelines import exposed_seconds, mfu, seventh_cause, seventh_split
 from llmlab.check.tokens import bpe_merge, jaccard, packed_targets, table_parameters
 from llmlab.check.training import adam_step, clipped, largest_rate, warm_up_cosine
 from llmlab.check.transformer import block_parameters, decoder_inputs, layer_norm, next_token_loss
@@ -37,6 +40,8 @@ __all__ = [
     "all_reduce_from_send_recv",
     "amdahl",
     "attention",
+    "best_group",
+    "best_size",
     "bias_step",
     "block_parameters",
     "bpe_merge",
@@ -44,6 +49,7 @@ __all__ = [
     "bucket_bytes",
     "cache_bytes",
     "causal_weights",
+    "cheapest",
     "clipped",
     "clipped_precision",
     "combine_blocks",
@@ -56,6 +62,7 @@ __all__ = [
     "exchange_bytes",
     "expert_capacity",
     "expert_gradient",
+    "exposed_seconds",
     "federated_average",
     "first_free",
     "gain_gradient",
@@ -65,6 +72,7 @@ __all__ = [
     "jaccard",
     "kept_tokens",
     "kv_cache_bytes",
+    "largest_microbatch",
     "largest_rate",
     "layer_norm",
     "local_sgd_bytes",
@@ -73,11 +81,14 @@ __all__ = [
     "masked_upload",
     "mean_of_parts",
     "message_count",
+    "mfu",
+    "mfu_of_hfu",
     "microbatches_needed",
     "next_token_loss",
     "own_schedule",
     "packed_targets",
     "perplexity",
+    "product_seconds",
     "ring_attention",
     "ring_attention_bytes",
     "ring_bytes",
@@ -85,20 +96,26 @@ __all__ = [
     "serial_share",
     "server_bytes",
     "servers_needed",
+    "seventh_cause",
+    "seventh_split",
     "shard_bounds",
     "sharded_step",
     "shares_by_speed",
     "sinusoid",
+    "skill",
     "split_by_speed",
     "split_evenly",
     "split_look_up",
     "stale_bounded",
     "stale_descent",
+    "step_flops",
     "table_parameters",
     "tempered",
     "tensor_block_bytes",
     "tensor_mlp",
     "top_p_kept",
+    "training_gpu_hours",
+    "training_state_bytes",
     "turn",
     "unequal_batches",
     "vocabulary_loss",

@@ -1,5 +1,8 @@
 """Closed forms: what a training step takes in time and memory, on any cluster, without running it."""
 
-from llmlab.cost.step import Prediction, predict
+from llmlab.cost.calibration import Measured, calibrate
+from llmlab.cost.planning import plan
+from llmlab.cost.prediction import Prediction, predict
+from llmlab.cost.stack import Stack, stacks
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Measured", "Prediction", "Stack", "calibrate", "plan", "predict", "stacks"]

@@ -2,65 +2,71 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
 from llmlab.cost.sizes import Sizes
+
+if TYPE_CHECKING:
+    from llmlab.cost.stack import Stack
 
 RUNTIME_BYTES = int(1.5 * 2**30)  # context, libraries and their buffers; a guess that fits published peaks
 
 
-def memory(x: Sizes, recompute: str) -> dict[str, float]:
+def memory(x: Sizes, stack: Stack) -> dict[str, Any]:
     """Bytes by category on the fullest stage: the first, the second (it may have a layer more) or the last."""
     last = x.layout.pp - 1
-    stages = [_stage(x, recompute, stage) for stage in sorted({0, min(1, last), last})]
-    return max(stages, key=lambda stage: sum(stage.values()))
+    one = getattr(stack.software, "memory", lambda x, stage: _stage(x, stack, stage))
+    stages = [one(x, stage) for stage in (0 * last, np.minimum(1, last), last)]
+    fullest = np.argmax([sum(stage.values()) for stage in stages], axis=0)
+    return {name: np.choose(fullest, [stage[name] for stage in stages]) for name in stages[0]}
 
 
-def _stage(x: Sizes, recompute: str, stage: int) -> dict[str, float]:
-    layout = x.layout
+def _stage(x: Sizes, stack: Stack, stage: Any) -> dict[str, Any]:
+    zero = x.layout.zero
     params, sharded = x.params(stage), x.sharded_params(stage)
     master = 12 if x.w == 2 else 2 * x.w  # fp32 weights and Adam's two moments; fp32 training keeps no second copy
+    kept = stack.activations * layer_activations(x, stack.fused_attention)
+    whole = stack.activations * layer_activations(x, stack.fused_attention, recompute=0)
     return {
-        "parameters": x.w * (sharded + 2 * x.layer_params if layout.zero == 3 else params),
-        "gradients": x.g * (sharded if layout.zero >= 2 else params),
-        "optimizer": master * (sharded if layout.zero >= 1 else params),
-        "activations": x.layers(stage) * in_flight(x, stage) * layer_activations(x, recompute),
+        "parameters": x.w * np.where(zero == 3, sharded + 2 * x.layer_params, params),
+        "gradients": x.g * np.where(zero >= 2, sharded, params),
+        "optimizer": master * np.where(zero >= 1, sharded, params),
+        "activations": x.layers(stage) * in_flight(x, stage) * kept,
         # the layer being computed again; and the fp32 logits with their gradient, where the loss is
-        "working": (layer_activations(x, "none") if recompute == "full" else 0.0)
-        + _logits(x) * (stage == layout.pp - 1),
-        "runtime": RUNTIME_BYTES,
+        "working": np.where(np.asarray(x.recompute) == 2, whole, 0.0) + _logits(x) * (stage == x.layout.pp - 1),
+        "runtime": RUNTIME_BYTES + 0 * params,
     }
 
 
-def layer_activations(x: Sizes, recompute: str) -> float:
+def layer_activations(x: Sizes, fused: bool, recompute: Any = None) -> Any:
     """Bytes one layer keeps for its backward on one micro-batch: s b h (10 + 24/t + 5 a s/(h t)) for GPT-3, 16 bits.
 
-    `selective` computes the attention core again, `full` everything but the layer's input.
+    Selective recomputation computes the attention core again, full everything but the layer's input.
     """
     c, t = x.config, x.layout.tp
-    split = 1 / t if x.layout.sequence_parallel else 1.0
     hidden = x.n * c.d_model
-    if recompute == "full":
-        return x.w * hidden * split
-    mask = 1 if getattr(c, "dropout", 0.0) else 0
+    mask = np.where(np.asarray(getattr(c, "dropout", 0.0)) > 0, 1, 0)
     whole = 4 * x.w + 2 * mask  # two norms' inputs, two block inputs, two dropout masks
-    ratio = x.active_experts * c.d_ff / c.d_model
-    kv = x.kv_width / c.d_model
-    sharded = 2 * x.w * (1 + kv) + x.mlp_matrices * x.w * ratio  # q, k, v, context; the MLP's inner values
-    scores = 0.0
-    if recompute == "none" and not x.fused_attention:
-        scores = (2 * x.w + mask) * x.n * x.T * c.n_head / t  # softmax's output, dropout's mask and output
-    return hidden * (whole * split + sharded / t) + scores
+    ratio = (x.dense_mlps + x.active_experts) * c.d_ff / c.d_model
+    # q, k, v, context; the MLP's inner values
+    sharded = 2 * x.w * (x.q_width + x.kv_width) / c.d_model + x.mlp_matrices * x.w * ratio
+    kept = hidden * (whole * x.split + sharded / t)
+    scores = (
+        0.0 if fused else (2 * x.w + mask) * x.n * x.T * c.n_head / t
+    )  # softmax's output, dropout's mask and output
+    return np.choose(x.recompute if recompute is None else recompute, [kept + scores, kept, x.w * hidden * x.split])
 
 
-def in_flight(x: Sizes, stage: int) -> float:
+def in_flight(x: Sizes, stage: Any) -> Any:
     """Micro-batches whose activations a stage holds at once."""
     layout = x.layout
-    if layout.pp == 1:
-        return 1.0
-    if layout.schedule == "gpipe":
-        return x.m
-    extra = (layout.pp - 1) / (layout.pp * layout.virtual_stages) if layout.virtual_stages > 1 else 0.0
-    return min(x.m, layout.pp - stage) * (1 + extra)
+    v, behind = layout.virtual_stages, layout.pp - 1 - stage
+    waiting = np.where(v > 1, (2 * behind + (v - 1) * layout.pp + 1) / v, behind + 1)
+    waiting = np.minimum(x.m, waiting)
+    return np.where(layout.pp == 1, 1.0, np.where(np.asarray(layout.schedule) == "gpipe", x.m, waiting))
 
 
-def _logits(x: Sizes) -> float:
+def _logits(x: Sizes) -> Any:
     return x.n * x.config.vocab_size / x.layout.tp * (x.w + 4 + 4)

@@ -6,94 +6,120 @@ Ranks are numbered with tp innermost, then cp, dp, and pp outermost; so tp stays
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log2
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from llmlab.cost.sizes import Sizes
 from llmlab.hardware import Cluster
-from llmlab.parallel.layout import Layout
+
+if TYPE_CHECKING:
+    from llmlab.cost.stack import Stack
+
+
+@dataclass(frozen=True)
+class Wires:
+    """A cluster's links as one stack uses them: seconds of latency and bytes/s, inside a node and between nodes."""
+
+    per_node: int
+    near_s: float
+    far_s: float
+    near: float
+    far: float
+    congestion: float
+    rings: bool  # latency of every step of a ring; else of a tree
+
+    @staticmethod
+    def of(cluster: Cluster, stack: Stack) -> Wires:
+        near, far = cluster.intra, cluster.inter
+        rates = [link.bytes_per_s * link.efficiency * by for link, by in ((near, stack.intra), (far, stack.inter))]
+        seconds = near.latency_s, far.latency_s
+        return Wires(cluster.devices_per_node, *seconds, rates[0], rates[1], stack.congestion, stack.software.own)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A group of `size` ranks, `stride` apart: `local` of them share each node."""
+    """A group of `size` ranks, `stride` apart."""
 
-    size: int
-    stride: int
-    cluster: Cluster
-
-    @property
-    def local(self) -> int:
-        return max(1, min(self.size, self.cluster.devices_per_node // self.stride))
+    size: Any
+    stride: Any
+    wires: Wires
 
     @property
-    def crosses(self) -> bool:
+    def local(self) -> Any:
+        """Ranks of the group that share a node."""
+        return np.clip(self.wires.per_node // self.stride, 1, self.size)
+
+    @property
+    def spans(self) -> Any:
+        """Whether it spans nodes."""
         return self.local < self.size
 
-    def gather(self, nbytes: float) -> float:
-        """All-gather or reduce-scatter of `nbytes` in all: latency by tree, bytes by ring, at the slower leg's pace.
+    def gather(self, nbytes: Any, messages: Any = 1) -> Any:
+        """All-gather or reduce-scatter of `nbytes` in all, in so many messages: bytes by ring, at the slower pace.
 
         Across nodes, each rank of the group in a node sends its share through its own adapter.
         """
-        if self.size == 1:
-            return 0.0
-        near, far = self.cluster.intra, self.cluster.inter
-        within = (self.local - 1) / self.local * nbytes / (near.bytes_per_s * near.efficiency)
-        latency = near.latency_s * log2(self.local)
-        if not self.crosses:
-            return latency + within
-        nodes = self.size / self.local
-        across = (nodes - 1) / nodes * nbytes / (far.bytes_per_s * far.efficiency * self.local)
-        return latency + far.latency_s * log2(nodes) + max(within, across)
+        wires, nodes = self.wires, self.size / self.local
+        within = (self.local - 1) / self.local * nbytes / wires.near
+        across = (nodes - 1) / nodes * nbytes / (wires.far * self.local) * nodes**wires.congestion
+        return messages * self._latency(wires.rings) + np.maximum(within, across)
 
-    def all_reduce(self, nbytes: float) -> float:
-        """A reduce-scatter and an all-gather."""
-        return 2 * self.gather(nbytes)
+    def all_reduce(self, nbytes: Any) -> Any:
+        """A reduce-scatter and an all-gather; or, where latency weighs more, everything up a tree and down again."""
+        wires = self.wires
+        tree = np.where(self.size > self.local, nbytes / (wires.far * self.local), 0.0)
+        tree = self._latency(False) + np.maximum(np.where(self.local > 1, nbytes / wires.near, 0.0), tree)
+        return 2 * np.minimum(self.gather(nbytes), tree)
 
-    def message(self, nbytes: float) -> float:
+    def _latency(self, rings: bool) -> Any:
+        steps = (
+            (self.local - 1, self.size / self.local - 1)
+            if rings
+            else (np.log2(self.local), np.log2(self.size / self.local))
+        )
+        return self.wires.near_s * steps[0] + self.wires.far_s * steps[1]
+
+    def message(self, nbytes: Any) -> Any:
         """One message to the next rank along the axis; the link is the slowest one on the way round."""
-        link = self.cluster.inter if self.crosses else self.cluster.intra
-        return link.seconds(nbytes) if self.size > 1 else 0.0
+        far = self.wires.far_s + nbytes / self.wires.far
+        near = self.wires.near_s + nbytes / self.wires.near
+        return np.where(self.size == 1, 0.0, np.where(self.local < self.size, far, near))
 
-    def all_to_all(self, nbytes: float) -> float:
+    def all_to_all(self, nbytes: Any) -> Any:
         """Each rank has `nbytes`, of which it keeps its own part."""
-        if self.size == 1:
-            return 0.0
-        near, far = self.cluster.intra, self.cluster.inter
-        within = (self.local - 1) / self.size * nbytes / (near.bytes_per_s * near.efficiency)
-        across = (self.size - self.local) / self.size * nbytes / (far.bytes_per_s * far.efficiency)
-        return (far if self.crosses else near).latency_s + max(within, across)
+        wires = self.wires
+        within = (self.local - 1) / self.size * nbytes / wires.near
+        across = (self.size - self.local) / self.size * nbytes / wires.far
+        once = np.where(self.local < self.size, wires.far_s, wires.near_s)
+        latency = self._latency(True) if wires.rings else once
+        return np.where(self.size == 1, 0.0, latency + np.maximum(within, across))
 
 
-def axes(layout: Layout, on: Cluster) -> dict[str, Axis]:
+def axes(layout: Any, wires: Wires) -> dict[str, Axis]:
     """Where each axis of a layout lies on the cluster; "data" joins dp and cp, which share gradients."""
-    tp, cp, dp, pp, ep = layout.tp, layout.cp, layout.dp, layout.pp, layout.ep
+    tp, cp, dp = layout.tp, layout.cp, layout.dp
     return {
-        "tp": Axis(tp, 1, on),
-        "cp": Axis(cp, tp, on),
-        "ep": Axis(ep, tp, on),
-        "data": Axis(dp * cp, tp, on),
-        "pp": Axis(pp, tp * cp * dp, on),
+        "tp": Axis(tp, np.ones_like(tp), wires),
+        "cp": Axis(cp, tp, wires),
+        "ep": Axis(layout.ep, tp, wires),
+        "data": Axis(dp * cp, tp, wires),
+        "experts": Axis(dp * cp / layout.ep, tp * layout.ep, wires),  # those that hold the same ones
+        "pp": Axis(layout.pp, tp * cp * dp, wires),
     }
 
 
-def tensor_parallel(x: Sizes, tp: Axis) -> float:
-    """One layer, one direction: two all-reduces of the hidden values (or as many gather and scatter pairs)."""
-    return 2 * tp.all_reduce(x.w * x.n * x.config.d_model)
+def hidden_values(x: Sizes, tp: Axis) -> Any:
+    """The ranks' summands of the hidden values, added up: by an all-reduce, or a scatter here and a gather there."""
+    nbytes = x.w * x.n * x.config.d_model
+    return np.where(x.layout.sequence_parallel, 2 * tp.gather(nbytes), tp.all_reduce(nbytes))
 
 
-def context_parallel(x: Sizes, cp: Axis) -> float:
-    """One layer forward: the keys and values of every other rank pass by, one ring step at a time."""
-    return (cp.size - 1) * cp.message(2 * x.w * x.n * x.kv_width / x.layout.tp)
+def context_parallel(x: Sizes, cp: Axis) -> Any:
+    """One step of a layer's ring: keys and values go on to the next rank."""
+    return cp.message(2 * x.w * x.n * x.kv_width / x.layout.tp)
 
 
-def expert_parallel(x: Sizes, ep: Axis) -> float:
-    """One layer, one direction: tokens to their experts and back."""
-    if ep.size == 1:
-        return 0.0
-    tokens = x.n / (x.layout.tp if x.layout.sequence_parallel else 1)
-    return 2 * ep.all_to_all(x.w * tokens * x.config.n_expert_active * x.config.d_model)
-
-
-def stage_message(x: Sizes, pp: Axis) -> float:
-    """Hidden values to the next stage; each tensor-parallel rank sends its part, and the part is gathered there."""
-    return pp.message(x.w * x.n * x.config.d_model / x.layout.tp)
+def expert_parallel(x: Sizes, ep: Axis, share: Any) -> Any:
+    """One layer, one direction: a share of the tokens to their experts and back."""
+    return 2 * ep.all_to_all(x.w * x.n * share * x.active_experts * x.config.d_model)

@@ -7,11 +7,15 @@ from llmlab.widgets.hover import timeline_hover
 from llmlab.widgets.layouts import layout_explorer
 from llmlab.widgets.live import LiveCurve
 from llmlab.widgets.maps import attention_explorer
+from llmlab.widgets.memories import memory_explorer
 from llmlab.widgets.optimizers import optimizer_explorer
+from llmlab.widgets.planner import prediction_explorer, scaling_explorer
 from llmlab.widgets.positions import rotary_explorer, sinusoid_explorer
+from llmlab.widgets.rooflines import roofline_explorer
 from llmlab.widgets.sampling import sampling_explorer
 from llmlab.widgets.schedules import schedule_explorer
 from llmlab.widgets.tokens import token_explorer
+from llmlab.widgets.wards import ward_round
 from llmlab.widgets.zero import zero_explorer
 
 __all__ = [
@@ -20,13 +24,18 @@ __all__ = [
     "layout_explorer",
     "layout_game",
     "machine_card",
+    "memory_explorer",
     "optimizer_explorer",
+    "prediction_explorer",
+    "roofline_explorer",
     "rotary_explorer",
     "sampling_explorer",
+    "scaling_explorer",
     "schedule_explorer",
     "sinusoid_explorer",
     "speedup_explorer",
     "timeline_hover",
     "token_explorer",
+    "ward_round",
     "zero_explorer",
 ]

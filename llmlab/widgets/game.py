@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from textwrap import fill
 
 import ipywidgets as W
-from matplotlib.axes import Axes
 
 from llmlab.cost import Prediction, predict
 from llmlab.parallel.layout import Layout
 from llmlab.plot import explore
-from llmlab.plot.picture import Picture, canvas, finish, styled
-from llmlab.plot.style import BLACK, caption, fill_style, memory_unit, say_memory
+from llmlab.plot.picture import Picture
+from llmlab.plot.predictions import prediction, refusal
+from llmlab.plot.style import caption, say_memory
 from llmlab.widgets.models import MODELS, SEQ
 from llmlab.widgets.sliders import choice
 
 MODEL, GPUS, BATCH = "175B", 64, 256  # sequences in a step: divides over any power of two of GPUs
 DEGREES = [1, 2, 4, 8, 16, 32, 64]
-# The predictor's causes, gathered under what a player can do something about.
-CAUSES = {
-    "computing": ("matmul", "attention", "elementwise", "logits", "optimizer", "recompute", "host"),
-    "tensor traffic": ("tensor_parallel",),
-    "pipeline bubble": ("bubble", "pipeline_messages"),
-    "data traffic": ("data_parallel",),
-}
-NAMES = {"optimizer": "optimizer state"}  # as the simulator's memory has it
 
 
 @dataclass(frozen=True)
@@ -82,25 +73,18 @@ def play(dp: int, tp: int, pp: int, zero: int, price: float = 2.5, device: str =
         layout.check(MODELS[MODEL], BATCH, SEQ, GPUS)
     except ValueError as illegal:
         return Move(None, None, str(illegal), price)
-    return Move(layout, predict(MODELS[MODEL], layout, device, global_batch=BATCH, seq=SEQ), "", price)
+    return Move(layout, predict(MODELS[MODEL], layout, device, global_batch=BATCH, seq=SEQ, stack="ideal"), "", price)
 
 
-@styled
 def draw_move(move: Move, device: str = "a100", figure: Picture | None = None) -> Picture:
     """Draw what one GPU must hold against what it holds, and where a step's time goes."""
-    figure = canvas(figure, (9, 3.9))
+    hardware, note = f"{device} cluster", f"{MODEL} parameters, {GPUS} GPUs, {BATCH} x {SEQ} tokens a step."
     if move.prediction is None:
-        axes = figure.subplots()
-        axes.axis("off")
-        figure.suptitle("not a layout", fontsize=16)
-        axes.text(0.5, 0.5, fill(move.why, 80), ha="center", va="center", fontsize=13)
+        figure = refusal(move.why, below=caption(hardware, "virtual", note=note), figure=figure)
     else:
-        memory, time = figure.subplots(2)
-        figure.suptitle(_verdict(move), fontsize=16)
-        _memory_bar(memory, move.prediction)
-        _time_bar(time, move.prediction)
-    note = f"{MODEL} parameters, {GPUS} GPUs, {BATCH} x {SEQ} tokens a step."
-    return finish(figure, describe_move(move), caption(f"{device} cluster", "virtual", note=note))
+        figure = prediction(move.prediction, _verdict(move), hardware=hardware, note=note, figure=figure)
+    figure.alt = describe_move(move)
+    return figure
 
 
 def describe_move(move: Move) -> str:
@@ -122,28 +106,3 @@ def _verdict(move: Move) -> str:
     if not move.score:
         return "does not fit: score 0"
     return f"fits: score {move.score}, a billion tokens for ${move.cost:,.0f}"
-
-
-def _memory_bar(axes: Axes, p: Prediction) -> None:
-    unit, name = memory_unit(max(p.memory_bytes, p.capacity_bytes))
-    parts = {NAMES.get(category, category): nbytes / unit for category, nbytes in p.memory.items()}
-    _stack(axes, parts)
-    axes.axvline(p.capacity_bytes / unit, color=BLACK, linestyle="-.", linewidth=2.5)
-    axes.set_title(f"memory of one GPU ({name}); the line is what it holds", loc="left")
-
-
-def _time_bar(axes: Axes, p: Prediction) -> None:
-    parts = {word: sum(p.breakdown[cause] for cause in causes) for word, causes in CAUSES.items()}
-    _stack(axes, parts)
-    axes.set_title("time of a step (s)", loc="left")
-
-
-def _stack(axes: Axes, parts: dict[str, float]) -> None:
-    left = 0.0
-    for i, (name, length) in enumerate(parts.items()):
-        if length > 0:
-            axes.barh(0, length, 0.6, left=left, label=name, **fill_style(i))
-            left += length
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.25), ncols=6, fontsize=10, handlelength=1.6, columnspacing=1.2)

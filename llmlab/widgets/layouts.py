@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from textwrap import fill
 from typing import Any
 
 import ipywidgets as W
@@ -17,7 +16,8 @@ from llmlab.optim import SGD
 from llmlab.parallel.compose import parallelize
 from llmlab.parallel.layout import SCHEDULES, Layout
 from llmlab.plot import explore, timeline
-from llmlab.plot.picture import Picture, canvas, finish, styled
+from llmlab.plot.picture import Picture
+from llmlab.plot.predictions import refusal
 from llmlab.plot.style import say_memory, say_seconds
 from llmlab.widgets.sliders import choice
 
@@ -82,17 +82,11 @@ def second_step(world: Any, layout: Layout) -> float:
     return world.clock() - start
 
 
-@styled
 def draw_layout(laid: Laid, alone: Laid, figure: Picture | None = None) -> Picture:
     """Draw the timeline of a layout's steps, with what it costs beside one process; or why it is no layout."""
-    figure = canvas(figure, (9, 4))
     if laid.run is None:
-        axes = figure.subplots()
-        axes.axis("off")
-        figure.suptitle("not a layout", fontsize=16)
-        axes.text(0.5, 0.5, fill(laid.why, 80), ha="center", va="center", fontsize=13)
-        return finish(figure, f"Not a layout: {laid.why}.")
-    timeline(laid.run, figure=figure)
+        return refusal(laid.why, figure=figure)
+    figure = timeline(laid.run, figure=figure)
     figure.alt = describe_layout(laid, alone)
     return figure
 

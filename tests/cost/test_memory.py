@@ -7,17 +7,21 @@ from types import SimpleNamespace
 import pytest
 
 from llmlab.cost.memory import in_flight, memory
+from llmlab.cost.prediction import RECOMPUTE
 from llmlab.cost.sizes import Sizes
+from llmlab.cost.stack import Stack
 from llmlab.hardware.facts import read_facts
 from llmlab.parallel.layout import Layout
 
 GPT3 = SimpleNamespace(
-    n_layer=96, d_model=12288, n_head=96, n_kv_head=96, d_ff=4 * 12288, vocab_size=51200, max_seq=2048, mlp="gelu"
-)
+    n_layer=96, d_model=12288, n_head=96, n_kv_head=96, d_ff=4 * 12288, vocab_size=51200, max_seq=2048, mlp="gelu",
+    head_dim=128,
+)  # fmt: skip
 
 
 def need(recompute: str = "none", config: SimpleNamespace = GPT3, fused: bool = True, **layout) -> dict[str, float]:
-    return memory(Sizes(config, Layout(**layout), 1, 2048, 2, 2, "bf16", fused), recompute)
+    x = Sizes(config, Layout(**layout), 1, 2048, 2, 2, RECOMPUTE.index(recompute))
+    return memory(x, Stack(fused_attention=fused))
 
 
 @pytest.mark.parametrize(
@@ -28,12 +32,12 @@ def test_memory_is_that_of_korthikanti_figure_1(row):
     sharp = row["variant"].startswith("sequence parallel")
     config = SimpleNamespace(
         n_layer=int(row["layers"]), d_model=hidden, n_head=heads, n_kv_head=heads, d_ff=4 * hidden, vocab_size=51200,
-        max_seq=2048, mlp="gelu", dropout=0.1,
+        max_seq=2048, mlp="gelu", dropout=0.1, head_dim=hidden / heads,
     )  # fmt: skip
     schedule = "interleaved" if vp > 1 else "1f1b"
     layout = Layout(tp=8, pp=pp, sequence_parallel=sharp, schedule=schedule, virtual_stages=vp, microbatches=8 * pp)
-    x = Sizes(config, layout, int(row["micro_batch"]), 2048, 2, 4, "fp16", fused_attention=False)
-    found = memory(x, "selective" if sharp else "none")
+    x = Sizes(config, layout, int(row["micro_batch"]), 2048, 2, 4, 1 if sharp else 0)
+    found = memory(x, Stack(fused_attention=False))
     assert found["activations"] / 2**30 == pytest.approx(float(row["activations_gib"]), rel=1e-6)
     state = found["parameters"] + found["gradients"] + found["optimizer"]
     table = 18 * 51200 * hidden / 8  # which the figure leaves out
@@ -67,6 +71,12 @@ def test_fused_attention_keeps_no_scores():
     assert need("none")["activations"] == pytest.approx(need("selective", fused=False)["activations"])
 
 
+def test_a_stacks_factor_weighs_on_activations_alone():
+    x = Sizes(GPT3, Layout(tp=8), 1, 2048, 2, 2)
+    once, twice = memory(x, Stack()), memory(x, Stack(activations=2.0))
+    assert twice["activations"] == 2 * once["activations"] and twice["optimizer"] == once["optimizer"]
+
+
 @pytest.mark.parametrize(
     "layout, stage, held",
     [
@@ -80,7 +90,7 @@ def test_fused_attention_keeps_no_scores():
     ],
 )
 def test_micro_batches_in_flight(layout, stage, held):
-    assert in_flight(Sizes(GPT3, layout, 1, 2048, 2, 2, "bf16"), stage) == pytest.approx(held)
+    assert in_flight(Sizes(GPT3, layout, 1, 2048, 2, 2), stage) == pytest.approx(held)
 
 
 def test_logits_weigh_on_the_last_stage_only():

@@ -21,14 +21,14 @@ EXPERTS = Config(
 
 
 def sizes(config: Config, layout: Layout, seq: int = 512, b: int = 2) -> Sizes:
-    return Sizes(config, layout, b, seq, 2, 2, "bf16")
+    return Sizes(config, layout, b, seq, 2, 2)
 
 
 @given(st.integers(1, 130), st.data())
 def test_stages_share_the_layers_evenly_and_the_ends_have_the_fewest(n_layer, data):
     pp = data.draw(st.integers(1, n_layer))
     x = sizes(Config(vocab_size=8, d_model=8, n_layer=n_layer, n_head=1, max_seq=8), Layout(pp=pp))
-    layers = [x.layers(stage) for stage in range(pp)]
+    layers = [int(x.layers(stage)) for stage in range(pp)]
     assert sum(layers) == n_layer and max(layers) - min(layers) <= 1
     assert layers[-1] == min(layers)
     assert layers[0] == layers[-1] or set(layers[:-1]) == {layers[0]}
@@ -59,4 +59,4 @@ def test_sharded_parameters_add_up_to_the_model_with_and_without_split_experts()
 def test_flops_are_those_of_the_config(config):
     layout = Layout(dp=4, tp=2, microbatches=3)
     batch_tokens = 4 * 3 * 2 * 512
-    assert sizes(config, layout).model_flops == config.flops_per_token(512) * batch_tokens
+    assert sizes(config, layout).model_flops == pytest.approx(config.flops_per_token(512) * batch_tokens, rel=1e-12)

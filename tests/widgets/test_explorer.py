@@ -37,7 +37,7 @@ def test_the_curve_is_the_predictors():
     predictions = data_parallel("1.3B", 8, 4, joined("InfiniBand"))
     assert list(predictions) == [1, 2, 4]
     layout = Layout(dp=4, microbatches=8)
-    alone = predict(MODELS["1.3B"], layout, joined("InfiniBand"), global_batch=32, seq=SEQ)
+    alone = predict(MODELS["1.3B"], layout, joined("InfiniBand"), global_batch=32, seq=SEQ, stack="ideal")
     assert predictions[4].seconds == alone.seconds
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llmlab.cost import predict
+from llmlab.plot.predictions import CAUSES
 from llmlab.widgets import layout_game
-from llmlab.widgets.game import BATCH, CAUSES, GPUS, MODEL, describe_move, draw_move, play
+from llmlab.widgets.game import BATCH, GPUS, MODEL, describe_move, draw_move, play
 from llmlab.widgets.models import MODELS, SEQ
 
 
@@ -18,7 +19,7 @@ def test_plain_data_parallelism_does_not_fit_and_scores_nothing():
 
 def test_a_layout_that_fits_is_scored_by_its_mfu_and_priced():
     move = play(2, 4, 8, 1, price=2.0)
-    expected = predict(MODELS[MODEL], move.layout, "a100", global_batch=BATCH, seq=SEQ)
+    expected = predict(MODELS[MODEL], move.layout, "a100", global_batch=BATCH, seq=SEQ, stack="ideal")
     assert move.prediction.seconds == expected.seconds and move.layout.ranks == GPUS
     assert move.score == round(1000 * expected.mfu) > 400
     assert move.cost == pytest.approx(1e9 / (BATCH * SEQ) * expected.seconds * GPUS / 3600 * 2.0)

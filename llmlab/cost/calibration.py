@@ -1,0 +1,126 @@
+"""Set a stack's constants by measured steps: one row says how fast this software is, many say where it loses time.
+
+Each constant has a prior, its value in the stack one starts from, and a width, how far stacks are seen to differ. The
+fit is the most probable set of constants given the rows (Gauss-Newton on logarithms), so a single row moves what is
+least certain, and none moves nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmlab.cost.prediction import predict
+from llmlab.cost.stack import CONSTANTS, Stack
+from llmlab.cost.stack import stack as find_stack
+from llmlab.hardware import Cluster
+from llmlab.parallel.layout import Layout
+
+# How far stacks differ: a factor e^width for two in three (congestion: of its own size).
+WIDTHS = {"matmul": 0.1, "attention": 0.5, "memory": 0.4, "host": 1.2, "intra": 0.4, "inter": 0.3, "congestion": 0.7}
+# A software as a whole is faster or slower: its kernels' rates together, and the host the other way; not the links.
+TOGETHER, PACE = np.array([1.0, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0]), 0.25
+NOISE = 0.1  # of a measured step, and of what the closed form leaves out
+PRIOR_ROWS = 2  # what a stack's spread was before weighs as much as so many rows
+LEAST = {"congestion": 0.02}  # where a prior has none, so that it can move
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measured training step: `seconds` of this layout, with the arguments `predict` would take."""
+
+    config: Any
+    layout: Layout
+    seconds: float
+    global_batch: int
+    seq: int
+    precision: str = "bf16"
+    recompute: str = "none"
+
+
+def calibrate(
+    cluster: str | Cluster,
+    rows: Measured | Sequence[Measured],
+    stack: str | Stack = "typical",
+    name: str = "calibrated",
+) -> Stack:
+    """Fit a stack's constants to measured steps on this cluster, starting from `stack`.
+
+    `spread` moves towards that of the residuals as the rows grow. Raises ValueError without a row, or for a row whose
+    seconds are not above 0.
+    """
+    rows = [rows] if isinstance(rows, Measured) else list(rows)
+    if not rows or min(row.seconds for row in rows) <= 0:
+        raise ValueError(f"calibrate wants one measured row or more, of seconds above 0; got {rows}")
+
+    def seconds(guess: Stack) -> Any:
+        return np.array([_predict(row, cluster, guess) for row in rows])
+
+    start = find_stack(stack)
+    return dataclasses.replace(fit(seconds, np.array([row.seconds for row in rows]), start), name=name)
+
+
+def _predict(row: Measured, cluster: str | Cluster, stack: Stack) -> float:
+    return predict(
+        row.config, row.layout, cluster, global_batch=row.global_batch, seq=row.seq, precision=row.precision,
+        recompute=row.recompute, stack=stack,
+    ).seconds  # fmt: skip
+
+
+def fit(seconds: Callable[[Stack], Any], measured: Any, start: Stack, weights: Any = 1.0, rounds: int = 12) -> Stack:
+    """Find the most probable constants: `seconds(stack)` predicts what was `measured`; `weights` count rows.
+
+    What is sought are logarithms: how far each constant is from `start`'s, and how far all of them are together.
+    """
+    prior = np.log([max(getattr(start, constant), LEAST.get(constant, 0.0)) for constant in CONSTANTS])
+    width = np.array([*(WIDTHS[constant] for constant in CONSTANTS), PACE])
+    root = np.sqrt(np.broadcast_to(weights, measured.shape)) / NOISE
+
+    def stack_at(point: Any) -> Stack:
+        constants = np.exp(prior + point[:-1] + point[-1] * TOGETHER)
+        return dataclasses.replace(start, **dict(zip(CONSTANTS, map(float, constants), strict=True)))
+
+    def misses(point: Any) -> Any:
+        data = root * _tame(np.log(seconds(stack_at(point)) / measured))
+        return np.concatenate([data, point / width])
+
+    found = stack_at(_least_squares(misses, np.zeros(len(width)), rounds))
+    left = np.log(measured / seconds(found))
+    return dataclasses.replace(found, spread=residual_spread(left, start.spread, weights))
+
+
+def _least_squares(misses: Callable[[Any], Any], point: Any, rounds: int) -> Any:
+    """The point of the least squares, by Levenberg's and Marquardt's damped steps and numeric slopes."""
+    now, damping, h = misses(point), 1e-3, 1e-4
+    for _ in range(rounds):
+        slopes = np.stack([(misses(point + h * unit) - now) / h for unit in np.eye(len(point))], axis=1)
+        normal = slopes.T @ slopes
+        move = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -slopes.T @ now)
+        moved = misses(point + move)
+        gain = now @ now - moved @ moved
+        if gain > 0:
+            point, now, damping = point + move, moved, damping / 4
+            if gain < 1e-3 * (now @ now):
+                break
+        else:
+            damping *= 8
+    return point
+
+
+def _tame(misses: Any) -> Any:
+    """Let rows that no constant explains pull less: the square root of Charbonnier's loss, straight beyond 0.2."""
+    return np.sign(misses) * 0.2 * np.sqrt(2 * (np.sqrt(1 + (misses / 0.2) ** 2) - 1))
+
+
+def residual_spread(misses: Any, before: float, weights: Any = 1.0) -> float:
+    """What nine in ten residuals, weighed, stay below; what was known before counts as PRIOR_ROWS of them."""
+    if not len(misses):
+        return before
+    order = np.argsort(np.abs(misses))
+    below = np.cumsum(np.broadcast_to(weights, misses.shape)[order])
+    nine_in_ten = np.abs(misses)[order][np.searchsorted(below, 0.9 * below[-1])]
+    return float(np.sqrt((below[-1] * nine_in_ten**2 + PRIOR_ROWS * before**2) / (below[-1] + PRIOR_ROWS)))

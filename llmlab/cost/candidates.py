@@ -1,0 +1,157 @@
+"""Every legal layout of a step on so many GPUs: what `Layout.check` accepts, and why it refuses the others.
+
+A choice that changes nothing is made once: sequence parallelism without tensor parallelism, schedules without a
+pipeline, ZeRO on a single replica, ways of attending without context parallelism.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from llmlab.cost.prediction import Prediction, predict
+from llmlab.cost.sizes import LAYOUT_FIELDS, columns
+from llmlab.cost.stack import Stack
+from llmlab.hardware import Cluster
+from llmlab.parallel.layout import Layout
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training step to be laid out."""
+
+    config: Any
+    cluster: Cluster
+    gpus: int
+    global_batch: int
+    seq: int
+    precision: str = "bf16"
+    stack: str | Stack = "typical"
+
+    def __post_init__(self) -> None:
+        for name in ("gpus", "global_batch", "seq"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} wants an integer of at least 1, got {value!r}")
+
+    def predict(self, layout: Any, recompute: str | Sequence[str]) -> Prediction:
+        """Predict the step of one layout, or of columns of them."""
+        return predict(
+            self.config, layout, self.cluster, global_batch=self.global_batch, seq=self.seq,
+            precision=self.precision, recompute=recompute, stack=self.stack,
+        )  # fmt: skip
+
+    def illegal(self, layout: Layout) -> str:
+        """Say which rule a layout breaks; nothing if it is legal."""
+        try:
+            layout.check(self.config, self.global_batch, self.seq)
+        except ValueError as error:
+            return str(error).partition("; legal:")[0]
+        return ""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a plan may choose from, beside the degrees. `virtual_stages` None: all that give ranks equal chunks."""
+
+    zero: Sequence[int] = (0, 1, 2, 3)
+    schedules: Sequence[str] = ("1f1b", "interleaved", "zero_bubble")
+    virtual_stages: Sequence[int] | None = None
+    contexts: Sequence[str] = ("ring",)
+    sequence_parallel: Sequence[bool] = (False, True)
+    microbatch_sizes: Sequence[int] | None = None  # sequences; None: every power of two
+
+
+def candidates(job: Job, choices: Choices) -> tuple[SimpleNamespace, Counter[str]]:
+    """Give the legal layouts as columns (see `cost.sizes.columns`), and how many were refused by rule.
+
+    A split of the GPUs (dp, tp, pp, cp, ep) that no choice can mend is refused once, not once for each choice. ZeRO is
+    legal with every layout, so it multiplies the columns at the end. Raises ValueError for choices that are none.
+    """
+    for stage in choices.zero:
+        Layout(zero=stage)  # refuses what is no stage of ZeRO
+    legal, refused = [], Counter[str]()
+    for split in splits(job):
+        why = job.illegal(split)
+        if why:
+            refused[why] += 1
+            continue
+        for layout in _ways(split, job, choices):
+            why = job.illegal(layout)
+            if why:
+                refused[why] += 1
+            else:
+                legal.append(layout)
+    return _with_zero(columns(legal), choices.zero), refused
+
+
+def layout_at(found: SimpleNamespace, i: int) -> Layout:
+    """Give one row of the columns as a Layout."""
+    return Layout(**{name: getattr(found, name)[i].item() for name in LAYOUT_FIELDS})
+
+
+def rows_of(found: SimpleNamespace, rows: np.ndarray) -> SimpleNamespace:
+    """Give some rows of the columns."""
+    return SimpleNamespace(**{name: getattr(found, name)[rows] for name in LAYOUT_FIELDS})
+
+
+def splits(job: Job) -> Iterator[Layout]:
+    """Split GPUs over dp x tp x pp x cp in every way, with every ep that folds into dp x cp."""
+    experts = getattr(job.config, "n_expert", 0)
+    for tp in divisors(job.gpus):
+        for pp in divisors(job.gpus // tp):
+            for cp in divisors(job.gpus // (tp * pp)):
+                dp = job.gpus // (tp * pp * cp)
+                for ep in divisors(dp * cp) if experts else [1]:
+                    yield Layout(dp=dp, tp=tp, pp=pp, cp=cp, ep=ep)
+
+
+def divisors(n: int) -> list[int]:
+    """List the divisors of n, from 1."""
+    small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
+    return small + [n // d for d in reversed(small) if d * d != n]
+
+
+def _ways(split: Layout, job: Job, choices: Choices) -> Iterator[Layout]:
+    """Vary what the degrees leave open, all but ZeRO."""
+    sequence_parallel = choices.sequence_parallel if split.tp > 1 else [False]
+    contexts = choices.contexts if split.cp > 1 else ["ring"]
+    schedules = list(_schedules(split.pp, job.config, choices))
+    counts = _microbatches(job.global_batch // split.dp, choices)
+    for sp, context, (schedule, v), m in product(sequence_parallel, contexts, schedules, counts):
+        yield replace(split, sequence_parallel=sp, context=context, schedule=schedule, virtual_stages=v, microbatches=m)
+
+
+def _schedules(pp: int, config: Any, choices: Choices) -> Iterator[tuple[str, int]]:
+    if pp == 1:
+        yield "1f1b", 1
+        return
+    for schedule in choices.schedules:
+        if schedule != "interleaved":
+            yield schedule, 1
+        elif choices.virtual_stages is not None:
+            yield from ((schedule, v) for v in choices.virtual_stages)
+        elif config.n_layer % pp == 0:
+            yield from ((schedule, v) for v in divisors(config.n_layer // pp)[1:])
+
+
+def _microbatches(per_replica: int, choices: Choices) -> list[int]:
+    """How many micro-batches a replica's sequences make, from the fewest."""
+    sizes = choices.microbatch_sizes or [2**k for k in range(per_replica.bit_length())]
+    return [per_replica // size for size in sorted(sizes, reverse=True) if per_replica % size == 0]
+
+
+def _with_zero(found: SimpleNamespace, zero: Sequence[int]) -> SimpleNamespace:
+    """Repeat the columns for each stage of ZeRO; a single replica has nothing to shard and takes the first."""
+    rows = len(found.dp)
+    repeated = {name: np.tile(getattr(found, name), len(zero)) for name in LAYOUT_FIELDS}
+    repeated["zero"] = np.repeat(np.asarray(zero, dtype=int), rows)
+    alone = repeated["dp"] * repeated["cp"] == 1
+    keep = ~alone | (np.arange(rows * len(zero)) < rows)
+    return rows_of(SimpleNamespace(**repeated), keep)

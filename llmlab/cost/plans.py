@@ -1,0 +1,139 @@
+"""What a plan is: ranked layouts with what they take and cost, and why the others fell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from llmlab.cost.candidates import Job
+from llmlab.cost.prediction import Prediction
+from llmlab.parallel.layout import Layout
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What an hour of a GPU costs, and what it draws. None: nobody said, so nothing is made of it."""
+
+    per_gpu_hour: float | None = None
+    per_kwh: float | None = None
+    watts_per_gpu: float | None = None
+    pue: float = 1.0  # what a site draws over what its devices draw
+
+    def __post_init__(self) -> None:
+        for name in ("per_gpu_hour", "per_kwh", "watts_per_gpu"):
+            if (value := getattr(self, name)) is not None and not value >= 0:
+                raise ValueError(f"{name} wants a number of at least 0, got {value!r}")
+        if not self.pue >= 1:
+            raise ValueError(f"pue wants a number of at least 1, got {self.pue!r}: a site draws what its devices draw")
+
+    def energy_kwh(self, gpu_hours: float) -> float | None:
+        return None if self.watts_per_gpu is None else gpu_hours * self.watts_per_gpu * self.pue / 1000
+
+    def money(self, gpu_hours: float) -> float | None:
+        """Rent and electricity, as far as there are prices for them."""
+        energy = self.energy_kwh(gpu_hours)
+        rent = None if self.per_gpu_hour is None else gpu_hours * self.per_gpu_hour
+        electricity = None if self.per_kwh is None or energy is None else energy * self.per_kwh
+        return rent if electricity is None else electricity + (rent or 0.0)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One layout that fits. `gpu_hours`, `money` and `energy_kwh` are of the whole training, of `Plan.tokens`."""
+
+    layout: Layout
+    recompute: str
+    prediction: Prediction
+    gpu_hours: float
+    money: float | None
+    energy_kwh: float | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why the others fell: `rules` counts the illegal by the rule they break, `too_large` those that do not fit."""
+
+    rules: dict[str, int]
+    too_large: int
+    least_bytes: float  # what the thriftiest of all legal layouts needs on its fullest GPU
+    usable_bytes: float  # of a GPU
+
+    @property
+    def illegal(self) -> int:
+        return sum(self.rules.values())
+
+    def __str__(self) -> str:
+        return (
+            f"{self.illegal:,} illegal, {self.too_large:,} too large; the thriftiest needs {gib(self.least_bytes)} of "
+            f"the {gib(self.usable_bytes)} that a plan may use"
+        )
+
+
+@dataclass(frozen=True)
+class Plan(Sequence[Planned]):
+    """Layouts that fit, fastest first: `plan[0]` is the best. `fitting` counts all of them, kept or not."""
+
+    job: Job
+    tokens: float
+    prices: Prices
+    rows: tuple[Planned, ...]
+    fitting: int
+    refused: Refused
+
+    @overload
+    def __getitem__(self, i: int) -> Planned: ...
+    @overload
+    def __getitem__(self, i: slice) -> tuple[Planned, ...]: ...
+    def __getitem__(self, i: int | slice) -> Planned | tuple[Planned, ...]:
+        return self.rows[i]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        lines = [f"{self.fitting:,} layouts fit (modelled, not measured); {self.refused}."]
+        for rank, row in enumerate(self.rows[:10], 1):
+            p = row.prediction
+            lines.append(
+                f"{rank:3}  {p.seconds:8.3f} s  MFU {p.mfu:5.1%}  {gib(p.memory_bytes):>9}  "
+                f"{say_layout(row.layout)}, recompute {row.recompute}"
+            )
+        return "\n".join(lines)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Give the rows as flat records, for a table or a file."""
+        return [{"rank": rank, **record(row)} for rank, row in enumerate(self.rows, 1)]
+
+
+def record(row: Planned) -> dict[str, Any]:
+    """Give a planned layout as one flat record, its units in its names."""
+    p, x = row.prediction, row.layout
+    low, high = p.interval
+    return {
+        "dp": x.dp, "tp": x.tp, "pp": x.pp, "cp": x.cp, "ep": x.ep, "zero": x.zero,
+        "sequence_parallel": x.sequence_parallel, "schedule": x.schedule, "virtual_stages": x.virtual_stages,
+        "microbatches": x.microbatches, "context": x.context, "recompute": row.recompute, "seconds": p.seconds,
+        "seconds_low": float(low), "seconds_high": float(high), "mfu": p.mfu, "tflops_per_gpu": p.tflops_per_gpu,
+        "memory_bytes": p.memory_bytes, "verdict": p.verdict, "gpu_hours": row.gpu_hours, "money": row.money,
+        "energy_kwh": row.energy_kwh,
+    }  # fmt: skip
+
+
+def say_layout(layout: Layout) -> str:
+    """Write a layout on one line; sp is sequence parallelism, m the microbatches of a replica."""
+    axes = [name for name in ("dp", "tp", "pp", "cp", "ep") if getattr(layout, name) > 1]
+    said = [f"{axis}={getattr(layout, axis)}" for axis in axes] or ["one process"]
+    if layout.zero:
+        said.append(f"zero={layout.zero}")
+    if layout.sequence_parallel:
+        said.append("sp")
+    if layout.cp > 1 and layout.context != "ring":
+        said.append(layout.context)
+    if layout.pp > 1:
+        said.append(layout.schedule + (f" x {layout.virtual_stages}" if layout.virtual_stages > 1 else ""))
+    return " ".join([*said, f"m={layout.microbatches}"])
+
+
+def gib(nbytes: float) -> str:
+    return f"{nbytes / 2**30:,.1f} GiB"

@@ -1,0 +1,83 @@
+"""How fast one software uses the hardware: a few constants per stack, each a factor on the published device.
+
+No shared set of constants serves two software stacks on one GPU, so they are kept apart and shown. `ideal` is 1
+everywhere; the others were fitted by `benchmarks/fit_stacks.py` to the published tables named beside them
+(`data/published/stacks.csv`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+
+from llmlab.cost.own import OwnParallelize
+from llmlab.cost.software import Library
+from llmlab.hardware.facts import read_facts
+
+CONSTANTS = ("matmul", "attention", "memory", "host", "intra", "inter", "congestion")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Factors on a device's own rates, and what a software does with its gradients and scores.
+
+    `matmul`, `attention`, `memory`: on the efficiency of these kernels; `intra`, `inter`: on the bandwidth of the
+    links. `host`: on the time to launch a layer (eager PyTorch of 2021 to 2023 needs about 1 ms, thirteen times 15
+    launches). `congestion`: collectives across n nodes have n^congestion less bandwidth. `activations`: on the bytes
+    kept for the backward pass. `spread`: nine in ten measured steps lie within a factor e^spread of their prediction.
+    """
+
+    name: str = "ideal"
+    matmul: float = 1.0
+    attention: float = 1.0
+    memory: float = 1.0
+    host: float = 1.0
+    intra: float = 1.0
+    inter: float = 1.0
+    congestion: float = 0.0
+    activations: float = 1.0
+    fused_attention: bool = True
+    overlap_gradients: bool = True
+    software: Library = Library()
+    gradient_bytes: int = 0  # of one accumulated gradient; 0: as wide as an activation
+    spread: float = 0.35
+    fitted_to: str = ""
+
+
+# This library's own software on simulated ranks: every constant is 1, as on the clock; its kernels were counted.
+OWN = Stack(name="llmlab", software=OwnParallelize(), spread=0.05)
+
+
+def stacks() -> list[str]:
+    """The names that `stack` knows."""
+    return list(_table())
+
+
+def stack(name_or_stack: str | Stack) -> Stack:
+    """Look a stack up. Raises ValueError with the known names."""
+    if isinstance(name_or_stack, Stack):
+        return name_or_stack
+    known = _table()
+    if name_or_stack not in known:
+        near = get_close_matches(name_or_stack, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"a stack is one of {', '.join(known)}; got {name_or_stack!r}{hint}")
+    return known[name_or_stack]
+
+
+@cache
+def _table() -> dict[str, Stack]:
+    found = {"ideal": Stack(), OWN.name: OWN}
+    for row in read_facts("published", "stacks.csv"):
+        found[row["name"]] = Stack(
+            name=row["name"],
+            fused_attention=row["fused_attention"] == "yes",
+            overlap_gradients=row["overlap_gradients"] == "yes",
+            gradient_bytes=int(row["gradient_bytes"]),
+            activations=float(row["activations"]),
+            spread=float(row["spread"]),
+            fitted_to=row["fitted_to"],
+            **{constant: float(row[constant]) for constant in CONSTANTS},
+        )
+    return found

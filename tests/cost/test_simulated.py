@@ -1,0 +1,66 @@
+"""Simulator and closed form agree on drawn layouts, though neither knows of the other."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import llmlab.cost
+from llmlab.cost import predict
+from llmlab.cost.simulated import draw_case, simulate
+from llmlab.model import Config
+from llmlab.parallel.layout import Layout
+
+SMALL = Config(vocab_size=8192, d_model=1024, n_layer=2, n_head=16, max_seq=1024)
+# Drawn like the benchmark's fifty, the quick ones among the first: data, tensor, context and pipeline parallelism,
+# ZeRO 0 to 3, experts, interleaving, every recomputation.
+SEEDS = [5, 9, 10, 12, 13, 17, 20, 22, 24]
+MODEL = ("sizes", "software", "own", "compute", "network", "step", "memory", "prediction", "stack")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_closed_form_is_within_a_twentieth_of_the_simulator(seed):
+    case = draw_case(seed)
+    simulated, predicted = simulate(**vars(case)), predict(**vars(case), stack="llmlab")
+    assert predicted.seconds == pytest.approx(simulated.seconds, rel=0.05)
+    assert predicted.memory_bytes == pytest.approx(simulated.memory_bytes, rel=0.05)
+
+
+def test_another_softwares_kernels_would_not_be():
+    case = draw_case(12)  # tokens split over tensor-parallel ranks, gradients sharded
+    simulated, predicted = simulate(**vars(case)), predict(**vars(case), stack="ideal")
+    assert abs(predicted.seconds / simulated.seconds - 1) > 0.05
+    assert abs(predicted.memory_bytes / simulated.memory_bytes - 1) > 0.05
+
+
+@pytest.mark.parametrize("part", MODEL)
+def test_the_formulas_know_nothing_of_the_simulators_clock(part):
+    source = (Path(llmlab.cost.__file__).parent / f"{part}.py").read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not any(module and module.startswith("llmlab.comm") for module in imported)
+    assert not called & {"kernel_seconds"}
+    assert "llmlab.cost.simulated" not in imported
+
+
+@pytest.mark.parametrize("layout", [Layout(dp=2, tp=2), Layout(dp=2, pp=2, microbatches=2, zero=1)])
+def test_one_rank_stands_for_its_like(layout):
+    arguments = {"global_batch": 4, "seq": 512, "precision": "bf16"}
+    folded, whole = (simulate(SMALL, layout, "a100", fold=fold, **arguments) for fold in (True, False))
+    assert folded.seconds == pytest.approx(whole.seconds) and folded.memory == whole.memory
+
+
+def test_a_drawn_case_is_legal_and_always_the_same():
+    for seed in range(200):
+        case = draw_case(seed)
+        assert 2 <= case.layout.ranks <= 32 and case == draw_case(seed)
+        case.layout.check(case.config, case.global_batch, case.seq)
+
+
+def test_an_illegal_layout_is_refused():
+    with pytest.raises(ValueError, match="n_head"):
+        simulate(dataclasses.replace(SMALL, n_head=16), Layout(tp=3), "a100", global_batch=1, seq=512)

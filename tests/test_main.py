@@ -1,0 +1,114 @@
+"""The command line: the planner's numbers, said to be modelled; errors in one line; nothing heavy for --help."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from llmlab.__main__ import main
+from llmlab.cost.models import find_config, model_names
+from llmlab.cost.planning import plan
+from llmlab.cost.prediction import predict
+from llmlab.hardware import clusters
+from llmlab.parallel.layout import Layout
+
+STEP = "--model gpt2 --device a100 --global-batch 16 --seq 1024".split()
+PLAN = ["plan", *STEP, "--gpus", "8"]
+
+
+@pytest.fixture
+def best():
+    return plan(find_config("gpt2"), "a100", gpus=8, global_batch=16, seq=1024)[0]
+
+
+def test_a_plan_shows_the_planners_best_and_that_it_is_modelled(capsys, best):
+    assert main([*PLAN, "--top", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "gpt2 on a100: 16 x 1,024 tokens a step, bf16" in printed and "Modelled, not measured." in printed
+    low, high = best.prediction.interval
+    assert f"{best.prediction.seconds:.4g} ({low:.3g} to {high:.3g})" in printed
+    assert f"{best.prediction.mfu:.1%}" in printed
+    assert all(cause in printed for cause, seconds in best.prediction.breakdown.items() if seconds > 0)
+    assert all(category in printed for category in best.prediction.memory)
+    assert sum(line.strip().startswith(("1 ", "2 ", "3 ", "4 ")) for line in printed.splitlines()) == 3
+
+
+def test_a_price_adds_what_the_training_costs(capsys, best):
+    main([*PLAN, "--price", "2", "--tokens", "1e12", "--pue", "1.3"])
+    printed = capsys.readouterr().out
+    hours = best.prediction.gpu_hours(1e12)
+    assert "cost" in printed and f"{2 * hours:,.4g}" in printed and f"{hours * 0.4 * 1.3 / 1000:,.4g}" in printed
+    main(["plan", *STEP, "--gpus", "4", "--device", "tpu-v5p"])
+    printed = capsys.readouterr().out
+    assert "cost" not in printed and "MWh" not in printed  # nobody said a price, no data sheet says its power
+
+
+def test_json_and_csv_hold_the_same_rows(capsys, best):
+    main([*PLAN, "--json", "--top", "4"])
+    as_json = json.loads(capsys.readouterr().out)
+    main([*PLAN, "--csv", "--top", "4"])
+    as_csv = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(as_json) == len(as_csv) == 4 and as_json[0]["seconds"] == best.prediction.seconds
+    assert [float(row["seconds"]) for row in as_csv] == [row["seconds"] for row in as_json]
+    assert as_json[0]["rank"] == 1 and as_json[0]["dp"] == best.layout.dp and as_json[0]["money"] is None
+
+
+def test_one_layout_is_predicted(capsys):
+    ways = "--dp 2 --tp 2 --pp 2 --zero 1 --sequence-parallel --recompute full --microbatches 4 --schedule zero_bubble"
+    assert main(["predict", *STEP, *ways.split(), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    layout = Layout(dp=2, tp=2, pp=2, zero=1, sequence_parallel=True, microbatches=4, schedule="zero_bubble")
+    expected = predict(find_config("gpt2"), layout, "a100", global_batch=16, seq=1024, recompute="full")
+    assert (row["seconds"], row["memory_bytes"]) == (expected.seconds, expected.memory_bytes)
+    assert main(["predict", *STEP, "--dp", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "dp=2 m=8" in printed and "Modelled, not measured. Memory: fits." in printed
+
+
+def test_models_and_clusters_are_listed(capsys):
+    assert main(["models", "--json"]) == 0
+    assert [row["model"] for row in json.loads(capsys.readouterr().out)] == model_names()
+    assert main(["clusters", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["cluster"] for row in rows] == clusters() and rows[6]["TDP (W)"] == "700.0"
+    for command in ("models", "clusters"):
+        main([command])
+        assert command.capitalize() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["plan", *STEP, "--gpus", "0"], "llmlab plan: gpus wants an integer of at least 1, got 0"),
+        (["plan", *STEP, "--gpus", "8", "--model", "gpt9000"], "no published model is called 'gpt9000'"),
+        (["predict", *STEP, "--dp", "3"], "does not split over dp=3"),
+        (["predict", *STEP, "--dp", "0"], "dp wants an integer of at least 1, got 0"),
+        (["plan", "--model", "gpt2"], "the following arguments are required"),
+        (["fly"], "invalid choice: 'fly'"),
+        ([*PLAN, "--json", "--csv"], "not allowed with argument"),
+    ],
+)
+def test_an_error_is_one_line_and_code_2(capsys, arguments, says):
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    out, err = capsys.readouterr()
+    assert code == 2 and out == "" and says in err and err.count("\n") == 1
+
+
+def test_it_runs_as_a_module():
+    run = subprocess.run([sys.executable, "-m", "llmlab", *PLAN, "--csv"], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("rank,dp,tp,") and run.stderr == ""
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))\n"
+    code += "from llmlab.__main__ import main; main(['plan', '--help'])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "False" and "--global-batch" in run.stdout
