@@ -23,6 +23,7 @@ from rich.table import Table
 
 from llmlab.cost.published import Rows, read_rows
 from llmlab.cost.scoring import (
+    FILES,
     Score,
     activation_score,
     left_out,
@@ -33,7 +34,7 @@ from llmlab.cost.scoring import (
     timed,
     verdicts,
     with_one_row,
-)  # fmt: skip
+)
 from llmlab.cost.stack import Stack, stack, stacks
 from llmlab.hardware.facts import facts
 
@@ -41,6 +42,7 @@ CALCULON = {"megatron2021: megatron-2022": 0.181, "korthikanti2022": 0.0365}  # 
 CHOICES = 5  # of the one row
 ABLATED = ("bubble", "tensor_parallel", "elementwise", "attention", "logits", "recompute", "data_parallel",
            "pipeline_messages", "host", "optimizer")  # fmt: skip
+OTHER_FACTS = ("SOURCES", "software", "sizes", "stacks", "layer_times", "activation_memory")
 IDEAL = {"typical": stack("ideal")}
 
 
@@ -93,6 +95,14 @@ def show(console: Console, lines: list[Line]) -> None:
         console.print(f"{name}: median {median(errors):.1%}; below the constant on {better} of {len(lines)} tables")
     for name, scores in (("fitted", [line.fitted for line in lines]), ("left out", [line.unseen for line in lines])):
         console.print(f"in the 90% interval, {name}: {mean(s.inside for s in scores):.0%}, the mean over tables")
+
+
+def show_unscored(console: Console) -> None:
+    """Say how many rows of each file cannot be scored: they do not state their sizes, layout or software, or their
+    authors publish them for their trend only."""
+    files = sorted(path.stem for path in facts("published").glob("*.csv") if path.stem not in (*OTHER_FACTS, *FILES))
+    counts = {file: read_rows(file)[1] for file in (*FILES, *files)}
+    console.print("rows not scored:", ", ".join(f"{file} {count}" for file, count in counts.items() if count))
 
 
 def show_memory(console: Console) -> None:
@@ -185,6 +195,7 @@ def main() -> None:
         lines.append(judge(tables, name))
         console.print(f"{name}: left out {lines[-1].unseen.error:.1%}", style="dim")
     show(console, lines)
+    show_unscored(console)
     show_memory(console)
     show_regret(console, tables)
     show_ablation(console, tables)

@@ -241,19 +241,25 @@ class OwnParallelize(Library):
         piled = np.where(x.m > in_flight(x, stage), made, 0)  # from the micro-batches before
         passing = (self.passing(x, layers) + np.where(zero > 0, around, 0)) * ((zero > 1) | (x.m == 1))
         (kept, one), (loss, softmax), block = self.activations(x, stage), self.loss_bytes(x), self.block_bytes(x)
-        moments = [  # activations, gradients, and what is worked with
-            (kept, piled, (softmax + loss) * (stage == end)),  # a backward begins
-            (kept, piled, block + np.where(alone, table, 0) + passing),  # it is in its first block
+        # ZeRO-3 gathers what is at work: a table in the loss, two layers in a block
+        tables, blocks = (zero == 3) * around, (zero == 3) * np.minimum(layers, 2) * layer
+        moments = [  # activations, gradients, what is worked with, what is gathered
+            (kept, piled, (softmax + loss) * (stage == end), tables * (stage == end)),  # a backward begins
+            (kept, piled, block + np.where(alone, table, 0) + passing, blocks),  # it is in its first block
             # the first one ends: its micro-batch is gone, its gradients are there
-            (kept - one, made, np.maximum(block, np.where(alone, 2 * table, 0)) + np.where(zero >= 2, passing, 0)),
+            (
+                kept - one,
+                made,
+                np.maximum(block, np.where(alone, 2 * table, 0)) + np.where(zero >= 2, passing, 0),
+                np.maximum(tables, blocks),
+            ),
             # the last one ends: a tied table's gradients are added, from both ends of a pipeline
-            (0 * kept, made, table * np.where(alone, 2 + (x.m > 1), 3) + np.where(zero >= 2, around, 0)),
+            (0 * kept, made, table * np.where(alone, 2 + (x.m > 1), 3) + np.where(zero >= 2, around, 0), tables),
         ]
         fullest = np.argmax([sum(moment) for moment in moments], axis=0)
-        kept, gradients, working = (np.choose(fullest, parts) for parts in zip(*moments, strict=True))
-        gathered = np.where(zero == 3, np.maximum(around, np.minimum(layers, 2) * layer), 0)
+        kept, gradients, working, gathered = (np.choose(fullest, parts) for parts in zip(*moments, strict=True))
         return {
-            "parameters": np.where(zero == 3, w * sharded + gathered, w * params),
+            "parameters": w * np.where(zero == 3, sharded, params) + gathered,
             "gradients": gradients + np.where(zero == 0, w * params, 0),  # and data parallelism's buckets
             "optimizer": 2 * w * np.where(zero >= 1, sharded, params),
             "activations": kept,

@@ -26,7 +26,8 @@ HARDWARE = (
     ("A100-SXM-40GB", "a100-40gb", 25.0), ("A100-SXM-80GB (Jean Zay", "a100", 6.25), ("4x200Gb", "a100", 12.5),
     ("4x100Gb", "a100", 6.25), ("A100", "a100", None), ("A800", "a100", None), ("AWS EFA", "h100", None),
     ("H100", "h100", None), ("H200", "h200", None), ("B200", "b200", None), ("V100-SXM2-16GB", "v100-16gb", None),
-    ("V100", "v100", None), ("TPU v5e", "tpu-v5e", None), ("MI250X", "mi300x", None),
+    ("V100", "v100", None), ("TPU v4", "tpu-v4", None), ("TPU v5e", "tpu-v5e", None), ("TPU v5p", "tpu-v5p", None),
+    ("TPU v6e", "tpu-v6e", None), ("MI300X", "mi300x", None),
 )  # fmt: skip
 
 
@@ -121,14 +122,14 @@ def _known() -> list[dict[str, str]]:
     return sorted(read_facts("published", "software.csv"), key=lambda row: -len(row["framework"] + row["hardware"]))
 
 
-def _software(row: dict[str, str]) -> dict[str, str] | None:
-    """What is known of the software that a row ran: the longest name that fits."""
+def _software(row: dict[str, str]) -> dict[str, str]:
+    """What is known of the software that a row ran: the longest name that fits; the shortest fits all."""
     fits = (
         each
         for each in _known()
         if row["framework"].startswith(each["framework"]) and each["hardware"] in row["hardware"]
     )
-    return next(fits, None)
+    return next(fits)
 
 
 def _stated(row: dict[str, str]) -> bool:
@@ -138,9 +139,7 @@ def _stated(row: dict[str, str]) -> bool:
     sized = (row["hidden"] and (row["layers"] or row["params_b"])) or _sizes_of(row["model"]).get("hidden")
     laid_out = "fp4" not in row["precision"] and row["tp"] and row["global_batch"] and row["seq"]
     stepped = row["micro_batch"] or int(row["cp"] or 1) > 1  # a context cut in parts: one sequence at a time
-    return bool(
-        sized and laid_out and stepped and _software(row) and row["score"] not in ("", "shape") and _cluster(row)
-    )
+    return bool(sized and laid_out and stepped and row["score"] not in ("", "shape") and _cluster(row))
 
 
 def _read(row: dict[str, str]) -> Row:
