@@ -81,8 +81,9 @@ def fit(seconds: Callable[[Stack], Any], measured: Any, start: Stack, weights: A
     root = np.sqrt(np.broadcast_to(weights, measured.shape)) / NOISE
 
     def stack_at(point: Any) -> Stack:
-        constants = np.exp(prior + point[:-1] + point[-1] * TOGETHER)
-        return dataclasses.replace(start, **dict(zip(CONSTANTS, map(float, constants), strict=True)))
+        factors = np.exp(prior + point[:-1] + point[-1] * TOGETHER)
+        constants: dict[str, Any] = dict(zip(CONSTANTS, map(float, factors), strict=True))
+        return dataclasses.replace(start, **constants)
 
     def misses(point: Any) -> Any:
         data = root * _tame(np.log(seconds(stack_at(point)) / measured))

@@ -114,8 +114,8 @@ def predict(
     _check_names("precision", [precision], NUMBER_BYTES)
     _check_names("without", without, TERMS)
     one = isinstance(layout, Layout)
-    if one or isinstance(layout, Sequence):
-        layouts = [layout] if one else list(layout)
+    if not isinstance(layout, SimpleNamespace):
+        layouts = [layout] if isinstance(layout, Layout) else list(layout)
         for each in layouts:
             each.check(config, global_batch, seq)
         layout = columns(layouts)

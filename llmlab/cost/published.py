@@ -166,11 +166,13 @@ def _read(row: dict[str, str]) -> Row:
         "schedule": "interleaved" if vp > 1 else "1f1b", "microbatches": m, "virtual_stages": vp,
     }  # fmt: skip
     seq = count("seq")
+    on = _cluster(row)
+    assert on is not None  # a row is read only where its hardware is known
     return Row(
         row_id=row["row_id"],
         label=f"{row['model']} tp={tp} pp={pp} dp={dp} m={m}",
         software=software,
-        cluster=_cluster(row),
+        cluster=on,
         precision=_precision(row),
         config=config,
         layout=layout,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from typing import Any
 
 from llmlab.cost.own import OwnParallelize
 from llmlab.cost.software import Library
@@ -70,6 +71,7 @@ def stack(name_or_stack: str | Stack) -> Stack:
 def _table() -> dict[str, Stack]:
     found = {"ideal": Stack(), OWN.name: OWN}
     for row in read_facts("published", "stacks.csv"):
+        constants: dict[str, Any] = {constant: float(row[constant]) for constant in CONSTANTS}
         found[row["name"]] = Stack(
             name=row["name"],
             fused_attention=row["fused_attention"] == "yes",
@@ -78,6 +80,6 @@ def _table() -> dict[str, Stack]:
             activations=float(row["activations"]),
             spread=float(row["spread"]),
             fitted_to=row["fitted_to"],
-            **{constant: float(row[constant]) for constant in CONSTANTS},
+            **constants,
         )
     return found

@@ -141,5 +141,10 @@ def _check(
         raise ValueError(f"precision wants one of {', '.join(PRECISIONS)}; got {precision!r}")
     if precision == "fp16" and scaler is None:
         raise ValueError("precision='fp16' wants a scaler, or small gradients round to 0: scaler=LossScaler()")
+    if precision != "full" and world.device.type == "meta":  # torch casts no tensors that hold no numbers
+        raise ValueError(
+            f"precision={precision!r} casts numbers, and numerics=False has none: "
+            "give the model the dtype itself, Config(dtype=torch.bfloat16)"
+        )
     if recompute not in RECOMPUTE:
         raise ValueError(f"recompute wants one of {', '.join(RECOMPUTE)}; got {recompute!r}")

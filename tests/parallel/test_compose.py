@@ -278,6 +278,14 @@ def test_another_model_or_one_that_is_split_already_is_refused():
     numbers(2).run(worker)
 
 
+def test_a_cast_of_tensors_without_numbers_is_refused_with_what_to_do():
+    def worker(world):
+        parallelize(lab.Transformer(CONFIG), make_optimizer("sgd"), Layout(), world, precision="bf16")
+
+    with pytest.raises(ValueError, match=r"numerics=False has none: give the model the dtype itself"):
+        lab.Simulator(1, numerics=False).run(worker)
+
+
 def test_the_learning_rate_can_be_changed_between_steps():
     def worker(world):
         step = parallelize(lab.Transformer(CONFIG), make_optimizer("sgd"), Layout(dp=2, zero=1), world)
