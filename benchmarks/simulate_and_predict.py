@@ -5,7 +5,8 @@
 The simulator runs `parallelize` without its numbers, kernel by kernel; `predict(..., stack="llmlab")` evaluates the
 formulas of llmlab/cost. They share no code and no constant was fitted: what a kernel moves was counted from the models'
 text and from recorded runs, and corrected where draws 0 to 149 showed it wrong (`llmlab/cost/own.py`). The default 50
-are draws that nobody had looked at by then. Both sides are modelled: nothing here is measured.
+were drawn blind; once they had been seen, what ZeRO-3 gathers was corrected, so their memory is not blind any more.
+Both sides are modelled: nothing here is measured.
 """
 
 from __future__ import annotations

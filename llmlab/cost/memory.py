@@ -53,9 +53,8 @@ def layer_activations(x: Sizes, fused: bool, recompute: Any = None) -> Any:
     # q, k, v, context; the MLP's inner values
     sharded = 2 * x.w * (x.q_width + x.kv_width) / c.d_model + x.mlp_matrices * x.w * ratio
     kept = hidden * (whole * x.split + sharded / t)
-    scores = (
-        0.0 if fused else (2 * x.w + mask) * x.n * x.T * c.n_head / t
-    )  # softmax's output, dropout's mask and output
+    # softmax's output, dropout's mask and output
+    scores = 0.0 if fused else (2 * x.w + mask) * x.n * x.T * c.n_head / t
     return np.choose(x.recompute if recompute is None else recompute, [kept + scores, kept, x.w * hidden * x.split])
 
 

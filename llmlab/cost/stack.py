@@ -1,8 +1,8 @@
 """How fast one software uses the hardware: a few constants per stack, each a factor on the published device.
 
 No shared set of constants serves two software stacks on one GPU, so they are kept apart and shown. `ideal` is 1
-everywhere; the others were fitted by `benchmarks/fit_stacks.py` to the published tables named beside them
-(`data/published/stacks.csv`).
+everywhere, and so is `llmlab`, whose habits were counted; the others were fitted by `benchmarks/fit_stacks.py` to the
+published tables named beside them (`data/published/stacks.csv`).
 """
 
 from __future__ import annotations
