@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -130,9 +129,7 @@ def _planned(
 ) -> tuple[Planned, ...]:
     """Put the best layouts in rows, each with its own prediction."""
     together = job.predict(best, recompute)
-    return tuple(
-        _priced(layout_at(best, i), kind, _one(together, i), tokens, prices) for i, kind in enumerate(recompute)
-    )
+    return tuple(_priced(layout_at(best, i), kind, together.at(i), tokens, prices) for i, kind in enumerate(recompute))
 
 
 def _priced(layout: Layout, recompute: str, p: Prediction, tokens: float, prices: Prices) -> Planned:
@@ -142,17 +139,6 @@ def _priced(layout: Layout, recompute: str, p: Prediction, tokens: float, prices
 
 def _prices(on: Cluster, gpu_hour: float | None, drawn: float | None, kwh: float | None, pue: float) -> Prices:
     return Prices(gpu_hour, kwh, watts(on.device) if drawn is None else drawn, pue)
-
-
-def _one(together: Prediction, i: int) -> Prediction:
-    """Give the i-th of many predictions, as `predict` gives one layout's."""
-
-    def pick(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: pick(each) for key, each in value.items()}
-        return np.asarray(value)[i].item() if np.ndim(value) else value
-
-    return Prediction(**{field.name: pick(getattr(together, field.name)) for field in fields(together)})
 
 
 def _no_layout(job: Job, choices: Choices, rules: Counter[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,6 +92,16 @@ class Prediction:
         """Device-hours for so many tokens of training."""
         return tokens / self.tokens_per_s * self.ranks / 3600
 
+    def at(self, i: int) -> Prediction:
+        """The i-th of many, as one."""
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: pick(each) for key, each in value.items()}
+            return np.asarray(value).reshape(-1)[i if np.ndim(value) else 0].item() if np.size(value) else value
+
+        return Prediction(**{field.name: pick(getattr(self, field.name)) for field in fields(self)})
+
 
 def predict(
     config: Any,
@@ -128,7 +138,7 @@ def predict(
     b = global_batch / (layout.dp * layout.microbatches)
     x = Sizes(config, layout, b, seq, w, stack.gradient_bytes or w, again)
     found = predict_sizes(x, find_cluster(cluster), stack, precision, without)
-    return _first(found) if one else found
+    return found.at(0) if one else found
 
 
 def predict_sizes(x: Sizes, on: Cluster, stack: Stack, precision: str, without: Collection[str] = ()) -> Prediction:
@@ -147,27 +157,6 @@ def predict_sizes(x: Sizes, on: Cluster, stack: Stack, precision: str, without: 
         spread=stack.spread,
         peak_flops_per_s=on.device.peak(precision),
         capacity_bytes=on.device.memory_bytes,
-    )
-
-
-def _first(p: Prediction) -> Prediction:
-    """The one prediction of arrays of one."""
-
-    def number(value: Any) -> float:
-        return float(np.asarray(value).reshape(-1)[0])
-
-    return Prediction(
-        **{
-            name: {key: number(each) for key, each in getattr(p, name).items()}
-            for name in ("breakdown", "hidden", "memory")
-        },
-        model_flops=number(p.model_flops),
-        hardware_flops=number(p.hardware_flops),
-        tokens=round(number(p.tokens)),
-        ranks=round(number(p.ranks)),
-        spread=p.spread,
-        peak_flops_per_s=p.peak_flops_per_s,
-        capacity_bytes=p.capacity_bytes,
     )
 
 
