@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 _NAMES = {
     "comm.simulator": ["Simulator"],
     "comm.processes": ["Processes", "Torchrun"],
-    "comm.group": ["Group", "Mesh"],
+    "comm.group": ["Group"],
+    "comm.mesh": ["Mesh"],
     "comm.trace": ["Event", "Trace", "Run"],
     "comm.errors": [
         "RankError", "RankDied", "RankTimeout", "DeadlockError", "MismatchError", "RaceError", "OutOfDeviceMemory",

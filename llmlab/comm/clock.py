@@ -11,6 +11,9 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from llmlab.comm.trace import Event
 
 PS = 10**12  # picoseconds in a second
 Port = tuple[str, str, int]  # ("port" in the node or "net" across, "in" or "out", rank)
@@ -18,6 +21,23 @@ Port = tuple[str, str, int]  # ("port" in the node or "net" across, "in" or "out
 
 def picoseconds(seconds: float) -> int:
     return round(seconds * PS)
+
+
+class Logged(NamedTuple):
+    """An event as the clock knows it, in picoseconds; `trace.Event` is the same in seconds."""
+
+    rank: int
+    stream: str
+    op: str
+    axis: str
+    nbytes: int
+    flops: int
+    start: int
+    stop: int
+    peer: int | None
+
+    def event(self) -> Event:
+        return Event(*self[:6], self.start / PS, self.stop / PS, self.peer)
 
 
 class When:

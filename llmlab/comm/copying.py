@@ -45,6 +45,8 @@ class _MetaPickler(cloudpickle.Pickler):
         return super().reducer_override(obj)
 
 
-def _meta(shape, stride, dtype, requires_grad, parameter) -> Tensor:
+def _meta(
+    shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, requires_grad: bool, parameter: bool
+) -> Tensor:
     x = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
     return nn.Parameter(x, requires_grad) if parameter else x.requires_grad_(requires_grad)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from llmlab.comm import where
+from llmlab.comm import reports, where
+from llmlab.comm.call import Side
 from llmlab.comm.errors import DeadlockError, MismatchError
-from llmlab.comm.ledger import Entry, Key, State, words
+from llmlab.comm.ledger import Entry, Key, State
 
 
 def steady(before: Mapping[int, State], now: Mapping[int, State]) -> dict[int, State]:
@@ -37,9 +38,8 @@ def find_deadlock(
             del stuck[rank]
     if not stuck:
         return None
-    lines = [describe(everyone[rank], rank in returned) for rank in sorted(everyone)]
-    who = "no rank" if len(stuck) + len(returned) == len(everyone) else "some ranks never"
-    return DeadlockError(f"deadlock: {who} can go on\n" + "\n".join(lines), min(stuck))
+    lines = {rank: describe(state, rank in returned) for rank, state in everyone.items()}
+    return reports.deadlock(lines, min(stuck), len(stuck) + len(returned) == len(everyone))
 
 
 def find_mismatch(states: Iterable[State]) -> MismatchError | None:
@@ -53,13 +53,12 @@ def find_mismatch(states: Iterable[State]) -> MismatchError | None:
             elif entry.number:
                 pair = (state.rank, entry.peer) if entry.op == "send" else (entry.peer, state.rank)
                 messages.setdefault((entry.key, *pair, entry.number), {})[state.rank] = entry
-    for (key, number), sides in sorted(met.items(), key=lambda item: min(e.start for e in item[1].values())):
+    for (key, _), sides in sorted(met.items(), key=lambda item: min(e.start for e in item[1].values())):
         if len({entry.signature for entry in sides.values()}) > 1:
-            text = f"the ranks of {key[0]} are not in the same operation (collective {number} of the group)"
-            return _mismatch(text, sides)
-    for sides in messages.values():
+            return reports.mismatch(key[0], _sides(sides))
+    for (_, _, receiver, _), sides in messages.items():
         if len({entry.signature for entry in sides.values()}) > 1:
-            return _mismatch("a message does not fit what its receiver asked for", sides)
+            return reports.unfit_message(_sides(sides), receiver)
     return None
 
 
@@ -79,20 +78,19 @@ def find_left_over(states: Sequence[State], not_waited: Mapping[int, Sequence[En
         if len(posts) < len(key[1]):
             sides.update(posts)
     if sides:
-        return _mismatch("the ranks returned, and left what nobody took", sides)
-    unwaited = {rank: entries[0] for rank, entries in not_waited.items() if entries}
-    return _mismatch("the ranks returned, and left what nobody waited for", unwaited) if unwaited else None
+        return reports.left_over({rank: [entry.side] for rank, entry in sides.items()}, taken=False)
+    unwaited = {rank: [entry.side for entry in entries] for rank, entries in not_waited.items() if entries}
+    return reports.left_over(unwaited, taken=True) if unwaited else None
 
 
 def describe(state: State, returned: bool = False, since: bool = False) -> str:
-    """One rank's line of a report; `since`: with the seconds that it has waited."""
+    """What one rank is at, for a report; `since`: with the seconds that it has waited."""
     if returned:
-        return f"  rank {state.rank}: has returned"
+        return reports.RETURNED
     if state.waiting is None:
-        return f"  rank {state.rank}: at {where.describe(state.line) if state.line else 'a place unknown'}"
-    entry = state.waiting
-    seconds = f", for {state.when - entry.start:.1f} s" if since else ""
-    return f"  rank {state.rank}: waits in {words(entry)}  at {where.describe(entry.line)}{seconds}"
+        return f"is at {where.describe(state.line) if state.line else 'a place unknown'}"
+    seconds = f", for {state.when - state.waiting.start:.1f} s" if since else ""
+    return reports.waits_in(state.waiting.side) + seconds
 
 
 # --- who can still be helped -----------------------------------------------------------------------------------------
@@ -157,6 +155,5 @@ def _same(a: Entry | None, b: Entry | None) -> bool:
     )
 
 
-def _mismatch(text: str, sides: Mapping[int, Entry]) -> MismatchError:
-    lines = [f"  rank {rank}: {words(entry)}  at {where.describe(entry.line)}" for rank, entry in sorted(sides.items())]
-    return MismatchError(f"{text}:\n" + "\n".join(lines), min(sides))
+def _sides(entries: Mapping[int, Entry]) -> dict[int, Side]:
+    return {rank: entry.side for rank, entry in entries.items()}

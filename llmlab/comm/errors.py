@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RankError(RuntimeError):
     """A rank failed. Its text begins `rank 3: KeyError: planted`; `__cause__` is the rank's own exception.
@@ -65,12 +67,12 @@ def rank_error(rank: int, original: BaseException, note: str = "") -> RankError:
     return error
 
 
-def _new(cls, *args):
+def _new(cls: type, *args: Any) -> Any:
     """Make the instance without the original's own constructor, whose arguments we do not know."""
     return cls.__mro__[2].__new__(cls, *args) if cls.__mro__[2].__new__ is not object.__new__ else object.__new__(cls)
 
 
-def _reduce(self):
+def _reduce(self: RankError) -> tuple[Any, ...]:
     return RankError, (self.message, self.rank)
 
 

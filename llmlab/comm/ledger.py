@@ -5,29 +5,23 @@ The trace is made of it, and so is the evidence for a deadlock or a mismatch (`d
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
 import sys
-import sysconfig
 import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
-from types import FrameType
 from typing import Any
 
-from llmlab.comm.group import Call, Group
-from llmlab.comm.where import Place
+from llmlab.comm.call import Call, Side, Signature, signature
+from llmlab.comm.group import Group
+from llmlab.comm.where import Place, worker_line
 
 Key = tuple[str, tuple[int, ...]]  # names a group: its axis and its members
 RECENT = 16  # entries in an answer while a run goes on
 SETUP = "the making of "  # precedes the axis in the key of a group that is being made
-
-_COMM = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_PACKAGE = os.path.dirname(os.path.dirname(_COMM)) + os.sep
-_PYTHON = (sysconfig.get_paths()["stdlib"] + os.sep, "<frozen")
 
 
 @dataclass(slots=True, eq=False)
@@ -37,13 +31,18 @@ class Entry:
     op: str
     key: Key
     number: int
-    signature: tuple[Any, ...]  # what every rank that takes part must agree on
+    signature: Signature
     nbytes: int
     line: Place
     start: float
     stop: float | None = None
     peer: int | None = None  # world rank; None for a collective, and for a receive from any until it is known
     any_source: bool = False
+
+    @property
+    def side(self) -> Side:
+        """Say what this is, for reports."""
+        return Side(self.op, self.key[0], self.signature, self.peer, self.line)
 
     def __reduce__(self) -> tuple[Any, ...]:  # one is written down for every operation: make it quick
         return Entry, _FIELDS(self)
@@ -93,10 +92,9 @@ class Ledger:
             os.ftruncate(self.note, 0)
 
     def open(self, group: Group, call: Call) -> Entry:
-        op = call.op.removeprefix("i") if call.op in ("isend", "irecv") else call.op
         key = (group.axis, group.members)
-        entry = Entry(op, key, 0, signature(call), call.nbytes, worker_line(), time.monotonic())
-        if op in ("send", "recv"):
+        entry = Entry(call.name, key, 0, signature(call), call.nbytes, worker_line(), time.monotonic())
+        if call.is_message:
             self._open_message(entry, group, call)
         else:
             entry.number = self._next(self.collectives, entry.key)
@@ -108,7 +106,7 @@ class Ledger:
     def open_setup(self, key: Key) -> Entry:
         """The making of a group, which waits for its members like a collective. It is not part of the trace."""
         made = (f"{SETUP}{key[0]}", key[1])
-        entry = Entry("Mesh", made, 0, ("Mesh", None, None, None, None), 0, worker_line(), time.monotonic())
+        entry = Entry("Mesh", made, 0, Signature("Mesh"), 0, worker_line(), time.monotonic())
         entry.number = self._next(self.collectives, made)
         return entry
 
@@ -140,57 +138,6 @@ class Ledger:
     def _next(counts: defaultdict[Any, int], key: Any) -> int:
         counts[key] += 1
         return counts[key]
-
-
-def signature(call: Call) -> tuple[Any, ...]:
-    """What all ranks of a collective, or both ends of a message, must agree on."""
-    if call.op == "all_to_all":  # shapes may differ
-        return call.op, None, None, None, str(call.tensors[0].dtype)
-    if call.op in ("scatter", "barrier"):  # only src knows the shape
-        return call.op, None, call.root, None, None
-    x = call.tensors[0]
-    op = "message" if call.op in ("send", "recv", "isend", "irecv") else call.op
-    return op, call.reduce, call.root, tuple(x.shape), str(x.dtype)
-
-
-def words(entry: Entry) -> str:
-    """An operation in a few words: `all_reduce(sum) on dp ((4, 5) float32)`."""
-    _, reduce, root, shape, dtype = entry.signature
-    how = ", ".join(([reduce] if reduce else []) + ([f"root {root}"] if root is not None else []))
-    whom = ""
-    if entry.op in ("send", "recv"):
-        whom = (" to " if entry.op == "send" else " from ") + (
-            f"rank {entry.peer}" if entry.peer is not None else "any rank"
-        )
-    what = f" ({shape} {dtype.removeprefix('torch.')})" if shape is not None else ""
-    return f"{entry.op}{f'({how})' if how else ''}{whom} on {entry.key[0]}{what}"
-
-
-def worker_line(frame: FrameType | None = None) -> Place:
-    """Find the line of the worker that led here: the innermost frame outside this package, torch and Python itself.
-
-    Where the worker is in this package, the innermost frame outside `comm`.
-    """
-    frame = frame or sys._getframe(1)
-    fallback = None
-    while frame is not None:
-        kind = _kind(frame.f_code.co_filename)
-        if kind == "worker" or (kind == "package" and fallback is None):
-            line = Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-            if kind == "worker":
-                return line
-            fallback = line
-        frame = frame.f_back
-    return fallback or Place("?", 0, "?")
-
-
-@functools.cache
-def _kind(filename: str) -> str:
-    if filename.startswith(_COMM):
-        return "library"
-    if filename.startswith(_PACKAGE):
-        return "package"
-    return "library" if "site-packages" in filename or filename.startswith(_PYTHON) else "worker"
 
 
 def _others() -> bool:

@@ -7,6 +7,8 @@ import contextlib
 import os
 import sys
 
+from llmlab.comm.lines import RankLines
+
 _READ = 1 << 18  # bytes
 
 
@@ -21,7 +23,7 @@ class RankOutput:
         os.set_blocking(descriptor, False)
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._pieces: list[str] = []
-        self._partial = ""
+        self._lines = RankLines(rank)
 
     def fileno(self) -> int:
         return self._descriptor
@@ -37,9 +39,8 @@ class RankOutput:
         with contextlib.suppress(BlockingIOError):
             while self.read():
                 pass
-        if self._partial:
-            self._write([self._partial])
-        text, self._pieces, self._partial = "".join(self._pieces), [], ""
+        self._write(self._lines.rest())
+        text, self._pieces = "".join(self._pieces), []
         return text
 
     def close(self) -> None:
@@ -47,15 +48,11 @@ class RankOutput:
 
     def _show(self, text: str) -> None:
         self._pieces.append(text)
-        *whole, self._partial = (self._partial + text).split("\n")
-        self._write(whole)
+        self._write(self._lines.add(text))
 
-    def _write(self, lines: list[str]) -> None:
+    def _write(self, lines: str) -> None:
         """Write in the calling thread: a notebook puts it in the cell that runs."""
         if lines:
             stream = getattr(sys, self.name)
-            # of a progress bar that rewrites its line, the last state
-            stream.write(
-                "".join(f"rank {self.rank} | {line.rstrip(chr(13)).rpartition(chr(13))[2]}\n" for line in lines)
-            )
+            stream.write(lines)
             stream.flush()

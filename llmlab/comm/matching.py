@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from llmlab.comm.call import Call, Side, reduced, signature
 from llmlab.comm.clock import Time, When
-from llmlab.comm.group import Call, Group
-from llmlab.comm.where import Place, describe
+from llmlab.comm.group import Group
+from llmlab.comm.where import Place
 
 if TYPE_CHECKING:
     from llmlab.comm.rank import Rank
@@ -38,11 +39,10 @@ class Post:
     waited: bool = False
     result: Any = None
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
-    signature: tuple = ()
 
     def __post_init__(self) -> None:
         self.signature = signature(self.call)
-        watched = list(self.call.tensors) if self.call.op not in ("recv", "irecv") else []
+        watched = [] if self.call.takes else list(self.call.tensors)
         if self.call.out is not None:
             watched.append(self.call.out)
         self.versions = [(x, x._version) for x in watched]
@@ -54,22 +54,11 @@ class Post:
     def changed(self) -> bool:
         return any(x._version != version for x, version in self.versions)
 
-    def __str__(self) -> str:
-        peer = ""
-        if self.call.op in ("send", "isend", "recv", "irecv"):
-            preposition = "to" if "send" in self.call.op else "from"
-            peer = f" {preposition} {'any rank' if self.call.peer is None else f'rank {self.call.peer}'}"
-        shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in self.call.tensors[:1])
-        return f"{self.call.op}{peer} on {self.group.axis} ({shapes})  at {describe(self.place)}"
-
-
-def signature(call: Call) -> tuple:
-    """What all members of a collective must agree in."""
-    shapes: tuple = tuple(tuple(x.shape) for x in call.tensors)
-    if call.op in ("all_to_all", "scatter"):
-        shapes = ()
-    dtypes = tuple(sorted({str(x.dtype) for x in call.tensors})) if call.op != "scatter" else ()
-    return call.op, call.reduce, call.root, dtypes, shapes
+    @property
+    def side(self) -> Side:
+        """Say what this is, for reports."""
+        peer = None if self.call.peer is None else self.group.members[self.call.peer]
+        return Side(self.call.name, self.group.axis, self.signature, peer, self.place)
 
 
 def result_like(call: Call, size: int, rank: int) -> Tensor | None:
@@ -112,33 +101,18 @@ def fill(op: str, posts: list[Post]) -> None:
         _write(posts, inputs[root][0])
     elif op in ("all_gather", "gather"):
         _write(posts, torch.cat([given[0] for given in inputs]))
-    elif op == "reduce_scatter":
-        for post, part in zip(posts, reduced([g[0] for g in inputs], reduce).chunk(len(posts)), strict=True):
-            _write([post], part)
     else:
-        _write(posts, reduced([given[0] for given in inputs], reduce))
+        assert reduce is not None
+        total = reduced([given[0] for given in inputs], reduce)
+        parts = total.chunk(len(posts)) if op == "reduce_scatter" else [total] * len(posts)
+        for post, part in zip(posts, parts, strict=True):
+            _write([post], part)
 
 
 def _write(posts: list[Post], value: Tensor) -> None:
     for post in posts:
         if post.result is not None:
             post.result.copy_(value)
-
-
-def reduced(parts: list[Tensor], op: str | None) -> Tensor:
-    """Reduce over ranks in rank order, so that it is the same to the bit every time; 16-bit sums are kept in fp32."""
-    total = parts[0].clone()
-    narrow = total.is_floating_point() and total.dtype.itemsize < 4
-    total = total.float() if narrow else total
-    for part in parts[1:]:
-        if op in ("sum", "avg"):
-            total += part
-        elif op == "prod":
-            total *= part
-        else:
-            total = torch.maximum(total, part) if op == "max" else torch.minimum(total, part)
-    total = total / len(parts) if op == "avg" else total
-    return total.to(parts[0].dtype)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import gc
 import weakref
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from llmlab.comm.errors import OutOfDeviceMemory
@@ -77,7 +78,7 @@ class MemoryMeter:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _add(self, key: int, storage, category: str) -> None:
+    def _add(self, key: int, storage: torch.UntypedStorage, category: str) -> None:
         nbytes = storage.nbytes()
         if self.capacity is not None and self.total + nbytes > self.capacity:
             gc.collect()  # a tensor in a reference cycle lives until the collector runs, and here it must not count

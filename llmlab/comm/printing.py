@@ -8,13 +8,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from llmlab.comm.lines import RankLines
+
 
 class Printing:
     """Stands in for sys.stdout during a run. The caller shows the lines, so they are in the right cell."""
 
     def __init__(self) -> None:
         self.texts: dict[int, list[str]] = {}
-        self._partial: dict[int, str] = {}
+        self._open: dict[int, RankLines] = {}
         self._lines: list[str] = []
 
     def of(self, rank: int) -> str:
@@ -23,14 +25,13 @@ class Printing:
     @contextmanager
     def caught(self, current: Callable[[], int | None]) -> Iterator[None]:
         self._caller, self._out, self._current = threading.get_ident(), sys.stdout, current
-        sys.stdout = _Router(self)  # type: ignore[assignment]
+        sys.stdout = _Router(self)
         try:
             yield
         finally:
             sys.stdout = self._out
-            for rank, text in sorted(self._partial.items()):
-                self._lines.append(f"rank {rank} | {text}\n")
-            self._partial.clear()
+            self._lines += [lines.rest() for _, lines in sorted(self._open.items())]
+            self._open.clear()
             self.flush()
 
     def write(self, text: str) -> None:
@@ -39,10 +40,9 @@ class Printing:
             self._out.write(text)
             return
         self.texts.setdefault(rank, []).append(text)
-        *whole, rest = (self._partial.pop(rank, "") + text).split("\n")
-        self._lines += [f"rank {rank} | {line}\n" for line in whole]
-        if rest:
-            self._partial[rank] = rest
+        if rank not in self._open:
+            self._open[rank] = RankLines(rank)
+        self._lines.append(self._open[rank].add(text))
 
     def flush(self) -> None:
         """Show what has come; called by the calling thread."""

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from llmlab.comm import matching
-from llmlab.comm.clock import PS, Flow, Time, When, known, picoseconds, settled
+from llmlab.comm import matching, reports
+from llmlab.comm.call import Call
+from llmlab.comm.clock import PS, Flow, Logged, Time, When, known, picoseconds, settled
 from llmlab.comm.errors import RaceError, RankError, rank_error
-from llmlab.comm.group import Call, Group
+from llmlab.comm.group import Group
 from llmlab.comm.matching import Post
 from llmlab.comm.memory import MemoryMeter
 from llmlab.comm.recorder import Interceptor, Recorder, unseen
 from llmlab.comm.scheduler import Aborted, Task
-from llmlab.comm.where import Place, caller, describe
+from llmlab.comm.where import Place, describe, worker_line
 
 if TYPE_CHECKING:
     from llmlab.comm.simulation import Simulation
@@ -86,13 +87,13 @@ class Rank:
     def doing(self) -> str:
         """What this rank is at, for reports."""
         if self.task.status == "done":
-            return "returned"
+            return reports.RETURNED
         if self.raised:
             return f"raised {self.raised}"
         if self.waiting_for is not None:
-            return f"waits in {self.waiting_for}"
+            return reports.waits_in(self.waiting_for.side)
         frame = sys._current_frames().get(self.task.thread) if self.task.thread is not None else None
-        return "has not begun" if frame is None else f"is at {describe(caller(frame))}"
+        return "has not begun" if frame is None else f"is at {describe(worker_line(frame))}"
 
     def check_running(self) -> None:
         if self.simulation.scheduler.aborting:
@@ -102,9 +103,9 @@ class Rank:
 
     def start(self, group: Group, call: Call) -> Post:
         self.check_running()
-        place = caller(sys._getframe(1))
+        place = worker_line(sys._getframe(1))
         with unseen():
-            for x in call.tensors if call.op not in ("recv", "irecv") else ():
+            for x in () if call.takes else call.tensors:
                 self.meter.place(x)
             post = self._post(group, call, place)
         self.handles[id(post)] = post
@@ -113,7 +114,7 @@ class Rank:
 
     def _post(self, group: Group, call: Call, place: Place) -> Post:
         """Make this rank's side of an operation: it is ready when host, compute and the group's last one are."""
-        to_one = call.op in ("send", "isend", "recv", "irecv")
+        to_one = call.is_message
         before = 0 if to_one else self.streams.get(self.simulation.matcher.key_of(group), 0)
         self._spend_launch()
         post = Post(self, group, call, place, self.simulation.timeline.latest(self.host, self.compute, before))
@@ -247,7 +248,7 @@ class Rank:
     def log_comm(self, post: Post) -> None:
         call, group, ready = post.call, post.group, post.ready
         peer = None if call.peer is None else group.members[call.peer]
-        op, nbytes = call.op.lstrip("i"), call.nbytes  # not the call: time may come to this long after its tensors go
+        op, nbytes = call.name, call.nbytes  # not the call: time may come to this long after its tensors go
 
         def log(ps: int) -> None:
             self._log("comm", op, group.axis, nbytes, 0, known(ready), ps, peer)
@@ -269,7 +270,7 @@ class Rank:
                 raise Aborted
 
     def _race(self, text: str, post: Post) -> RaceError:
-        return RaceError(f"{text}\n  begun: {post}\nall ranks:\n{self.simulation.all_doing()}", self.number)
+        return RaceError(f"{text}\n  begun: {post.side}\nall ranks:\n{self.simulation.all_doing()}", self.number)
 
     def _or_fail(self, action: Callable[[], None]) -> None:
         """Do something whose failure ends the run for all ranks, whatever the worker catches."""
@@ -279,5 +280,7 @@ class Rank:
             self.simulation.scheduler.fail(error)
             raise Aborted from None
 
-    def _log(self, stream, op, axis, nbytes, flops, start, stop, peer=None) -> None:
-        self.simulation.events.append((self.number, stream, op, axis, nbytes, flops, start, stop, peer))
+    def _log(
+        self, stream: str, op: str, axis: str, nbytes: int, flops: int, start: int, stop: int, peer: int | None = None
+    ) -> None:
+        self.simulation.events.append(Logged(self.number, stream, op, axis, nbytes, flops, start, stop, peer))

@@ -7,7 +7,6 @@ import ctypes
 import faulthandler
 import gc
 import os
-import random
 import shutil
 import signal
 import socket
@@ -20,11 +19,11 @@ from datetime import timedelta
 from typing import Any
 
 import cloudpickle
-import numpy.random  # numpy would load it when first used: 20 ms in every rank
 import torch
 import torch.distributed as dist
 
 from llmlab.comm.ledger import Entry, Ledger, State
+from llmlab.comm.seeding import seed_process
 from llmlab.comm.shipping import Failure, know_sources, pack_failure, pack_result
 from llmlab.comm.torch_engine import TorchEngine
 from llmlab.comm.wire import Channel
@@ -144,7 +143,7 @@ def _run_once(tasks: Channel, engine: TorchEngine) -> None:
     result: bytes | Failure
     try:
         worker, args, kwargs = cloudpickle.loads(payload)
-        seed(engine.ledger.rank)
+        seed_process(0, engine.ledger.rank)
         tasks.send("ready")
         (began,) = tasks.receive()
         engine.begin(began)
@@ -169,13 +168,6 @@ def outcome(engine: TorchEngine, result: bytes | Failure, resident_before: int |
     peak = peak_bytes()
     grown = None if peak is None or resident_before is None else max(0, peak - resident_before)
     return Outcome(result, state, engine.not_waited(), engine.ledger.spans, engine.began, stop, grown)
-
-
-def seed(rank: int) -> None:
-    """torch's generator equal on all ranks, so that they make the same weights; numpy's and Python's by rank."""
-    torch.manual_seed(0)
-    numpy.random.set_bit_generator(numpy.random.MT19937(rank))  # type: ignore[attr-defined]
-    random.seed(rank)
 
 
 def flush() -> None:

@@ -90,7 +90,9 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.rank = rank
 
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         rank, kind = self.rank, kind_of(op)
         rank.check_running()
@@ -101,7 +103,7 @@ class Recorder(TorchDispatchMode):
         self._account(kind, op, args, inputs, result)
         return result
 
-    def _account(self, kind: Kind, op, args, inputs: list[Tensor], result: Any) -> None:
+    def _account(self, kind: Kind, op: Any, args: tuple[Any, ...], inputs: list[Tensor], result: Any) -> None:
         rank, meter = self.rank, self.rank.meter
         outputs = list(tensors_in((result,)))
         if all(meter.on_host(x) for x in inputs) and (kind.host_can or not inputs):
@@ -134,7 +136,9 @@ class Interceptor(TorchFunctionMode):
         super().__init__()
         self.rank = rank
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return attention(self.rank, *args, **kwargs)
@@ -158,8 +162,16 @@ class Interceptor(TorchFunctionMode):
 
 
 def attention(
-    rank: Rank, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
-):
+    rank: Rank,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
     """Run torch's attention unseen and charge it as one kernel, forward and backward."""
     options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
     return _Attention.apply(rank, options, query, key, value, attn_mask)
@@ -167,7 +179,9 @@ def attention(
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rank, options, q, k, v, mask):
+    def forward(
+        ctx: Any, rank: Rank, options: dict[str, Any], q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> Tensor:
         ctx.rank, ctx.flops = rank, 2 * prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
         inputs = [x.detach().requires_grad_(x.requires_grad) for x in (q, k, v)]
         with unseen():
@@ -176,7 +190,7 @@ class _Attention(torch.autograd.Function):
             if not q.is_meta:
                 # activation checkpointing must not count what is saved in here; detached, so that nothing saves itself
                 with torch.enable_grad(), saved_tensors_hooks(Tensor.detach, Tensor.detach):
-                    inner = F.scaled_dot_product_attention(*inputs, attn_mask=mask, **options)
+                    inner = F.scaled_dot_product_attention(inputs[0], inputs[1], inputs[2], mask, **options)
                 ctx.inner = inputs, inner
                 out.copy_(inner.detach())
             logsumexp = q.new_empty(q.shape[:-1], dtype=torch.float32)
@@ -185,7 +199,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         rank, (q, k, v, out, _) = ctx.rank, ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:5]
         with unseen():
@@ -229,7 +243,7 @@ def widest(tensors: list[Tensor]) -> torch.dtype:
     return max((x.dtype for x in tensors), key=lambda d: (d.is_floating_point, d.itemsize), default=torch.float32)
 
 
-def _flops(kind: Kind, op, args, result) -> int:
+def _flops(kind: Kind, op: Any, args: tuple[Any, ...], result: Any) -> int:
     """FLOPs of the matrix unit; element-wise kernels are bound by their bytes."""
     if not kind.counts_flops:
         return 0

@@ -7,42 +7,17 @@ run, virtual time moves on; when that wakes nobody either, it is a deadlock, fou
 from __future__ import annotations
 
 import ctypes
-import random
 from _thread import allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
+from llmlab.comm.seeding import RandomState
 
 
 class Aborted(BaseException):
     """Ends a rank's thread when the run has failed elsewhere; never seen by a caller."""
-
-
-@dataclass
-class RandomState:
-    """One rank's random generators: torch's the same on all ranks, numpy's and Python's its own."""
-
-    seed: int
-    rank: int
-
-    def __post_init__(self) -> None:
-        self.torch = torch.Generator().manual_seed(self.seed).get_state()
-        self.numpy = np.random.MT19937(self.seed + self.rank)
-        self.python = random.Random(self.seed + self.rank).getstate()
-
-    def enter(self) -> None:
-        torch.set_rng_state(self.torch)
-        np.random.set_bit_generator(self.numpy)
-        random.setstate(self.python)
-
-    def leave(self) -> None:
-        self.torch = torch.get_rng_state()
-        self.numpy = np.random.get_bit_generator()
-        self.python = random.getstate()
 
 
 @dataclass(eq=False)

@@ -28,7 +28,7 @@ def run_meta(op: torch._ops.OpOverload, args: tuple, kwargs: dict) -> Any:
         known = _seen.get(key, False)
     except TypeError:  # an argument that cannot be a key
         return op(*args, **kwargs)
-    if known is False:
+    if isinstance(known, bool):
         result = op(*args, **kwargs)
         if writes_first:
             _seen[key] = None

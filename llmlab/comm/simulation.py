@@ -7,14 +7,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from llmlab.comm import matching, pricing
-from llmlab.comm.clock import PS, Flow, Time, Timeline, known, settled
+from llmlab.comm import matching, pricing, reports
+from llmlab.comm.call import Side
+from llmlab.comm.clock import PS, Flow, Logged, Time, Timeline, known, settled
 from llmlab.comm.copying import Copies
 from llmlab.comm.errors import DeadlockError, MismatchError, RankError
 from llmlab.comm.group import Group
@@ -22,8 +24,9 @@ from llmlab.comm.matching import Matcher, Post
 from llmlab.comm.printing import Printing
 from llmlab.comm.rank import Rank
 from llmlab.comm.recorder import unseen
-from llmlab.comm.scheduler import RandomState, Scheduler, Task
-from llmlab.comm.trace import Event, Run, Trace
+from llmlab.comm.scheduler import Scheduler, Task
+from llmlab.comm.seeding import RandomState
+from llmlab.comm.trace import Run, Trace
 from llmlab.hardware import cluster as find_cluster
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ class Simulation:
         self.options, self.cluster = options, find_cluster(options.cluster)
         self.copies = Copies(worker, args, kwargs, meta=not options.numerics)
         self.timeline, self.matcher, self.printing = Timeline(options.comm_slows_matmul), Matcher(), Printing()
-        self.events: list[tuple] = []
+        self.events: list[Logged] = []
         self.scheduler = Scheduler(idle=self._idle, on_switch=self._advance)
         self.folding: dict[int, int] | None = None if set(options.fold) - {"world"} else {}
         if "world" in options.fold:
@@ -80,15 +83,15 @@ class Simulation:
             gc.disable()
             after.callback(register_optimizer_step_pre_hook(self._enter_optimizer).remove)
             after.callback(register_optimizer_step_post_hook(self._leave_optimizer).remove)
-            after.callback(lambda: [rank.meter.close() for rank in self.ranks.values()])
-            after.enter_context(self.printing.caught(lambda: self.scheduler.current and self.scheduler.current.number))
+            after.callback(self._close_meters)
+            after.enter_context(self.printing.caught(self._who_runs_now))
             yield
 
     def _report(self) -> Run:
         stands_for = [self.ranks[self.stand_in(number)] for number in range(self.options.ranks)]
-        self.events.sort(key=lambda e: (e[6], e[0], e[7], e[2]))  # start, rank, stop, op
-        events = tuple(Event(*e[:6], e[6] / PS, e[7] / PS, e[8]) for e in self.events)
-        end = max([e[7] for e in self.events] + [known(settled(rank.end())) for rank in self.ranks.values()])
+        self.events.sort(key=attrgetter("start", "rank", "stop", "op"))
+        events = tuple(logged.event() for logged in self.events)
+        end = max([e.stop for e in self.events] + [known(settled(rank.end())) for rank in self.ranks.values()])
         meta = () if self.options.numerics else ("values: what depends on them is balanced",)
         label = self.cluster.name + (" (fictional)" if self.cluster.fictional else "")
         return Run(
@@ -105,9 +108,10 @@ class Simulation:
     def _check_nothing_left(self) -> None:
         left = self.matcher.left_over() or [p for rank in self.ranks.values() for p in rank.handles.values()]
         if left:
-            lines = "\n".join(f"  rank {post.rank.number}: {post}" for post in left)
-            met = "nobody took" if self.matcher.left_over() else "nobody waited for"
-            raise MismatchError(f"the ranks returned, and left what {met}:\n{lines}", left[0].rank.number)
+            sides: dict[int, list[Side]] = {}
+            for post in left:
+                sides.setdefault(post.rank.number, []).append(post.side)
+            raise reports.left_over(sides, taken=not self.matcher.left_over())
 
     def _enter_optimizer(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         if self.scheduler.current is not None:
@@ -123,6 +127,13 @@ class Simulation:
             for value in state.values():
                 if isinstance(value, Tensor):
                     rank.meter.place(value, "optimizer state")
+
+    def _close_meters(self) -> None:
+        for rank in self.ranks.values():
+            rank.meter.close()
+
+    def _who_runs_now(self) -> int | None:
+        return None if self.scheduler.current is None else self.scheduler.current.number
 
     # --- ranks ----------------------------------------------------------------------------------------------------
 
@@ -163,13 +174,8 @@ class Simulation:
         """Put one rank's side of an operation where the others' will find it."""
         if self.folding is None:
             raise ValueError("with fold, make the Mesh before the first communication: it says who is alike")
-        kind = post.call.op
-        if kind in ("send", "isend"):
-            self._send(post)
-        elif kind in ("recv", "irecv"):
-            self._recv(post)
-        else:
-            self._collective(post)
+        meet = {"send": self._send, "recv": self._recv}.get(post.call.name, self._collective)
+        meet(post)
 
     def _collective(self, post: Post) -> None:
         posts = self.matcher.join(post)
@@ -209,6 +215,7 @@ class Simulation:
         return self._prices[key]
 
     def _send(self, post: Post) -> None:
+        assert post.call.peer is not None
         src, dst = post.rank.number, self.stand_in(post.group.members[post.call.peer])
         recvs = self.matcher.queue(self.matcher.recvs, post, src, dst)
         if recvs:
@@ -228,10 +235,10 @@ class Simulation:
             self.matcher.queue(self.matcher.recvs, post, src, dst).append(post)
 
     def _deliver(self, send: Post, recv: Post) -> None:
-        x, like = send.call.tensors[0], recv.call.tensors[0]
-        if (x.shape, x.dtype) != (like.shape, like.dtype):
-            lines = f"  rank {send.rank.number}: {send}\n  rank {recv.rank.number}: {recv}"
-            raise MismatchError(f"a message does not fit what its receiver asked for:\n{lines}", recv.rank.number)
+        x = send.call.tensors[0]
+        if send.signature != recv.signature:
+            sides = {send.rank.number: send.side, recv.rank.number: recv.side}
+            raise reports.unfit_message(sides, recv.rank.number)
         with unseen():
             send.rank.check_unchanged(send)
             recv.result = x.detach().clone(memory_format=torch.contiguous_format)
@@ -276,9 +283,8 @@ class Simulation:
         self.scheduler.wake(post.rank.task)
 
     def _mismatch(self, group: Group, posts: dict[int, Post], wanted: frozenset[int]) -> MismatchError:
-        lines = [f"  rank {n}: {posts[n] if n in posts else self.ranks[n].doing()}" for n in sorted(wanted)]
-        text = f"the ranks of {group.axis} are not in the same operation:\n" + "\n".join(lines)
-        return MismatchError(text, min(posts))
+        others = {n: self.ranks[n].doing() for n in wanted if n not in posts}
+        return reports.mismatch(group.axis, {n: post.side for n, post in posts.items()}, others)
 
     # --- time moves -----------------------------------------------------------------------------------------------
 
@@ -321,9 +327,9 @@ class Simulation:
         found = []
         for recv in self.matcher.any_recvs:
             for send in self.matcher.senders(recv):
-                sides = settled(send.ready), settled(recv.ready)
-                if all(isinstance(t, int) for t in sides):
-                    found.append((max(sides), sides[0], send.rank.number, send, recv))
+                sent, asked = settled(send.ready), settled(recv.ready)
+                if isinstance(sent, int) and isinstance(asked, int):
+                    found.append((max(sent, asked), sent, send.rank.number, send, recv))
         return min(found, key=lambda f: f[:3], default=None)
 
     def _wake_those_who_asked_the_time(self) -> None:
@@ -333,8 +339,11 @@ class Simulation:
 
     def _deadlock(self) -> DeadlockError:
         stuck = next(n for n, rank in sorted(self.ranks.items()) if rank.task.status == "waiting")
-        return DeadlockError(f"deadlock: no rank can go on\n{self.all_doing()}", stuck)
+        return reports.deadlock(self._doing(), stuck)
 
     def all_doing(self) -> str:
         """A line for every rank that runs: what it is at."""
-        return "\n".join(f"  rank {n}: {rank.doing()}" for n, rank in sorted(self.ranks.items()))
+        return reports.by_rank(self._doing())
+
+    def _doing(self) -> dict[int, str]:
+        return {n: rank.doing() for n, rank in self.ranks.items()}

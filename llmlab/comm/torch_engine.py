@@ -18,14 +18,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llmlab.comm.errors import MismatchError, RankError
-from llmlab.comm.group import Call, Group
-from llmlab.comm.ledger import Entry, Key, Ledger, words
+from llmlab.comm import reports
+from llmlab.comm.call import Call, Side
+from llmlab.comm.errors import RankError
+from llmlab.comm.group import Group
+from llmlab.comm.ledger import Entry, Key, Ledger
 from llmlab.comm.shipping import PeerLost
 from llmlab.comm.torch_ops import OPERATIONS, Link
-from llmlab.comm.where import describe
-
-_LABEL = 256  # bytes of a strict header
 
 
 class TorchEngine:
@@ -52,7 +51,7 @@ class TorchEngine:
         entry = self.ledger.open(group, call)
         with self._waiting(entry):
             link = self._link(group)
-            if self.strict and entry.peer is None and call.op not in ("recv", "irecv"):
+            if self.strict and not call.is_message:
                 self._compare(link, entry)
             works, finish = OPERATIONS[call.op](link, call)
         pending = _Pending(self, entry, works, finish)
@@ -120,16 +119,11 @@ class TorchEngine:
 
     def _compare(self, link: Link, entry: Entry) -> None:
         """strict=True: before a collective, let every member say what it is about to do. Raises MismatchError."""
-        text = f"{words(entry)}\t{describe(entry.line)}".encode()[:_LABEL]
-        mine = torch.tensor(list(text.ljust(_LABEL)), dtype=torch.uint8, device=self.device)
-        everyone = [torch.empty_like(mine) for _ in link.group.members]
-        dist.all_gather(everyone, mine, group=link.collective)
-        labels = [bytes(x.tolist()).decode(errors="replace").strip() for x in everyone]
-        if len({label.split("\t")[0] for label in labels}) > 1:
-            lines = [f"the ranks of {link.group.axis} are not in the same operation:"]
-            for member, label in zip(link.group.members, labels, strict=True):
-                lines.append(f"  rank {member}: " + label.replace("\t", "  at "))
-            raise MismatchError("\n".join(lines), link.group.members[0])
+        everyone: list[Any] = [None] * link.group.size
+        dist.all_gather_object(everyone, entry.side, group=link.collective)
+        sides: list[Side] = everyone
+        if len({side.signature for side in sides}) > 1:
+            raise reports.mismatch(entry.key[0], dict(zip(link.group.members, sides, strict=True)))
 
     @contextmanager
     def _waiting(self, entry: Entry) -> Iterator[None]:

@@ -16,10 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llmlab.comm.group import Call, Group
-from llmlab.comm.matching import reduced
-
-MAX_DIM = 16  # of a tensor whose shape travels with it
+from llmlab.comm.call import MAX_DIM, Call, from_header, header, reduced
+from llmlab.comm.group import Group
 
 _REDUCE = {
     "sum": dist.ReduceOp.SUM, "avg": dist.ReduceOp.AVG, "max": dist.ReduceOp.MAX,
@@ -33,8 +31,6 @@ _WIDER = {
     torch.float16: torch.float32,
     torch.bfloat16: torch.float32,
 }
-_ADDS = {torch.float64, torch.float32, torch.int64, torch.int32, torch.int8, torch.uint8, *_WIDER}
-_DTYPES = sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str)
 # torch 2.13 renamed these and warns about the old names
 _gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _scatter_flat = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -96,12 +92,13 @@ def reduce_scatter(link: Link, call: Call) -> Begun:
     """
     if not link.gloo:
         return _reduce_scatter_nccl(link, call)
-    _check_adds(call)
+    op = call.reduce
+    assert op is not None
     parts = list(_dense(call.tensors[0]).tensor_split(link.group.size))
     came = [torch.empty_like(parts[link.group.rank]) if i in link.peers else part for i, part in enumerate(parts)]
     works = [_isend(link, parts[i], i, "reduce_scatter") for i in link.peers]
     works += [_irecv(link, came[i], i, "reduce_scatter") for i in link.peers]
-    return works, lambda: _give(call, reduced(came, call.reduce))
+    return works, lambda: _give(call, reduced(came, op))
 
 
 def _reduce_scatter_nccl(link: Link, call: Call) -> Begun:
@@ -215,7 +212,7 @@ def _take_one(link: Link, src: int) -> Tensor:
 
 def _post(link: Link, x: Tensor, peer: int) -> list[Work]:
     """Begin to send a tensor after its header. An empty one is all header."""
-    head = torch.tensor([_DTYPES.index(x.dtype), x.dim(), *x.shape, *[0] * (MAX_DIM - x.dim())], device=x.device)
+    head = torch.tensor(header("a message", x.shape, x.dtype), device=x.device)
     works = [_isend(link, head, peer, "header")]
     return [*works, _isend(link, x, peer, "data")] if x.numel() else works
 
@@ -226,8 +223,8 @@ def _take(link: Link, peers: list[int]) -> list[Tensor]:
     for work in [_irecv(link, head, i, "header") for i, head in zip(peers, heads, strict=True)]:
         work.wait()
     xs = []
-    for dtype, dim, *sizes in (head.tolist() for head in heads):
-        xs.append(torch.empty(sizes[:dim], dtype=_DTYPES[dtype], device=link.group.device))
+    for shape, dtype in (from_header(head.tolist()) for head in heads):
+        xs.append(torch.empty(shape, dtype=dtype, device=link.group.device))
     for work in [_irecv(link, x, i, "data") for i, x in zip(peers, xs, strict=True) if x.numel()]:
         work.wait()
     return xs
@@ -235,8 +232,7 @@ def _take(link: Link, peers: list[int]) -> list[Tensor]:
 
 def _travels(call: Call, x: Tensor) -> Tensor:
     """A copy that the group's thread may keep."""
-    if x.dim() > MAX_DIM:
-        raise ValueError(f"{call.op} wants tensors of at most {MAX_DIM} dimensions, got {x.dim()}")
+    header(call.op, x.shape, x.dtype)  # refused here, and not in the thread
     return x.detach().clone(memory_format=torch.contiguous_format).resolve_conj().resolve_neg()
 
 
@@ -273,7 +269,6 @@ def _summand(link: Link, call: Call) -> tuple[Tensor, Any]:
     """This rank's term of a reduction, in memory that may be overwritten, and torch's name of the reduction."""
     x, op = call.tensors[0], call.reduce
     assert op is not None
-    _check_adds(call)
     if x.is_complex():
         return torch.view_as_real(_dense(x)).clone(), _REDUCE[op]
     op = _BOOL[op] if x.dtype == torch.bool else op
@@ -291,15 +286,6 @@ def _summed(wire: Tensor, call: Call) -> Tensor:
     if call.out is x and wire.data_ptr() == x.data_ptr():
         return x
     return wire.to(x.dtype)
-
-
-def _check_adds(call: Call) -> None:
-    x = call.tensors[0]
-    if x.is_complex() and call.reduce not in ("sum", "avg"):
-        raise ValueError(f"{call.op} of complex numbers wants op='sum' or 'avg', got {call.reduce!r}")
-    if not x.is_complex() and x.dtype not in _ADDS:
-        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in _ADDS))
-        raise ValueError(f"{call.op} wants complex numbers or one of {names}; got {x.dtype}")
 
 
 OPERATIONS: dict[str, Callable[[Link, Call], Begun]] = {

@@ -30,7 +30,8 @@ import torch.distributed as dist
 from llmlab.comm.diagnosis import find_left_over, find_mismatch
 from llmlab.comm.errors import rank_error
 from llmlab.comm.ledger import Ledger
-from llmlab.comm.rank_process import Outcome, outcome, peak_bytes_from_now, seed
+from llmlab.comm.rank_process import Outcome, outcome, peak_bytes_from_now
+from llmlab.comm.seeding import seed_process
 from llmlab.comm.shipping import pack_call, pack_result
 from llmlab.comm.torch_engine import TorchEngine
 from llmlab.comm.trace import Run
@@ -194,7 +195,7 @@ def _meet(place: Place, timeout_s: float, strict: bool) -> TorchEngine:
 def _take_part(engine: TorchEngine, worker: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Outcome, str]:
     """Run the worker as this rank. An exception leaves this process, and torchrun then ends the others."""
     before = peak_bytes_from_now()
-    seed(engine.ledger.rank)
+    seed_process(0, engine.ledger.rank)
     dist.barrier()
     engine.begin(time.monotonic())
     with _copied_output() as text:

@@ -10,10 +10,10 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from llmlab.comm import where
+from llmlab.comm import reports, where
 from llmlab.comm.diagnosis import describe, find_mismatch
 from llmlab.comm.errors import MismatchError, RankDied, RankTimeout, rank_error
-from llmlab.comm.ledger import Entry, State, words
+from llmlab.comm.ledger import Entry, State
 from llmlab.comm.rank_process import Outcome, note_file
 from llmlab.comm.shipping import Failure, unpack_failure
 
@@ -77,39 +77,38 @@ def too_late(facts: Facts, limit_s: float, what: str) -> RankTimeout:
     waiting = [rank for rank, state in facts.busy.items() if state.waiting]
     culprits = [rank for rank in late if rank not in waiting] or late
     names = ", ".join(f"rank {rank}" for rank in culprits)
-    text = "\n".join([f"{names} took more than {limit_s:g} s {what}", *where_all_are(facts, since=True)])
-    return RankTimeout(text, culprits[0])
+    return RankTimeout(f"{names} took more than {limit_s:g} s {what}\n{where_all_are(facts, since=True)}", culprits[0])
 
 
-def where_all_are(facts: Facts, but: int | None = None, since: bool = False) -> list[str]:
+def where_all_are(facts: Facts, but: int | None = None, since: bool = False) -> str:
     """A line for each rank (but one)."""
-    return [_where(facts, rank, since) for rank in range(facts.size) if rank != but]
+    return reports.by_rank({rank: _where(facts, rank, since) for rank in range(facts.size) if rank != but})
 
 
 def _where(facts: Facts, rank: int, since: bool) -> str:
     if rank in facts.failures:
-        return f"  rank {rank}: {facts.failures[rank].summary}"
+        return f"raised {facts.failures[rank].summary}"
     if rank in facts.outcomes:
         return describe(facts.outcomes[rank].state, returned=True)
     if rank in facts.deaths:
-        return f"  rank {rank}: {_how_it_ended(facts, rank)}"
+        return _how_it_ended(facts, rank)
     if rank in facts.states:
         return describe(facts.states[rank], since=since)
-    return f"  rank {rank}: {_from_outside(facts, rank)}"
+    return _from_outside(facts, rank)
 
 
 def _failure(facts: Facts, rank: int) -> BaseException:
     failure = facts.failures[rank]
     others = where_all_are(facts, but=rank)
-    meanwhile = ["", "meanwhile", *others] if others else []
+    meanwhile = ["", "meanwhile", others] if others else []
     return rank_error(rank, unpack_failure(failure), "\n".join(["", failure.text.rstrip(), *meanwhile]))
 
 
 def _death(facts: Facts, rank: int) -> RankDied:
     others, entry = where_all_are(facts, but=rank), _last_entry(facts, rank)
     parts = [f"rank {rank}: {_how_it_ended(facts, rank)}"]
-    parts += [f"  the last it began: {words(entry)}  at {where.describe(entry.line)}"] if entry else []
-    parts += [_report(facts, rank), *(["meanwhile", *others] if others else [])]
+    parts += [f"  the last it began: {entry.side}"] if entry else []
+    parts += [_report(facts, rank), *(["meanwhile", others] if others else [])]
     return RankDied("\n".join(part for part in parts if part), rank)
 
 

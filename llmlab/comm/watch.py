@@ -44,7 +44,7 @@ class Watch:
             self._until(lambda: len(facts.outcomes) == facts.size, timeout_s, "to return")
         except KeyboardInterrupt:
             self._hear(0.3)
-            print("interrupted\n" + "\n".join(where_all_are(facts, since=True)), file=sys.stderr, flush=True)
+            print(f"interrupted\n{where_all_are(facts, since=True)}", file=sys.stderr, flush=True)
             raise
         finally:
             output = self._pool.take_output()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import os
+import sys
+import sysconfig
 from types import FrameType
 from typing import NamedTuple
 
-import torch
-
-_INSIDE = tuple(os.path.dirname(os.path.abspath(file)) for file in (os.path.dirname(__file__), torch.__file__))
+COMM = os.path.dirname(os.path.abspath(__file__)) + os.sep  # what runs ranks, and is never what a learner looks for
+_PACKAGE = os.path.dirname(os.path.dirname(COMM)) + os.sep
+_PYTHON = (sysconfig.get_paths()["stdlib"] + os.sep, "<frozen")
 
 
 class Place(NamedTuple):
@@ -20,13 +23,31 @@ class Place(NamedTuple):
     function: str
 
 
-def caller(frame: FrameType) -> Place:
-    """The innermost line outside llmlab and torch."""
-    outer: FrameType | None = frame
-    while outer is not None and outer.f_code.co_filename.startswith(_INSIDE):
+def worker_line(frame: FrameType | None = None) -> Place:
+    """Find the line of the worker that led here: the innermost frame outside this package, torch and Python itself.
+
+    Where the worker is in this package, the innermost frame outside `comm`.
+    """
+    inner = outer = frame or sys._getframe(1)
+    package: FrameType | None = None
+    while True:
+        kind = _kind(outer.f_code.co_filename)
+        if kind == "package" and package is None:
+            package = outer
+        if kind == "worker" or outer.f_back is None:
+            break
         outer = outer.f_back
-    found = outer or frame
+    found = outer if kind == "worker" else package or inner
     return Place(found.f_code.co_filename, found.f_lineno, found.f_code.co_name)
+
+
+@functools.cache
+def _kind(filename: str) -> str:
+    if filename.startswith(COMM):
+        return "library"
+    if filename.startswith(_PACKAGE):
+        return "package"
+    return "library" if "site-packages" in filename or filename.startswith(_PYTHON) else "worker"
 
 
 def describe(place: Place) -> str:

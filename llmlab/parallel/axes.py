@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmlab.comm.group import Group, Mesh
+from llmlab.comm.group import Group
+from llmlab.comm.mesh import Mesh
 from llmlab.parallel.layout import Layout
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from llmlab.comm.group import Group, Handle
+from llmlab.comm.call import Handle
+from llmlab.comm.group import Group
 
 MB = 2**20  # torch counts its buckets in these too
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmlab.comm.group import Group, Handle
+from llmlab.comm.call import Handle
+from llmlab.comm.group import Group
 
 
 class FlatBucket:

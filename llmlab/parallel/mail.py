@@ -13,7 +13,8 @@ from functools import cache
 
 from torch import Tensor
 
-from llmlab.comm.group import Group, Handle
+from llmlab.comm.call import Handle
+from llmlab.comm.group import Group
 from llmlab.parallel.schedules import Action, Schedule
 
 

@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from llmlab.comm.group import Done, Group, Handle
+from llmlab.comm.call import Done, Handle
+from llmlab.comm.group import Group
 from llmlab.parallel.blockwise import accumulator, attention, attention_backward
 
 ORDERS = ("zigzag", "contiguous", "striped")

@@ -23,7 +23,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llmlab.comm.group import Group, Handle
+from llmlab.comm.call import Handle
+from llmlab.comm.group import Group
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 

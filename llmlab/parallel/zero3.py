@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from llmlab.comm.group import Handle
+from llmlab.comm.call import Handle
 from llmlab.parallel.families import stretches
 from llmlab.parallel.flat import FlatBucket
 

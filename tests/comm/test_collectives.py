@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmlab.comm.call import Call
 from llmlab.comm.collectives import ALGORITHMS, seconds, sent_bytes, steps
-from llmlab.comm.group import Call
 from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
 from llmlab.hardware import Cluster, Device, Link

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from llmlab.comm.call import Signature
 from llmlab.comm.diagnosis import describe, find_deadlock, find_left_over, find_mismatch
 from llmlab.comm.ledger import Entry, State
 from llmlab.comm.where import Place
@@ -13,11 +14,11 @@ LINE = Place("lesson.py", 4, "worker")
 
 
 def collective(number: int, op: str = "all_reduce", key=WORLD, shape=(2,)) -> Entry:
-    return Entry(op, key, number, (op, "sum", None, shape, "torch.float32"), 8, LINE, start=float(number))
+    return Entry(op, key, number, Signature(op, "sum", None, shape, "float32"), 8, LINE, start=float(number))
 
 
 def message(op: str, peer: int | None, number: int = 1, shape=(2,), key=WORLD) -> Entry:
-    signature = ("message", None, None, shape, "torch.float32")
+    signature = Signature("message", shape=shape, dtype="float32")
     return Entry(op, key, number, signature, 8, LINE, start=float(number), peer=peer, any_source=peer is None)
 
 
@@ -132,7 +133,7 @@ def test_what_nobody_met_is_left_over():
 
 
 def test_a_report_says_where_a_rank_is():
-    assert describe(state(1)) == "  rank 1: at lesson.py:4 in worker"
-    assert describe(state(1), returned=True) == "  rank 1: has returned"
+    assert describe(state(1)) == "is at lesson.py:4 in worker"
+    assert describe(state(1), returned=True) == "has returned"
     waits = describe(state(1, message("recv", 2)))
-    assert waits.startswith("  rank 1: waits in recv from rank 2 on world ((2,) float32)  at lesson.py:4 in worker")
+    assert waits.startswith("waits in recv from rank 2 on world ((2,) float32)  at lesson.py:4 in worker")

@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 
-from llmlab.comm.group import Mesh
+from llmlab.comm.mesh import Mesh
 from llmlab.comm.processes import Processes
 
 DTYPES = [

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from llmlab.comm.errors import DeadlockError, MismatchError, RankDied, RankError, RankTimeout
-from llmlab.comm.group import Mesh
+from llmlab.comm.mesh import Mesh
 from llmlab.comm.processes import Processes
 
 
@@ -255,7 +255,7 @@ def test_a_deadlock_of_some_is_found_while_another_computes(ranks):
 
     with within(6), pytest.raises(DeadlockError, match="some ranks never can go on") as caught:
         ranks.run(worker)
-    assert "rank 2: at test_processes_failures.py" in str(caught.value)
+    assert "rank 2: is at test_processes_failures.py" in str(caught.value)
 
 
 def test_receiving_from_any_of_ranks_that_have_returned_is_a_deadlock(ranks):
@@ -330,7 +330,7 @@ def test_a_run_has_a_time_limit_and_says_what_each_rank_did():
     with within(6), pytest.raises(RankTimeout, match="^rank 0 took more than 1 s to return") as caught:
         Processes(2, timeout_s=1).run(worker)
     text = str(caught.value)
-    assert "rank 0: at test_processes_failures.py" in text and "time.sleep(0.01)" in text
+    assert "rank 0: is at test_processes_failures.py" in text and "time.sleep(0.01)" in text
     assert "rank 1: waits in recv from rank 0" in text
 
 
@@ -483,6 +483,6 @@ def test_an_interrupt_stays_an_interrupt_and_says_where_the_ranks_were(ranks, st
         ranks.run(worker, state)
     timer.join()
     shown = capsys.readouterr().err
-    assert "rank 0: at test_processes_failures.py" in shown
+    assert "rank 0: is at test_processes_failures.py" in shown
     if state == "collective":
         assert "rank 1: waits in barrier" in shown

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmlab.comm.group import Mesh
+from llmlab.comm.mesh import Mesh
 from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
 from llmlab.cost.modes.expert import balance_bytes, dense_param, even_load, exchange_bytes, expert_param

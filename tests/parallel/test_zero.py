@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from llmlab import optim
-from llmlab.comm.group import Mesh
+from llmlab.comm.mesh import Mesh
 from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
 from llmlab.cost.modes import zero as closed

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmlab.comm.call import Call
 from llmlab.comm.collectives.algorithms import ALGORITHMS, find
 from llmlab.comm.collectives.costs import rounds, seconds, sent_bytes, steps
-from llmlab.comm.group import Call, Group
+from llmlab.comm.group import Group
 
 __all__ = ["ALGORITHMS", "rounds", "run", "seconds", "sent_bytes", "steps"]
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmlab.comm.call import HEADER_BYTES
 from llmlab.comm.collectives.algorithms import find
 from llmlab.comm.collectives.halving import corners_of, folds
-from llmlab.comm.collectives.header import HEADER_BYTES
 from llmlab.comm.collectives.messages import chunk_bounds
 from llmlab.comm.collectives.tree import children_of, subtree_size
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from llmlab.comm.call import COMBINE
 from llmlab.comm.group import Group
-
-COMBINE: dict[str, Callable[..., Tensor]] = {
-    "sum": torch.add, "avg": torch.add, "max": torch.maximum, "min": torch.minimum, "prod": torch.mul,
-}  # fmt: skip
 
 
 def exchange(group: Group, x: Tensor, dst: int, like: Tensor, src: int) -> Tensor:

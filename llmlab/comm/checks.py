@@ -1,0 +1,79 @@
+"""What a call of a group is checked for before anything is sent, so that bad input is one error on every rank."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from llmlab.comm.call import check_reduction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmlab.comm.group import Group
+
+
+def tensor(group: Group, op: str, x: Any, *, takes: bool = False, rows: bool = False) -> None:
+    """x is a dense tensor on this rank's device, whose gradient would not get lost. rows: it has a dimension 0."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{op} wants a tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise ValueError(f"{op} wants a dense tensor, got {x.layout}")
+    if x.device.type != group.device.type:
+        raise ValueError(f"{op} wants a tensor on this rank's device ({group.device}), got one on {x.device}")
+    if x.requires_grad and torch.is_grad_enabled() and not takes:
+        raise ValueError(
+            f"{op} wants a tensor without gradient, got one with requires_grad=True: its gradient would silently "
+            "vanish. Use llmlab.comm.autograd, or detach() it"
+        )
+    if rows and x.dim() == 0:
+        raise ValueError(f"{op} works along dimension 0 and wants at least one dimension, got a scalar: reshape(1) it")
+
+
+def summand(group: Group, op: str, x: Any, reduce: str) -> None:
+    """x is a tensor that can be reduced so."""
+    tensor(group, op, x)
+    check_reduction(op, x, reduce)
+
+
+def rank(group: Group, op: str, number: Any) -> None:
+    """number is a rank of the group."""
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < group.size:
+        raise ValueError(f"{op} wants a rank of the group (0 to {group.size - 1}), got {number!r}")
+
+
+def peer(group: Group, op: str, number: Any) -> None:
+    """number is another rank of the group."""
+    rank(group, op, number)
+    if number == group.rank:
+        raise ValueError(f"{op} wants another rank, got this one ({number})")
+
+
+def splits(group: Group, op: str, x: Tensor) -> None:
+    """x has as many rows on each rank."""
+    if x.dim() == 0 or x.shape[0] % group.size:
+        got = "a scalar" if x.dim() == 0 else f"size {x.shape[0]}"
+        raise ValueError(f"{op} splits dimension 0 over {group.axis}={group.size}: it must divide, got {got}")
+
+
+def output(group: Group, op: str, out: Any, x: Tensor, shape: Sequence[int]) -> None:
+    """out is where a result of this shape, and of x's dtype, can be written."""
+    tensor(group, op, out, takes=True)
+    if tuple(out.shape) != tuple(shape) or out.dtype != x.dtype:
+        raise ValueError(
+            f"{op} wants an output of shape {tuple(shape)} and {x.dtype}, got {tuple(out.shape)} and {out.dtype}"
+        )
+
+
+def parts(group: Group, op: str, xs: Any) -> None:
+    """xs has a tensor for each rank, all of one dtype."""
+    if not isinstance(xs, (list, tuple)) or len(xs) != group.size:
+        got = f"one tensor of shape {tuple(xs.shape)}" if isinstance(xs, Tensor) else type(xs).__name__
+        got = f"{len(xs)}" if isinstance(xs, (list, tuple)) else got
+        raise ValueError(f"{op} wants a list with one tensor per rank ({group.size}), got {got}")
+    for x in xs:
+        tensor(group, op, x)
+    if len({x.dtype for x in xs}) > 1:
+        raise ValueError(f"{op} wants one dtype, got {sorted({str(x.dtype) for x in xs})}")

@@ -1,0 +1,62 @@
+"""The ranks of a world laid out along named axes, and the groups along them."""
+
+from __future__ import annotations
+
+from math import prod
+
+from llmlab.comm.group import Group
+
+
+class Mesh:
+    """The ranks of a world laid out along named axes; the last axis has neighbouring ranks.
+
+    `Mesh(world, pp=2, dp=2, tp=2)["tp"]` is the Group of this rank's neighbours along tp; `mesh["dp", "tp"]` is the
+    Group over both axes together. Make it on every rank, in the same order.
+    """
+
+    def __init__(self, world: Group, **axes: int):
+        bad = {name: n for name, n in axes.items() if not isinstance(n, int) or n < 1}
+        if bad or not axes:
+            raise ValueError(f"Mesh wants axes with sizes of at least 1, got {bad or 'no axis'}")
+        if prod(axes.values()) != world.size:
+            sizes = " x ".join(f"{k}={v}" for k, v in axes.items())
+            raise ValueError(
+                f"Mesh wants axes that multiply to the world's {world.size} ranks, got {sizes} = {prod(axes.values())}"
+            )
+        self.world, self.axes = world, dict(axes)
+        self.coordinate = self._place(world.rank)
+        self._groups: dict[tuple[str, ...], Group] = {}
+        world.engine.prepare({name: self._family((name,)) for name in axes})
+
+    def __getitem__(self, names: str | tuple[str, ...]) -> Group:
+        names = (names,) if isinstance(names, str) else tuple(names)
+        unknown = [name for name in names if name not in self.axes]
+        if unknown:
+            raise ValueError(f"Mesh has axes {', '.join(self.axes)}; got {unknown[0]!r}")
+        if names not in self._groups:
+            self._groups[names] = self._group(names)
+        return self._groups[names]
+
+    def __repr__(self) -> str:
+        return f"Mesh({', '.join(f'{k}={v}' for k, v in self.axes.items())}; here {self.coordinate})"
+
+    def _place(self, rank: int) -> dict[str, int]:
+        """Where a rank of the world lies on each axis."""
+        place = {}
+        for name, n in reversed(self.axes.items()):
+            rank, place[name] = divmod(rank, n)
+        return place
+
+    def _family(self, names: tuple[str, ...]) -> list[tuple[int, ...]]:
+        """All groups along these axes, each the world ranks that differ in these axes only."""
+        rows: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}
+        for rank, member in enumerate(self.world.members):
+            place = self._place(rank)
+            others = tuple(i for name, i in place.items() if name not in names)
+            rows.setdefault(others, []).append((tuple(place[name] for name in names), member))
+        return [tuple(member for _, member in sorted(row)) for row in rows.values()]
+
+    def _group(self, names: tuple[str, ...]) -> Group:
+        me = self.world.members[self.world.rank]
+        members = next(row for row in self._family(names) if me in row)
+        return Group(members, members.index(me), "x".join(names), self.world.engine)
