@@ -1,4 +1,4 @@
-"""The house's one rule of direction, read from the source: a part imports its own level or a lower one."""
+"""The house's rules of imports, read from the source: they point down, and no two files import each other."""
 
 from __future__ import annotations
 
@@ -159,3 +159,85 @@ def test_a_part_without_a_level_is_refused(house: Path) -> None:
 def test_a_name_that_hides_a_module_is_found(house: Path, source: str) -> None:
     (house / "comm/__init__.py").write_text(source)
     assert hidden_modules(house) == ["comm/__init__.py:1: trace"]
+
+
+# --- circles --------------------------------------------------------------------------------------------------------
+
+# Collectives are written on Group, and Group runs them; a rank, what it posts, and its run know each other.
+KNOWN = [
+    {"comm.group", "comm.checks", "comm.collectives*"},
+    {"comm.simulator", "comm.simulated.simulation", "comm.simulated.rank", "comm.simulated.matching",
+     "comm.simulated.recorder"},
+]  # fmt: skip
+
+
+def modules_of(package: Path) -> dict[str, Path]:
+    return {module_name(file, package): file for file in sorted(package.rglob("*.py"))}
+
+
+def arrows(package: Path) -> dict[str, set[str]]:
+    """For every module, the modules of this package whose code it names. A package's empty face imports nothing."""
+    modules = modules_of(package)
+    found: dict[str, set[str]] = {}
+    for name, file in modules.items():
+        targets = set()
+        for _, imported in imported_modules(file, package):
+            target = imported if imported in modules else imported.rpartition(".")[0]
+            if target in modules and target != name:
+                targets.add(target)
+        found[name] = targets
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Tarjan 1972: the strongly connected components of more than one module."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph[node]):
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[node] = min(low[node], low[other])
+        if low[node] == index[node]:
+            component = set(stack[stack.index(node) :])
+            del stack[stack.index(node) :]
+            if len(component) > 1:
+                found.append(component)
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def is_known(circle: set[str]) -> bool:
+    names = {name.partition(".")[2] for name in circle}
+    return any(all(any(matches(name, k) for k in known) for name in names) for known in KNOWN)
+
+
+def matches(name: str, known: str) -> bool:
+    return name.startswith(known[:-1]) if known.endswith("*") else name == known
+
+
+def test_no_files_import_each_other() -> None:
+    assert [sorted(circle) for circle in circles(arrows(PACKAGE)) if not is_known(circle)] == []
+
+
+def test_a_circle_is_found_through_a_function_and_through_type_checking(tmp_path: Path) -> None:
+    package = tmp_path / "llmlab"
+    package.mkdir()
+    for name, source in {
+        "__init__": "",
+        "a": "if TYPE_CHECKING:\n    from llmlab.b import B",
+        "b": "def late():\n    from llmlab.c import C",
+        "c": "import llmlab.a",
+        "d": "from llmlab.a import A",
+    }.items():
+        (package / f"{name}.py").write_text(source)
+    assert circles(arrows(package)) == [{"llmlab.a", "llmlab.b", "llmlab.c"}]

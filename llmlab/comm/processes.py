@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from llmlab.comm.launchers import Forks, Subprocesses
-from llmlab.comm.pool import Pool
-from llmlab.comm.shipping import pack_call
-from llmlab.comm.torchrun import Torchrun
+from llmlab.comm.launched.launchers import Forks, Subprocesses
+from llmlab.comm.launched.pool import Pool
+from llmlab.comm.launched.shipping import pack_call
+from llmlab.comm.launched.torchrun import Torchrun
+from llmlab.comm.launched.wall_run import this_hardware, to_run
+from llmlab.comm.launched.watch import Watch
 from llmlab.comm.trace import Run
-from llmlab.comm.wall_run import this_hardware, to_run
-from llmlab.comm.watch import Watch
 
 __all__ = ["Processes", "Torchrun"]
 

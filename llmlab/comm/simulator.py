@@ -1,9 +1,9 @@
 """Simulated ranks: the same worker, exact numbers, and a virtual clock of any hardware, inside this process.
 
-Each rank is a thread used as a coroutine (scheduler.py). Running it *issues* operations: torch's are seen by the
-recorder (recorder.py), messages and collectives meet in the matcher (matching.py). When each starts and ends is *timed*
-apart, in picoseconds, on the cluster's devices and links (clock.py, pricing.py). With numerics=False the same worker
-runs on meta tensors: its cost and memory without its numbers.
+Each rank is a thread used as a coroutine (`scheduler`, in simulated/ as all these). Running it *issues* operations:
+torch's are seen by the `recorder`, messages and collectives meet in `matching`. When each starts and ends is *timed*
+apart, in picoseconds, on the cluster's devices and links (`clock`, `pricing`). With numerics=False the same worker runs
+on meta tensors: its cost and memory without its numbers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmlab.comm.rank import COST_BYTES
-from llmlab.comm.simulation import Simulation
+from llmlab.comm.simulated.rank import COST_BYTES
+from llmlab.comm.simulated.simulation import Simulation
 from llmlab.comm.trace import Run
 from llmlab.hardware import Cluster, Device
 from llmlab.hardware import cluster as find_cluster

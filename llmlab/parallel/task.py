@@ -20,7 +20,7 @@ import torch
 
 from llmlab.comm.errors import RankError
 from llmlab.comm.group import Group
-from llmlab.comm.shipping import pack_result
+from llmlab.comm.launched.shipping import pack_result
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmlab.comm.call import Signature
-from llmlab.comm.diagnosis import describe, find_deadlock, find_left_over, find_mismatch
-from llmlab.comm.ledger import Entry, State
+from llmlab.comm.launched.diagnosis import describe, find_deadlock, find_left_over, find_mismatch
+from llmlab.comm.launched.ledger import Entry, State
 from llmlab.comm.where import Place
 
 WORLD = ("world", (0, 1, 2))

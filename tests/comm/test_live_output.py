@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from llmlab.comm.live_output import RankOutput
+from llmlab.comm.launched.live_output import RankOutput
 
 
 @pytest.fixture

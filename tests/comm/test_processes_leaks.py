@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from llmlab.comm.errors import RankError
-from llmlab.comm.launchers import Forks
+from llmlab.comm.launched.launchers import Forks
 from llmlab.comm.processes import Processes
 
 

@@ -2,11 +2,11 @@
 
 import gc
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
-import re
 import time
 
 import numpy as np

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmlab.comm.launched.torchrun import Job, Torchrun, job_place
 from llmlab.comm.processes import Processes
-from llmlab.comm.torchrun import Job, Torchrun, job_place
 
 SCRIPT = """
 import torch

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import llmlab as lab
-from llmlab.comm.clock import Flow, Timeline, share
+from llmlab.comm.simulated.clock import Flow, Timeline, share
 from llmlab.hardware import Cluster, Device, Link
 
 PS = 1e-12
@@ -200,7 +200,7 @@ def test_fair_shares_fill_the_most_crowded_port_first():
 
 
 def test_a_timeline_resolves_long_chains_without_recursion():
-    from llmlab.comm.clock import When
+    from llmlab.comm.simulated.clock import When
 
     timeline, first = Timeline(), When()
     last = first

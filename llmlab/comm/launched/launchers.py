@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from llmlab.comm import nanny
+from llmlab.comm.launched import nanny
 
 _START_S = 120  # the first import of torch on a busy machine
 
@@ -44,7 +44,7 @@ class Forks:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket, self._caller = ours, os.getpid()
-        self._process = _python("llmlab.comm.nanny", "main", [theirs.fileno()], stderr=subprocess.PIPE)
+        self._process = _python("llmlab.comm.launched.nanny", "main", [theirs.fileno()], stderr=subprocess.PIPE)
         theirs.close()
         self._ended: dict[int, int] = {}
         self._alive = True
@@ -158,7 +158,7 @@ class Subprocesses:
     def launch(self, ends: Sequence[Sequence[int]]) -> list[int]:
         started = []
         for task, control, out, err in ends:
-            process = _python("llmlab.comm.rank_process", "main", [task, control], stdout=out, stderr=err)
+            process = _python("llmlab.comm.launched.rank_process", "main", [task, control], stdout=out, stderr=err)
             self._processes[process.pid] = process
             started.append(process.pid)
         return started

@@ -12,10 +12,10 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any
 
-from llmlab.comm.launchers import Launcher
-from llmlab.comm.live_output import RankOutput
-from llmlab.comm.rank_process import Settings
-from llmlab.comm.wire import Channel
+from llmlab.comm.launched.launchers import Launcher
+from llmlab.comm.launched.live_output import RankOutput
+from llmlab.comm.launched.rank_process import Settings
+from llmlab.comm.launched.wire import Channel
 
 
 @dataclass

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from llmlab.comm import matching, pricing, reports
+from llmlab.comm import reports
 from llmlab.comm.call import Side
-from llmlab.comm.clock import PS, Flow, Logged, Time, Timeline, known, settled
 from llmlab.comm.copying import Copies
 from llmlab.comm.errors import DeadlockError, MismatchError, RankError
 from llmlab.comm.group import Group
-from llmlab.comm.matching import Matcher, Post
-from llmlab.comm.printing import Printing
-from llmlab.comm.rank import Rank
-from llmlab.comm.recorder import unseen
-from llmlab.comm.scheduler import Scheduler, Task
 from llmlab.comm.seeding import RandomState
+from llmlab.comm.simulated import matching, pricing
+from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, Timeline, known, settled
+from llmlab.comm.simulated.matching import Matcher, Post
+from llmlab.comm.simulated.printing import Printing
+from llmlab.comm.simulated.rank import Rank
+from llmlab.comm.simulated.recorder import unseen
+from llmlab.comm.simulated.scheduler import Scheduler, Task
 from llmlab.comm.trace import Run, Trace
 from llmlab.hardware import cluster as find_cluster
 

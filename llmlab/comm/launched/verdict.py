@@ -11,11 +11,11 @@ import time
 from dataclasses import dataclass, field
 
 from llmlab.comm import reports, where
-from llmlab.comm.diagnosis import describe, find_mismatch
 from llmlab.comm.errors import MismatchError, RankDied, RankTimeout, rank_error
-from llmlab.comm.ledger import Entry, State
-from llmlab.comm.rank_process import Outcome, note_file
-from llmlab.comm.shipping import Failure, unpack_failure
+from llmlab.comm.launched.diagnosis import describe, find_mismatch
+from llmlab.comm.launched.ledger import Entry, State
+from llmlab.comm.launched.rank_process import Outcome, note_file
+from llmlab.comm.launched.shipping import Failure, unpack_failure
 
 
 @dataclass

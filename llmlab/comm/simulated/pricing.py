@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmlab.comm.clock import Port, picoseconds
+from llmlab.comm.simulated.clock import Port, picoseconds
 from llmlab.hardware import Cluster, Link
 
 

@@ -22,11 +22,11 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 
-from llmlab.comm.ledger import Entry, Ledger, State
+from llmlab.comm.launched.ledger import Entry, Ledger, State
+from llmlab.comm.launched.shipping import Failure, know_sources, pack_failure, pack_result
+from llmlab.comm.launched.torch_engine import TorchEngine
+from llmlab.comm.launched.wire import Channel
 from llmlab.comm.seeding import seed_process
-from llmlab.comm.shipping import Failure, know_sources, pack_failure, pack_result
-from llmlab.comm.torch_engine import TorchEngine
-from llmlab.comm.wire import Channel
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

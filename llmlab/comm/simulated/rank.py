@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from llmlab.comm import matching, reports
+from llmlab.comm import reports
 from llmlab.comm.call import Call
-from llmlab.comm.clock import PS, Flow, Logged, Time, When, known, picoseconds, settled
 from llmlab.comm.errors import RaceError, RankError, rank_error
 from llmlab.comm.group import Group
-from llmlab.comm.matching import Post
-from llmlab.comm.memory import MemoryMeter
-from llmlab.comm.recorder import Interceptor, Recorder, unseen
-from llmlab.comm.scheduler import Aborted, Task
+from llmlab.comm.simulated import matching
+from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, When, known, picoseconds, settled
+from llmlab.comm.simulated.matching import Post
+from llmlab.comm.simulated.memory import MemoryMeter
+from llmlab.comm.simulated.recorder import Interceptor, Recorder, unseen
+from llmlab.comm.simulated.scheduler import Aborted, Task
 from llmlab.comm.where import Place, describe, worker_line
 
 if TYPE_CHECKING:
-    from llmlab.comm.simulation import Simulation
+    from llmlab.comm.simulated.simulation import Simulation
 
 WIDTHS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
 COST_BYTES = {"fp8": 1, "bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from llmlab.comm.call import Call, Side, reduced, signature
-from llmlab.comm.clock import Time, When
 from llmlab.comm.group import Group
+from llmlab.comm.simulated.clock import Time, When
 from llmlab.comm.where import Place
 
 if TYPE_CHECKING:
-    from llmlab.comm.rank import Rank
+    from llmlab.comm.simulated.rank import Rank
 
 Key = int  # a group, by its axis and members: see Matcher.key_of
 

@@ -27,19 +27,19 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 
-from llmlab.comm.diagnosis import find_left_over, find_mismatch
 from llmlab.comm.errors import rank_error
-from llmlab.comm.ledger import Ledger
-from llmlab.comm.rank_process import Outcome, outcome, peak_bytes_from_now
+from llmlab.comm.launched.diagnosis import find_left_over, find_mismatch
+from llmlab.comm.launched.ledger import Ledger
+from llmlab.comm.launched.rank_process import Outcome, outcome, peak_bytes_from_now
+from llmlab.comm.launched.shipping import pack_call, pack_result
+from llmlab.comm.launched.torch_engine import TorchEngine
+from llmlab.comm.launched.wall_run import this_hardware, to_run
 from llmlab.comm.seeding import seed_process
-from llmlab.comm.shipping import pack_call, pack_result
-from llmlab.comm.torch_engine import TorchEngine
 from llmlab.comm.trace import Run
-from llmlab.comm.wall_run import this_hardware, to_run
 
 _JOB = '''"""A job written by llmlab.Torchrun; run it by the command that came with it."""
 
-from llmlab.comm.torchrun import run_job
+from llmlab.comm.launched.torchrun import run_job
 
 run_job(__file__)
 '''

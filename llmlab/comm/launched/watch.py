@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from llmlab.comm.diagnosis import find_deadlock, find_left_over, find_mismatch, steady
-from llmlab.comm.live_output import RankOutput
-from llmlab.comm.pool import Pool, RankEnds
-from llmlab.comm.shipping import cell_sources
-from llmlab.comm.verdict import Facts, root_cause, too_late, where_all_are
-from llmlab.comm.wire import Channel
+from llmlab.comm.launched.diagnosis import find_deadlock, find_left_over, find_mismatch, steady
+from llmlab.comm.launched.live_output import RankOutput
+from llmlab.comm.launched.pool import Pool, RankEnds
+from llmlab.comm.launched.shipping import cell_sources
+from llmlab.comm.launched.verdict import Facts, root_cause, too_late, where_all_are
+from llmlab.comm.launched.wire import Channel
 
 _START_S = 120.0  # for ranks to be born and meet; interpreters that import torch on a busy machine take their time
 _LOOK_S = 0.3  # between two looks at ranks that have not returned

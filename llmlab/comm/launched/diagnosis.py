@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from llmlab.comm import reports, where
 from llmlab.comm.call import Side
 from llmlab.comm.errors import DeadlockError, MismatchError
-from llmlab.comm.ledger import Entry, Key, State
+from llmlab.comm.launched.ledger import Entry, Key, State
 
 
 def steady(before: Mapping[int, State], now: Mapping[int, State]) -> dict[int, State]:

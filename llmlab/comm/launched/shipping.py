@@ -21,7 +21,7 @@ import cloudpickle
 import torch
 
 from llmlab.comm.copying import Copies
-from llmlab.comm.where import Place, describe
+from llmlab.comm.where import COMM, Place, describe
 
 
 class PeerLost(RuntimeError):
@@ -29,7 +29,6 @@ class PeerLost(RuntimeError):
 
 
 _LONG = 30  # lines of a traceback
-_COMM = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def _story(error: BaseException, depth: int = 3) -> list[str]:
     The same on every machine and under every Python, so that a notebook can show it and be checked.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    while len(frames) > 1 and frames[0].filename.startswith(_COMM):
+    while len(frames) > 1 and frames[0].filename.startswith(COMM):
         del frames[0]  # ours, which called the worker
     lines = ["  " + describe(Place(f.filename, f.lineno or 0, f.name)) for f in frames]
     if len(lines) > _LONG:

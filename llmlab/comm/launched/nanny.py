@@ -35,7 +35,7 @@ def main(descriptor: int) -> None:
     parent = os.getppid()
     folder = tempfile.mkdtemp(prefix="llmlab-")  # mode 0700
     try:
-        from llmlab.comm import rank_process  # noqa: F401  torch comes with it: here, once, and not in every rank
+        from llmlab.comm.launched import rank_process  # noqa: F401  torch comes with it: here, once, and not in every rank
 
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what ranks leave behind becomes ours
         gc.collect()
@@ -135,7 +135,7 @@ class Nanny:
 
 def _be_a_rank(nanny: int, descriptors: list[int], inner: tuple[int, ...]) -> None:
     """What a forked child does first. Does not return."""
-    from llmlab.comm import rank_process
+    from llmlab.comm.launched import rank_process
 
     try:
         os.setpgid(0, 0)

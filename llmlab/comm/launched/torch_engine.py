@@ -22,9 +22,9 @@ from llmlab.comm import reports
 from llmlab.comm.call import Call, Side
 from llmlab.comm.errors import RankError
 from llmlab.comm.group import Group
-from llmlab.comm.ledger import Entry, Key, Ledger
-from llmlab.comm.shipping import PeerLost
-from llmlab.comm.torch_ops import OPERATIONS, Link
+from llmlab.comm.launched.ledger import Entry, Key, Ledger
+from llmlab.comm.launched.shipping import PeerLost
+from llmlab.comm.launched.torch_ops import OPERATIONS, Link
 
 
 class TorchEngine:

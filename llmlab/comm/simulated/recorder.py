@@ -20,10 +20,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from llmlab.comm.shapes import run_meta
+from llmlab.comm.simulated.shapes import run_meta
 
 if TYPE_CHECKING:
-    from llmlab.comm.rank import Rank
+    from llmlab.comm.simulated.rank import Rank
 
 aten = torch.ops.aten
 MATMULS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}

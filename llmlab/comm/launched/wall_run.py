@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmlab.comm.errors import rank_error
-from llmlab.comm.rank_process import Outcome
-from llmlab.comm.shipping import Failure
+from llmlab.comm.launched.rank_process import Outcome
+from llmlab.comm.launched.shipping import Failure
 from llmlab.comm.trace import Event, Memory, Run, Trace
 
 
