@@ -1,8 +1,10 @@
-"""What every test starts from: the same random numbers, and no GPU test where there is no GPU."""
+"""What every test starts from: the same random numbers, no GPU test where there is no GPU, no run without an end."""
 
 from __future__ import annotations
 
 import random
+import signal
+from collections.abc import Iterator
 
 import hypothesis
 import numpy
@@ -20,6 +22,20 @@ def same_random_numbers() -> None:
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Have SIGINT raise KeyboardInterrupt, also where pytest was started with it ignored (`pytest &`, nohup)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def pytest_testnodedown(node: object, error: object) -> None:
+    """End the run when a process of pytest-xdist's dies: with --dist=loadfile it would wait for its files for ever."""
+    if error:
+        pytest.exit(f"a test process died ({error}); what it ran is above", returncode=1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,6 +25,7 @@ from llmlab.comm.launched.torchrun import Torchrun
 from llmlab.comm.launched.wall_run import this_hardware, to_run
 from llmlab.comm.launched.watch import Watch
 from llmlab.comm.trace import Run
+from llmlab.comm.turns import turn
 
 __all__ = ["Processes", "Torchrun"]
 
@@ -73,7 +74,33 @@ class Processes:
         Raises a RankError that names the rank: the worker's own exception (which it is, too), RankDied, DeadlockError,
         MismatchError or RankTimeout.
         """
-        payload = pack_call(worker, args, kwargs)
+        with turn():
+            return self._run(pack_call(worker, args, kwargs))
+
+    def start(self) -> Processes:
+        """Start ranks that stay alive from run to run."""
+        with turn():
+            self._live = True
+            self._ready(self._backend())
+        return self
+
+    def close(self) -> None:
+        """End the live ranks."""
+        with turn():
+            self._live = False
+            if self._pool is not None:
+                self._pool.close()
+                self._pool = None
+
+    def __enter__(self) -> Processes:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _run(self, payload: bytes) -> Run:
         backend = self._backend()
         pool = self._ready(backend)
         try:
@@ -85,27 +112,6 @@ class Processes:
         if not self._live and self.launch == "fork":
             pool.close()
         return to_run(watch.facts.outcomes, output, this_hardware(self.ranks, backend, self.threads_per_rank))
-
-    def start(self) -> Processes:
-        """Start ranks that stay alive from run to run."""
-        self._live = True
-        self._ready(self._backend())
-        return self
-
-    def close(self) -> None:
-        """End the live ranks."""
-        self._live = False
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
-
-    def __enter__(self) -> Processes:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    # --- inside -------------------------------------------------------------------------------------------------------
 
     def _backend(self) -> str:
         """NCCL wants a GPU for each rank; with fewer, say so and use the CPU."""

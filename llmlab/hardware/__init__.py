@@ -1,7 +1,8 @@
 """The machines a run is on: published specs (`data/hardware/`, each with its source), and this machine, measured."""
 
 from llmlab.hardware.machine import Machine, describe_machine, this_machine
-from llmlab.hardware.specs import Cluster, Device, Link, cluster, clusters, device, link, links
+from llmlab.hardware.published import cluster, clusters, device, link, links
+from llmlab.hardware.specs import Cluster, Device, Link
 
 __all__ = [
     "Cluster",

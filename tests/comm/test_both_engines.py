@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 import llmlab as lab
+from llmlab.comm.copying import Copies
+from llmlab.comm.launched.shipping import pack_call
 from llmlab.comm.processes import Processes
 
 
@@ -133,6 +137,8 @@ def test_ranks_draw_the_same_numbers_on_both_engines():
         (torch.ones(2), "mean", "got 'mean'"),
         (torch.ones(2, dtype=torch.complex64), "max", "complex"),
         (torch.ones(2, dtype=torch.uint8), "avg", "floating-point"),
+        (torch.ones(2).to(torch.float8_e5m2), "sum", "float8_e5m2"),
+        (torch.ones(2, dtype=torch.uint16), "sum", "uint16"),
     ],
 )
 def test_a_reduction_that_one_engine_lacks_is_refused_by_both(processes, x, op, words):
@@ -163,3 +169,111 @@ def test_the_line_is_the_workers_where_it_goes_through_the_standard_library(proc
     for engine in (lab.Simulator(ranks=2), processes):
         with pytest.raises(lab.DeadlockError, match=r"test_both_engines.py:\d+ in close: self.world.barrier\(\)"):
             engine.run(worker)
+
+
+class Coded(Exception):
+    """An exception whose constructor takes other arguments than it keeps."""
+
+    def __init__(self, code: int, *, where: str):
+        super().__init__(f"code {code}")
+        self.code, self.where = code, where
+
+
+class Spelled(ValueError):
+    def __init__(self, code: int):
+        self.code = code  # its arguments are the code alone: Exception.__new__ kept them
+
+    def __str__(self) -> str:
+        return f"spelled {self.code}"
+
+
+def test_an_exception_keeps_its_type_its_words_and_its_attributes(processes):
+    def worker(world, which):
+        if world.rank == 1:
+            raise Coded(7, where="here") if which == "coded" else Spelled(3)
+
+    for which, kind, words, code in (("coded", Coded, "code 7", 7), ("spelled", Spelled, "spelled 3", 3)):
+        first_lines = []
+        for engine in (lab.Simulator(ranks=2), processes):
+            with pytest.raises(kind) as raised:
+                engine.run(worker, which)
+            assert raised.value.rank == 1 and raised.value.code == code
+            assert type(raised.value.__cause__) is kind and raised.value.__cause__.code == code
+            first_lines.append(str(raised.value).splitlines()[0])
+        assert first_lines == [f"rank 1: {kind.__name__}: {words}"] * 2
+
+
+def test_a_worker_that_would_not_run_is_refused(processes):
+    async def later(world):
+        return world.rank
+
+    def yields(world):
+        yield world.rank
+
+    for engine in (lab.Simulator(ranks=2), processes):
+        with pytest.raises(ValueError, match="later, which is async"):
+            engine.run(later)
+        with pytest.raises(ValueError, match="yields, which is a generator"):
+            engine.run(functools.partial(yields))
+        with pytest.raises(TypeError, match="returned a coroutine"):
+            engine.run(lambda world: later(world))
+        with pytest.raises(TypeError, match="returned a generator"):
+            engine.run(lambda world: (i for i in range(3)))
+
+
+ODD = [torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@pytest.mark.parametrize("dtype", ODD, ids=str)
+def test_every_dtype_is_an_argument_a_captured_value_a_message_and_a_result(processes, dtype):
+    sent = torch.tensor([[1, 2], [3, 4]]).to(dtype)
+    captured = torch.tensor(5).to(dtype)
+
+    def worker(world, x):
+        got = world.all_gather(x)
+        return got.to(torch.float32).tolist(), captured.float().item(), got[1:3]
+
+    for engine in (lab.Simulator(ranks=2), processes):
+        for values, five, got in engine.run(worker, sent).results:
+            assert values == [[1, 2], [3, 4]] * 2 and five == 5
+            assert got.dtype is dtype and got.float().tolist() == [[3, 4], [1, 2]]
+
+
+def test_a_view_travels_without_the_rest_of_its_storage(processes):
+    def worker(world, x):
+        flat = torch.arange(1_000_000.0)
+        weight = torch.nn.Parameter(flat[10:13])
+        weight.placement = "shard"
+        return x.untyped_storage().nbytes(), flat[:3], weight, flat.view(1000, 1000).T
+
+    large = torch.zeros(1_000_000)
+    assert len(pack_call(worker, (large[:10],), {})) < 20_000
+    for held, few, weight, whole in processes.run(worker, large[:10]).results:
+        assert held == 40
+        assert few.tolist() == [0, 1, 2] and few.untyped_storage().nbytes() == 12
+        assert isinstance(weight, torch.nn.Parameter) and weight.placement == "shard"
+        assert weight.tolist() == [10, 11, 12] and weight.untyped_storage().nbytes() == 12
+        assert whole.stride() == (1, 1000) and whole[1, 2] == 2001
+
+
+def test_a_copied_worker_holds_no_export_of_a_buffer():
+    # Python 3.13's collector prints "BufferError: Existing exports of data" for one that is kept
+    assert isinstance(Copies(lambda world: None, (), {}).payload, bytes)
+
+
+def test_runs_from_several_threads_take_turns(capsys):
+    def worker(world, number):
+        print(number)
+        return world.all_reduce(torch.tensor([number])).item()
+
+    engines = [Processes(2), lab.Simulator(ranks=2), Processes(2), lab.Simulator(ranks=2), Processes(2)] * 2
+    with ThreadPoolExecutor(len(engines)) as pool:
+        runs = list(pool.map(lambda item: item[1].run(worker, item[0]), enumerate(engines)))
+    assert [run.results for run in runs] == [[2 * n, 2 * n] for n in range(len(engines))]
+    assert [run.output for run in runs] == [[f"{n}\n"] * 2 for n in range(len(engines))]
+
+
+def test_a_simulated_rank_cannot_start_a_run_of_its_own():
+    for engine in (lab.Simulator(ranks=1), Processes(1)):
+        with pytest.raises(ValueError, match="cannot start a run of its own"):
+            lab.Simulator(ranks=2).run(lambda world, inner: inner.run(lambda w: None), engine)

@@ -310,7 +310,7 @@ def test_finally_blocks_of_all_ranks_run_after_a_failure(capsys):
     assert capsys.readouterr().out == "rank 0 | closed\nrank 1 | closed\n"
 
 
-def test_an_interrupt_stops_ranks_that_loop_in_python_and_the_next_run_works():
+def test_an_interrupt_stops_ranks_that_loop_in_python_and_the_next_run_works(interruptible):
     def forever(world):
         while True:
             pass

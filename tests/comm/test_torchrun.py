@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,16 @@ RESULT = (
     "RESULT [([1.0, 3.0, 5.0], None), ([1.0, 3.0, 5.0], 1.0)] wall "
     "['hello from 0\\n', 'hello from 1\\n'] ['step', 'all_reduce', 'send']"
 )
+
+
+@pytest.fixture
+def free_port():
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
 
 
 def environment() -> dict[str, str]:
@@ -111,3 +122,64 @@ def test_slurms_environment_is_a_job_too(monkeypatch):
     assert (place.rank, place.size, place.local_rank, place.local_size) == (3, 8, 1, 2)
     monkeypatch.delenv("MASTER_PORT")
     assert job_place() is None
+
+
+ENDING = """
+import atexit, os, sys
+
+def count():  # registered before anything of torch's, so it runs after all of it
+    print("THREADS", len(os.listdir("/proc/self/task")), flush=True)
+
+atexit.register(count)
+
+import torch
+import llmlab.comm.processes as lab
+from llmlab.comm.mesh import Mesh
+
+kept = []
+
+def worker(world, how):
+    mesh = Mesh(world, dp=1, tp=2)
+    mesh["tp"].all_reduce(torch.ones(4))
+    handle = world.all_gather(torch.ones(4), async_op=True)
+    if how == "keeps":
+        kept.extend([world, mesh, handle])
+    if how == "raises":
+        raise KeyError("planted")
+    handle.wait()
+    return world.scatter(torch.ones(4) if world.rank == 0 else None, src=0).tolist()
+
+lab.Torchrun().run(worker, sys.argv[1])
+"""
+
+
+def job(script: Path, how: str, port: int) -> list[subprocess.CompletedProcess[str]]:
+    """Run a job's two ranks as a launcher would, without the launcher's own two seconds."""
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment() | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    ends = [process.communicate(timeout=120) for process in started]
+    return [subprocess.CompletedProcess(p.args, p.returncode, *end) for p, end in zip(started, ends, strict=True)]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted in /proc")
+@pytest.mark.parametrize("how", ["returns", "keeps", "raises"])
+def test_no_thread_of_torchs_outlives_a_job(tmp_path, how, free_port):
+    script = tmp_path / "ending.py"
+    script.write_text(ENDING)
+    for done in job(script, how, free_port()):
+        assert "THREADS 1\n" in done.stdout, done.stdout + done.stderr
+        assert done.returncode == (1 if how == "raises" else 0), done.stderr
+        assert ("KeyError: rank" in done.stderr) == (how == "raises")
+
+
+def test_ten_jobs_in_a_row_end_as_they_should(tmp_path, free_port):
+    script = tmp_path / "ending.py"
+    script.write_text(ENDING)
+    codes = [[done.returncode for done in job(script, "returns", free_port())] for _ in range(10)]
+    assert codes == [[0, 0]] * 10

@@ -119,9 +119,8 @@ class Ledger:
 
     def state(self, main_thread: int, whole: bool = False) -> State:
         """Take a picture for the caller: with the last entries, or all."""
-        frame = sys._current_frames().get(main_thread)
         return State(
-            self.rank, self.waiting, worker_line(frame) if frame else None,
+            self.rank, self.waiting, _line_of(main_thread),
             dict(self.collectives), dict(self.sent), dict(self.received), dict(self.any_open),
             self.entries[0 if whole else -RECENT :], time.monotonic(), _others(),
         )  # fmt: skip
@@ -138,6 +137,15 @@ class Ledger:
     def _next(counts: defaultdict[Any, int], key: Any) -> int:
         counts[key] += 1
         return counts[key]
+
+
+def _line_of(thread: int) -> Place | None:
+    """Where a thread is. Its frame is not kept: our own would then hold itself, and all that its caller holds."""
+    frame = sys._current_frames().get(thread)
+    try:
+        return worker_line(frame) if frame else None
+    finally:
+        del frame
 
 
 def _others() -> bool:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -60,8 +61,14 @@ class Outcome:
 
 def main(task: int, control: int) -> None:
     """A rank that was not forked but started as an interpreter of its own."""
-    open_streams()
-    serve(socket.socket(fileno=task), socket.socket(fileno=control))
+    try:
+        open_streams()
+        serve(socket.socket(fileno=task), socket.socket(fileno=control))
+    except BaseException:
+        traceback.print_exc()
+        flush()
+    finally:
+        os._exit(70)  # no finalizing: torch's threads may outlive it
 
 
 def serve(task: socket.socket, control: socket.socket) -> None:

@@ -7,20 +7,19 @@ importable modules go by reference.
 from __future__ import annotations
 
 import importlib.machinery
-import io
 import linecache
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
 import torch
 
-from llmlab.comm.copying import Copies
+from llmlab.comm.copying import Copies, Pickler, check_result, pack
 from llmlab.comm.where import COMM, Place, describe
 
 
@@ -51,7 +50,7 @@ def pack_call(worker: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     for module in strangers:
         cloudpickle.register_pickle_by_value(module)
     try:
-        return bytes(Copies(worker, args, kwargs).payload)
+        return Copies(worker, args, kwargs).payload
     finally:
         for module in strangers:
             cloudpickle.unregister_pickle_by_value(module)
@@ -96,7 +95,7 @@ def know_sources(sources: dict[str, list[str]]) -> None:
 # --- and back --------------------------------------------------------------------------------------------------------
 
 
-class _ResultPickler(cloudpickle.Pickler):
+class _ResultPickler(Pickler):
     """Results come home on the CPU, so that the caller needs no GPU to read them."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -107,24 +106,61 @@ class _ResultPickler(cloudpickle.Pickler):
 
 def pack_result(result: Any) -> bytes:
     """Pickle what a worker returned. Raises TypeError that says so when it cannot be."""
-    file = io.BytesIO()
+    check_result(result)
     try:
-        _ResultPickler(file, protocol=5).dump(result)
+        return pack(result, _ResultPickler)
     except Exception as error:
         raise TypeError(f"the worker's result ({type(result).__name__}) cannot be sent back: {error}") from error
-    return file.getvalue()
 
 
 def pack_failure(error: BaseException, when: float) -> Failure:
-    """Pickle an exception with its traceback; one that cannot travel is replaced by a RuntimeError with its words."""
+    """Pickle an exception with its traceback. One that cannot travel keeps its words, and its type where it can."""
     text = "\n".join(_story(error))
     summary = f"{type(error).__name__}: {error}".rstrip(": ")
-    try:
+    packed = b""
+    for whole in (True, False):
+        try:
+            packed = _pack_error(error, whole)
+            break
+        except Exception:
+            continue
+    return Failure(packed or cloudpickle.dumps(RuntimeError(summary)), text, summary, when, isinstance(error, PeerLost))
+
+
+def _pack_error(error: BaseException, whole: bool) -> bytes:
+    """Pickle an exception so that it comes back without its constructor's being called: its arguments may be others.
+
+    whole: with its arguments and attributes; else with its words alone.
+    """
+    kind = type(error)
+    if whole and not isinstance(kind.__init__, FunctionType):  # Python's own exceptions know how
         packed = cloudpickle.dumps(error)
-        cloudpickle.loads(packed)  # a custom __init__ fails here, not in the caller
-    except Exception:
-        packed = cloudpickle.dumps(RuntimeError(summary))
-    return Failure(packed, text, summary, when, isinstance(error, PeerLost))
+    else:
+        args, state = (error.args, vars(error)) if whole else ((str(error),), {})
+        packed = cloudpickle.dumps(_Revival(kind, args, state))
+    unpack_error(packed)  # what fails here must not fail in the caller
+    return packed
+
+
+@dataclass
+class _Revival:
+    """What an exception is made of."""
+
+    kind: type[BaseException]
+    args: tuple[Any, ...]
+    state: dict[str, Any]
+
+    def revive(self) -> BaseException:
+        error = self.kind.__new__(self.kind, *self.args)
+        error.args = self.args
+        error.__dict__.update(self.state)
+        str(error)
+        return error
+
+
+def unpack_error(packed: bytes) -> BaseException:
+    found = cloudpickle.loads(packed)
+    return found.revive() if isinstance(found, _Revival) else found
 
 
 def _story(error: BaseException, depth: int = 3) -> list[str]:
@@ -146,6 +182,6 @@ def _story(error: BaseException, depth: int = 3) -> list[str]:
 
 def unpack_failure(failure: Failure) -> BaseException:
     try:
-        return cloudpickle.loads(failure.error)
+        return unpack_error(failure.error)
     except Exception:
         return RuntimeError(failure.summary)

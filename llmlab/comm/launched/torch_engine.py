@@ -90,6 +90,19 @@ class TorchEngine:
             self.ledger.spans.append((name, start, time.monotonic()))
             self._look()
 
+    def close(self) -> None:
+        """Let go of torch's process groups, whoever still holds this engine, its groups or its handles.
+
+        A group that outlives the interpreter's end keeps gloo's threads, and one of them may then ask for the
+        interpreter, which ends the process with "terminate called without an active exception".
+        """
+        for pending in self._open:
+            pending.works, pending.finish = (), _nothing
+        for link in self._links.values():
+            link.release()
+        self._open.clear()
+        self._links.clear()
+
     def not_waited(self) -> list[Entry]:
         return [pending.entry for pending in self._open if not pending.done]
 

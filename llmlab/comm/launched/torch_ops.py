@@ -71,6 +71,11 @@ class Link:
         """A number that the group's messages of one use carry, so that no others are taken for them."""
         return crc32(repr((use, self.group.axis, self.group.members)).encode()) & 0x7FFFFFFF
 
+    def release(self) -> None:
+        """Forget the process groups, even where a traceback keeps this link."""
+        self.background.shutdown(wait=False)
+        del self.collective, self.message
+
     @property
     def peers(self) -> list[int]:
         return [i for i in range(self.group.size) if i != self.group.rank]

@@ -145,7 +145,10 @@ class Torchrun:
 
     def _run_here(self, place: Place, worker: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
         engine = _meet(place, self.timeout_s, self.strict)
-        return _share(place, *_take_part(engine, worker, args, kwargs))
+        try:
+            return _share(place, *_take_part(engine, worker, args, kwargs))
+        finally:
+            engine.close()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llmlab.comm import reports
 from llmlab.comm.call import Call
+from llmlab.comm.copying import check_result
 from llmlab.comm.errors import RaceError, RankError, rank_error
 from llmlab.comm.group import Group
 from llmlab.comm.simulated import matching
@@ -25,6 +26,7 @@ from llmlab.comm.simulated.matching import Post
 from llmlab.comm.simulated.memory import MemoryMeter
 from llmlab.comm.simulated.recorder import Interceptor, Recorder, unseen
 from llmlab.comm.simulated.scheduler import Aborted, Task
+from llmlab.comm.turns import as_rank
 from llmlab.comm.where import Place, describe, worker_line
 
 if TYPE_CHECKING:
@@ -70,12 +72,13 @@ class Rank:
             worker, args, kwargs = simulation.copies.make()
             world = Group(tuple(range(simulation.options.ranks)), self.number, "world", self)
             with ExitStack() as modes:
+                modes.enter_context(as_rank())
                 if not simulation.options.numerics:
                     modes.enter_context(torch.device("meta"))
                 if simulation.options.kernels:
                     modes.enter_context(Interceptor(self))
                     modes.enter_context(self.recorder)
-                self.result = worker(world, *args, **kwargs)
+                self.result = check_result(worker(world, *args, **kwargs))
         except Aborted:
             raise
         except RankError as error:

@@ -28,6 +28,7 @@ from llmlab.comm.simulated.rank import Rank
 from llmlab.comm.simulated.recorder import unseen
 from llmlab.comm.simulated.scheduler import Scheduler, Task
 from llmlab.comm.trace import Run, Trace
+from llmlab.comm.turns import turn
 from llmlab.hardware import cluster as find_cluster
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Simulation:
 
     def run(self) -> Run:
         first = [0] if self.options.fold else range(self.options.ranks)
-        with self._surroundings():
+        with turn(), self._surroundings():
             for number in first:
                 self.start_rank(number)
             self.scheduler.run(every=0.05, meanwhile=self.printing.flush)

@@ -1,0 +1,112 @@
+"""Devices, links and clusters by name: published, with their sources in `data/hardware/`; or this machine, measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from difflib import get_close_matches
+from functools import cache
+
+from llmlab.hardware.facts import read_facts
+from llmlab.hardware.machine import this_machine
+from llmlab.hardware.specs import DTYPES, Cluster, Device, Link
+
+GIB = 2**30
+
+
+def clusters() -> list[str]:
+    """The names that `cluster` knows."""
+    return list(_table("clusters"))
+
+
+def links() -> list[str]:
+    """The names that `link`, and `cluster`'s intra and inter, know."""
+    return list(_table("links"))
+
+
+def cluster(
+    name_or_cluster: str | Cluster = "classroom",
+    *,
+    intra: str | Link | None = None,
+    inter: str | Link | None = None,
+    devices_per_node: int | None = None,
+) -> Cluster:
+    """Look a cluster up, or vary one: `cluster("h100", inter="ethernet-10g")`, `cluster("h100", devices_per_node=4)`.
+
+    A link that a machine has once (Ethernet, Wi-Fi) is given to its devices in equal shares; pass a Link to decide
+    yourself. "this-machine" is `this_machine()`, measured. Raises ValueError with the known names.
+    """
+    if name_or_cluster == "this-machine":
+        name_or_cluster = this_machine()
+    near: str | Link
+    far: str | Link
+    if isinstance(name_or_cluster, Cluster):
+        base, near, far = name_or_cluster, name_or_cluster.intra, name_or_cluster.inter
+    else:  # names, not links: how many devices share an adapter may be about to change
+        base = _published(name_or_cluster)
+        near, far = (_row("clusters", name_or_cluster)[column] for column in ("intra", "inter"))
+    if intra is None and inter is None and devices_per_node is None:
+        return base
+    n = base.devices_per_node if devices_per_node is None else devices_per_node
+    if n < 1:
+        raise ValueError(f"a node has at least 1 device, got devices_per_node={n}")
+    within, between = link(intra or near, sharers=n), link(inter or far, sharers=n)
+    name = f"{base.name} with {n} a node, {within.name} within, {between.name} between"
+    return dataclasses.replace(base, name=name, devices_per_node=n, intra=within, inter=between)
+
+
+def device(name: str) -> Device:
+    """Look a device up by name. Raises ValueError with the known names."""
+    row = _row("devices", name)
+    rates = {dtype: float(row[f"{dtype}_tflops"]) * 1e12 for dtype in DTYPES if row[f"{dtype}_tflops"]}
+    return Device(
+        name=row["title"],
+        flops_per_s=rates,
+        memory_bytes=round(float(row["memory_gib"]) * GIB),
+        memory_bytes_per_s=float(row["memory_gbps"]) * 1e9,
+        launch_s=float(row["launch_us"]) / 1e6,
+        ramp_s=float(row["ramp_us"]) / 1e6,
+        matmul_efficiency=float(row["matmul_efficiency"]),
+        attention_efficiency=float(row["attention_efficiency"]),
+        memory_efficiency=float(row["memory_efficiency"]),
+        one_clock=row["one_clock"] == "yes",
+    )
+
+
+def link(name_or_link: str | Link, sharers: int = 1) -> Link:
+    """Look a link up by name; one that a machine has once is divided by the devices that share it.
+
+    Raises ValueError with the known names.
+    """
+    if isinstance(name_or_link, Link):
+        return name_or_link
+    row = _row("links", name_or_link)
+    peak = float(row["gbytes_per_s"]) * 1e9 / (sharers if row["shared"] == "yes" else 1)
+    return Link(name_or_link, float(row["latency_us"]) / 1e6, peak, float(row["efficiency"]))
+
+
+def _published(name: str) -> Cluster:
+    row = _row("clusters", name)
+    n = int(row["devices_per_node"])
+    return Cluster(
+        name=name,
+        device=device(row["device"]),
+        devices_per_node=n,
+        intra=link(row["intra"], sharers=n),
+        inter=link(row["inter"], sharers=n),
+        source=row["source"],
+        fictional=row["fictional"] == "yes",
+    )
+
+
+@cache
+def _table(name: str) -> dict[str, dict[str, str]]:
+    return {row["name"]: row for row in read_facts("hardware", f"{name}.csv")}
+
+
+def _row(table: str, name: str) -> dict[str, str]:
+    rows = _table(table)
+    if name not in rows:
+        near = get_close_matches(str(name).lower(), rows, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"a {table[:-1]} is one of {', '.join(rows)}; got {name!r}{hint}")
+    return rows[name]
