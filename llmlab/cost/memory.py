@@ -18,6 +18,7 @@ def fullest_stage(x: Sizes, held: Callable[[Counts], ByName]) -> ByName:
     `held`: bytes by category of a rank of one stage.
     """
     last = x.layout.pp - 1
+    # 0 * last: an array where `last` is one, so that all three have its shape
     stages = [held(stage) for stage in (0 * last, np.minimum(1, last), last)]
     fullest = np.argmax(np.stack([sum(stage.values()) for stage in stages]), axis=0)
     return {name: np.choose(fullest, [stage[name] for stage in stages]) for name in stages[0]}
@@ -37,7 +38,7 @@ def stage_memory(x: Sizes, stage: Counts, fused: bool, activations: float) -> By
         "activations": x.layers(stage) * in_flight(x, stage) * kept,
         # the layer being computed again; and the fp32 logits with their gradient, where the loss is
         "working": np.where(np.asarray(x.recompute) == 2, whole, 0.0) + _logits(x) * (stage == x.layout.pp - 1),
-        "runtime": RUNTIME_BYTES + 0 * params,
+        "runtime": RUNTIME_BYTES + 0 * params,  # of the others' shape, to be chosen with them
     }
 
 

@@ -46,11 +46,13 @@ class OwnParallelize(Library):
     def host(self, x: Sizes, line: Roofline, step: ByName, layers: Counts) -> Numbers:
         """A host that runs ahead of its device makes it wait only if all of the step's launches take longer."""
         ahead, back = self.launches(x)
-        again = np.choose(x.recompute, [0, 1, ahead])
+        again = np.choose(x.recompute, [0, 1, ahead])  # none, selective (attention is one kernel), full
+        # collectives are launched like kernels: a region's forward and backward; a mixture's four exchanges of tokens,
+        # one of counts and two sums for its balance
         talk = 2 * np.where(x.layout.tp > 1, self.regions(x), 0) + 7 * (x.active_experts > 0)
         passes = line.launch_s * x.m * (layers * (ahead + back + again + talk) + self.around(x))
         ends = np.maximum(line.launch_s * self.optimizer_launches(x, layers), step["optimizer"] + step["data_parallel"])
-        busy = sum(step.values()) - step["host"]
+        busy = sum(step.values()) - step["host"]  # `step` comes with what layers alone would wait
         return np.maximum(0.0, passes + ends - busy)
 
     def forward(self, x: Sizes) -> Numbers:
@@ -110,6 +112,7 @@ class OwnParallelize(Library):
         hidden, table = x.w * x.n * c.d_model, x.w * c.vocab_size * c.d_model / t
         apart = np.where(t > 1, 1, 0)
         gathered = self.slices(x) / 4  # of the tokens, once
+        # of what is scattered over tokens, a rank reads and writes its own t-th
         scattered = 2 * apart * np.asarray(x.layout.sequence_parallel) / t
         first = hidden * (3 + 2 + 4 * apart + scattered + gathered) + table
         last = hidden * (5 * x.split + 2 * gathered)
@@ -185,7 +188,7 @@ class OwnParallelize(Library):
         # ZeRO-3: the first gather of each pass hides behind nothing, nor do the last reductions (all, in a pipeline)
         late = np.where(alone, layer + ends, stalled)
         again = ends + forward.times(1 / layers).shown(ends) + 2 * layer + (layers - 1) * hidden + late
-        shown: list[Any] = [
+        shown: list[Any] = [  # by stage of ZeRO, 0 to 3
             np.where(alone, 2 * last + backward.shown(2 * np.maximum(0, step - last)), 2 * step),
             2 * step,
             m * stalled + step,
@@ -231,7 +234,7 @@ class OwnParallelize(Library):
     ) -> tuple[Pass, Pass]:
         """Traffic on the links that data takes is met on the way; other traffic is as good as computing."""
         same = {name: axes[name].spans == axes["data"].spans for name in ("tp", "ep", "cp")}
-        found = []
+        found = []  # booleans weigh as 0 and 1; backward computes again what was not kept
         for seconds, waits, ring in zip((compute[0], compute[1] + again), talk, hidden, strict=True):
             met = sum(same[name] * waits[name] for name in same)
             found.append(Pass(seconds - ring * same["cp"] + sum(waits.values()) - met, met))
@@ -265,6 +268,7 @@ class OwnParallelize(Library):
             # the last one ends: a tied table's gradients are added, from both ends of a pipeline
             (0 * kept, made, table * np.where(alone, 2 + (x.m > 1), 3) + np.where(zero >= 2, around, 0), tables),
         ]
+        # [4] or [4, n layouts] -> which moment, for each layout its own; then that moment's four parts
         fullest = np.argmax(np.stack([sum(moment) for moment in moments]), axis=0)
         kept, gradients, working, gathered = (np.choose(fullest, parts) for parts in zip(*moments, strict=True))
         return {
@@ -273,7 +277,7 @@ class OwnParallelize(Library):
             "optimizer": 2 * w * np.where(zero >= 1, sharded, params),
             "activations": kept,
             "working": working,
-            "runtime": 0 * params,
+            "runtime": 0 * params,  # simulated ranks load no libraries; 0 of the others' shape
         }
 
     def passing(self, x: Sizes, layers: Counts) -> Numbers:
@@ -281,7 +285,7 @@ class OwnParallelize(Library):
         they fill, a layer in ZeRO-3; a pipeline's stage hands all over at once."""
         layer = x.w * x.layer_params
         largest = x.w * x.config.d_model * np.maximum(x.config.d_model, x.config.d_ff) / x.layout.tp
-        buckets = np.choose(x.layout.zero, [0, 1, 2, 1e30])
+        buckets = np.choose(x.layout.zero, [0, 1, 2, 1e30])  # ZeRO-3: as many as a layer fills
         alone = np.minimum(layer, buckets * np.maximum(BUCKET_BYTES, largest))
         together = np.where(x.layout.zero == 2, layers, 1) * layer
         return np.where((x.layout.pp > 1) & (x.layout.zero >= 2), together, alone)
