@@ -15,7 +15,7 @@ import sys
 import time
 
 from llmlab.cost import predict
-from llmlab.cost.simulated import Case, Simulated, draw_case, simulate
+from llmlab.cost.simulated import DrawnCase, Simulated, draw_case, simulate
 from llmlab.parallel.layout import Layout
 
 CLOSE = 0.05
@@ -36,7 +36,7 @@ def main(cases: int = 50, first: int = 1000) -> None:
     print(f"{time.perf_counter() - start:.0f} s")
 
 
-def line(case: Case, simulated: Simulated, predicted, misses: tuple[float, float]) -> str:
+def line(case: DrawnCase, simulated: Simulated, predicted, misses: tuple[float, float]) -> str:
     """One case, both of its answers, and the terms that make up most of the predicted step."""
     terms = sorted(predicted.breakdown.items(), key=lambda term: -term[1])[:3]
     causes = ", ".join(f"{name} {seconds / predicted.seconds:.0%}" for name, seconds in terms)
@@ -47,7 +47,7 @@ def line(case: Case, simulated: Simulated, predicted, misses: tuple[float, float
     )
 
 
-def describe(case: Case) -> str:
+def describe(case: DrawnCase) -> str:
     plain = vars(Layout())
     layout = " ".join(f"{name}={value}" for name, value in vars(case.layout).items() if value != plain[name])
     again = "" if case.recompute == "none" else f" recompute={case.recompute}"

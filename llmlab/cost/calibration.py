@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlab.cost.arrays import ModelLike, Numbers
 from llmlab.cost.prediction import predict
 from llmlab.cost.stack import CONSTANTS, Stack
 from llmlab.cost.stack import stack as find_stack
@@ -33,7 +34,7 @@ LEAST = {"congestion": 0.02}  # where a prior has none, so that it can move
 class Measured:
     """One measured training step: `seconds` of this layout, with the arguments `predict` would take."""
 
-    config: Any
+    config: ModelLike
     layout: Layout
     seconds: float
     global_batch: int
@@ -57,7 +58,7 @@ def calibrate(
     if not rows or min(row.seconds for row in rows) <= 0:
         raise ValueError(f"calibrate wants one measured row or more, of seconds above 0; got {rows}")
 
-    def seconds(guess: Stack) -> Any:
+    def seconds(guess: Stack) -> np.ndarray:
         return np.array([_predict(row, cluster, guess) for row in rows])
 
     start = find_stack(stack)
@@ -71,7 +72,13 @@ def _predict(row: Measured, cluster: str | Cluster, stack: Stack) -> float:
     ).seconds  # fmt: skip
 
 
-def fit(seconds: Callable[[Stack], Any], measured: Any, start: Stack, weights: Any = 1.0, rounds: int = 12) -> Stack:
+def fit(
+    seconds: Callable[[Stack], np.ndarray],
+    measured: np.ndarray,
+    start: Stack,
+    weights: Numbers = 1.0,
+    rounds: int = 12,
+) -> Stack:
     """Find the most probable constants: `seconds(stack)` predicts what was `measured`; `weights` count rows.
 
     What is sought are logarithms: how far each constant is from `start`'s, and how far all of them are together.
@@ -80,12 +87,12 @@ def fit(seconds: Callable[[Stack], Any], measured: Any, start: Stack, weights: A
     width = np.array([*(WIDTHS[constant] for constant in CONSTANTS), PACE])
     root = np.sqrt(np.broadcast_to(weights, measured.shape)) / NOISE
 
-    def stack_at(point: Any) -> Stack:
+    def stack_at(point: np.ndarray) -> Stack:
         factors = np.exp(prior + point[:-1] + point[-1] * TOGETHER)
         constants: dict[str, Any] = dict(zip(CONSTANTS, map(float, factors), strict=True))
         return dataclasses.replace(start, **constants)
 
-    def misses(point: Any) -> Any:
+    def misses(point: np.ndarray) -> np.ndarray:
         data = root * _tame(np.log(seconds(stack_at(point)) / measured))
         return np.concatenate([data, point / width])
 
@@ -94,7 +101,7 @@ def fit(seconds: Callable[[Stack], Any], measured: Any, start: Stack, weights: A
     return dataclasses.replace(found, spread=residual_spread(left, start.spread, weights))
 
 
-def _least_squares(misses: Callable[[Any], Any], point: Any, rounds: int) -> Any:
+def _least_squares(misses: Callable[[np.ndarray], np.ndarray], point: np.ndarray, rounds: int) -> np.ndarray:
     """The point of the least squares, by Levenberg's and Marquardt's damped steps and numeric slopes."""
     now, damping, h = misses(point), 1e-3, 1e-4
     for _ in range(rounds):
@@ -112,12 +119,12 @@ def _least_squares(misses: Callable[[Any], Any], point: Any, rounds: int) -> Any
     return point
 
 
-def _tame(misses: Any) -> Any:
+def _tame(misses: np.ndarray) -> np.ndarray:
     """Let rows that no constant explains pull less: the square root of Charbonnier's loss, straight beyond 0.2."""
     return np.sign(misses) * 0.2 * np.sqrt(2 * (np.sqrt(1 + (misses / 0.2) ** 2) - 1))
 
 
-def residual_spread(misses: Any, before: float, weights: Any = 1.0) -> float:
+def residual_spread(misses: np.ndarray, before: float, weights: Numbers = 1.0) -> float:
     """What nine in ten residuals, weighed, stay below; what was known before counts as PRIOR_ROWS of them."""
     if not len(misses):
         return before

@@ -10,23 +10,23 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from types import SimpleNamespace
-from typing import Any
+from typing import overload
 
 import numpy as np
 
+from llmlab.cost.arrays import LAYOUT_FIELDS, LayoutColumns, Numbers, columns
 from llmlab.cost.prediction import Prediction, predict
-from llmlab.cost.sizes import LAYOUT_FIELDS, columns
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
+from llmlab.model.config import Config
 from llmlab.parallel.layout import Layout
 
 
 @dataclass(frozen=True)
-class Job:
+class Workload:
     """One training step to be laid out."""
 
-    config: Any
+    config: Config
     cluster: Cluster
     gpus: int
     global_batch: int
@@ -40,7 +40,13 @@ class Job:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} wants an integer of at least 1, got {value!r}")
 
-    def predict(self, layout: Any, recompute: str | Sequence[str]) -> Prediction:
+    @overload
+    def predict(self, layout: Layout, recompute: str | Sequence[str]) -> Prediction[float]: ...
+    @overload
+    def predict(self, layout: LayoutColumns, recompute: str | Sequence[str]) -> Prediction[Numbers]: ...
+    def predict(
+        self, layout: Layout | LayoutColumns, recompute: str | Sequence[str]
+    ) -> Prediction[float] | Prediction[Numbers]:
         """Predict the step of one layout, or of columns of them."""
         return predict(
             self.config, layout, self.cluster, global_batch=self.global_batch, seq=self.seq,
@@ -68,8 +74,8 @@ class Choices:
     microbatch_sizes: Sequence[int] | None = None  # sequences; None: every power of two
 
 
-def candidates(job: Job, choices: Choices) -> tuple[SimpleNamespace, Counter[str]]:
-    """Give the legal layouts as columns (see `cost.sizes.columns`), and how many were refused by rule.
+def candidates(workload: Workload, choices: Choices) -> tuple[LayoutColumns, Counter[str]]:
+    """Give the legal layouts as columns (see `cost.arrays.columns`), and how many were refused by rule.
 
     A split of the GPUs (dp, tp, pp, cp, ep) that no choice can mend is refused once, not once for each choice. ZeRO is
     legal with every layout, so it multiplies the columns at the end. Raises ValueError for choices that are none.
@@ -77,13 +83,13 @@ def candidates(job: Job, choices: Choices) -> tuple[SimpleNamespace, Counter[str
     for stage in choices.zero:
         Layout(zero=stage)  # refuses what is no stage of ZeRO
     legal, refused = [], Counter[str]()
-    for split in splits(job):
-        why = job.illegal(split)
+    for split in splits(workload):
+        why = workload.illegal(split)
         if why:
             refused[why] += 1
             continue
-        for layout in _ways(split, job, choices):
-            why = job.illegal(layout)
+        for layout in _ways(split, workload, choices):
+            why = workload.illegal(layout)
             if why:
                 refused[why] += 1
             else:
@@ -91,23 +97,13 @@ def candidates(job: Job, choices: Choices) -> tuple[SimpleNamespace, Counter[str
     return _with_zero(columns(legal), choices.zero), refused
 
 
-def layout_at(found: SimpleNamespace, i: int) -> Layout:
-    """Give one row of the columns as a Layout."""
-    return Layout(**{name: getattr(found, name)[i].item() for name in LAYOUT_FIELDS})
-
-
-def rows_of(found: SimpleNamespace, rows: np.ndarray) -> SimpleNamespace:
-    """Give some rows of the columns."""
-    return SimpleNamespace(**{name: getattr(found, name)[rows] for name in LAYOUT_FIELDS})
-
-
-def splits(job: Job) -> Iterator[Layout]:
+def splits(workload: Workload) -> Iterator[Layout]:
     """Split GPUs over dp x tp x pp x cp in every way, with every ep that folds into dp x cp."""
-    experts = getattr(job.config, "n_expert", 0)
-    for tp in divisors(job.gpus):
-        for pp in divisors(job.gpus // tp):
-            for cp in divisors(job.gpus // (tp * pp)):
-                dp = job.gpus // (tp * pp * cp)
+    experts = getattr(workload.config, "n_expert", 0)
+    for tp in divisors(workload.gpus):
+        for pp in divisors(workload.gpus // tp):
+            for cp in divisors(workload.gpus // (tp * pp)):
+                dp = workload.gpus // (tp * pp * cp)
                 for ep in divisors(dp * cp) if experts else [1]:
                     yield Layout(dp=dp, tp=tp, pp=pp, cp=cp, ep=ep)
 
@@ -118,17 +114,17 @@ def divisors(n: int) -> list[int]:
     return small + [n // d for d in reversed(small) if d * d != n]
 
 
-def _ways(split: Layout, job: Job, choices: Choices) -> Iterator[Layout]:
+def _ways(split: Layout, workload: Workload, choices: Choices) -> Iterator[Layout]:
     """Vary what the degrees leave open, all but ZeRO."""
     sequence_parallel = choices.sequence_parallel if split.tp > 1 else [False]
     contexts = choices.contexts if split.cp > 1 else ["ring"]
-    schedules = list(_schedules(split.pp, job.config, choices))
-    counts = _microbatches(job.global_batch // split.dp, choices)
+    schedules = list(_schedules(split.pp, workload.config, choices))
+    counts = _microbatches(workload.global_batch // split.dp, choices)
     for sp, context, (schedule, v), m in product(sequence_parallel, contexts, schedules, counts):
         yield replace(split, sequence_parallel=sp, context=context, schedule=schedule, virtual_stages=v, microbatches=m)
 
 
-def _schedules(pp: int, config: Any, choices: Choices) -> Iterator[tuple[str, int]]:
+def _schedules(pp: int, config: Config, choices: Choices) -> Iterator[tuple[str, int]]:
     if pp == 1:
         yield "1f1b", 1
         return
@@ -147,11 +143,11 @@ def _microbatches(per_replica: int, choices: Choices) -> list[int]:
     return [per_replica // size for size in sorted(sizes, reverse=True) if per_replica % size == 0]
 
 
-def _with_zero(found: SimpleNamespace, zero: Sequence[int]) -> SimpleNamespace:
+def _with_zero(found: LayoutColumns, zero: Sequence[int]) -> LayoutColumns:
     """Repeat the columns for each stage of ZeRO; a single replica has nothing to shard and takes the first."""
-    rows = len(found.dp)
+    rows = len(found)
     repeated = {name: np.tile(getattr(found, name), len(zero)) for name in LAYOUT_FIELDS}
     repeated["zero"] = np.repeat(np.asarray(zero, dtype=int), rows)
     alone = repeated["dp"] * repeated["cp"] == 1
     keep = ~alone | (np.arange(rows * len(zero)) < rows)
-    return rows_of(SimpleNamespace(**repeated), keep)
+    return LayoutColumns(**repeated).take(keep)

@@ -8,71 +8,35 @@ Korthikanti et al. 2022, section 4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from llmlab.cost.arrays import Counts, Numbers
+from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
 from llmlab.cost.software import Library
 from llmlab.cost.stack import Stack
-from llmlab.hardware import Device
 
 # Batched products of unfused attention (heads 64 to 128 wide) reach about half the roofline: with 0.5 the core of
 # Korthikanti et al. 2022, Table 4, takes its measured 1.3 ms.
 BATCHED_EFFICIENCY = 0.5
-ALIGNED = 64  # matrix units want widths that this divides, and heads that 8 divides
-MISALIGNED = (
-    0.75  # the share of the rate that others reach; fitted to BLOOM's trials (data/published/bloom_prequel.csv)
-)
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """A device as one stack uses it: FLOP/s and bytes/s that its kernels reach."""
-
-    matmul: float
-    attention: float
-    memory: float
-    ramp_s: float
-    launch_s: float
-
-    @staticmethod
-    def of(device: Device, stack: Stack, precision: str) -> Roofline:
-        core = "bf16" if precision == "fp8" else precision  # nobody's attention is fp8
-        return Roofline(
-            matmul=device.peak(precision) * device.matmul_efficiency * stack.matmul,
-            attention=device.peak(core) * device.attention_efficiency * stack.attention,
-            memory=device.memory_bytes_per_s * device.memory_efficiency * stack.memory,
-            ramp_s=device.ramp_s,
-            launch_s=device.launch_s * stack.host,
-        )
-
-    def product(self, w: int, m: Any, k: Any, n: Any, batch: Any = 1) -> Any:
-        """Seconds of [m, k] @ [k, n], `batch` times: computing or moving, whichever is longer."""
-        computing = (
-            2 * batch * m * k * n / (self.matmul * np.where((k % ALIGNED == 0) & (n % ALIGNED == 0), 1.0, MISALIGNED))
-        )
-        return np.maximum(computing, self.moving(w * batch * (m * k + k * n + m * n)))
-
-    def moving(self, nbytes: Any) -> Any:
-        return nbytes / self.memory
 
 
 @dataclass(frozen=True)
 class Layer:
     """Device seconds of one layer (or of the logits) on one micro-batch, forward or backward."""
 
-    matmul: Any
-    attention: Any
-    elementwise: Any
-    launch: Any = 0.0
+    matmul: Numbers
+    attention: Numbers
+    elementwise: Numbers
+    launch: Numbers = 0.0
 
     @property
-    def device(self) -> Any:
+    def device(self) -> Numbers:
         return self.matmul + self.attention + self.elementwise
 
     @property
-    def host(self) -> Any:
+    def host(self) -> Numbers:
         """Seconds that the device waits for the host."""
         return np.maximum(0.0, self.launch - self.device)
 
@@ -93,7 +57,7 @@ def layer_backward(x: Sizes, on: Roofline, stack: Stack) -> Layer:
     )
 
 
-def layer_products(x: Sizes, on: Roofline) -> Any:
+def layer_products(x: Sizes, on: Roofline) -> Numbers:
     """The four products of a layer forward (five with a gate), each split over tp; the experts' as one batch."""
     c, t = x.config, x.layout.tp
     d, f = c.d_model, c.d_ff / t
@@ -108,7 +72,7 @@ def layer_products(x: Sizes, on: Roofline) -> Any:
     return seconds + np.where(x.active_experts > 0, experts, 0.0)
 
 
-def attention(x: Sizes, on: Roofline, fused: bool) -> Any:
+def attention(x: Sizes, on: Roofline, fused: bool) -> Numbers:
     """Scores and weighted average forward: fused, or two batched products with T x T scores in HBM between them."""
     t = x.layout.tp
     if fused:
@@ -117,30 +81,30 @@ def attention(x: Sizes, on: Roofline, fused: bool) -> Any:
     return 2 * _batched(x, on) + on.moving(_scores(x) * (4 * x.w + 1))  # softmax (r w), dropout (r w and its mask)
 
 
-def attention_backward(x: Sizes, on: Roofline, fused: bool) -> Any:
+def attention_backward(x: Sizes, on: Roofline, fused: bool) -> Numbers:
     """Fused: the scores are computed again, five products for forward's two. Unfused: four, and the softmax's."""
     if fused:
         return 2.5 * attention(x, on, fused)
     return 4 * _batched(x, on) + on.moving(_scores(x) * (5 * x.w + 1))  # dropout (r w and mask), softmax (r r w)
 
 
-def _batched(x: Sizes, on: Roofline) -> Any:
+def _batched(x: Sizes, on: Roofline) -> Numbers:
     heads = x.b * x.config.n_head / x.layout.tp
     return on.product(x.w, x.T / x.layout.cp, x.config.head_dim, x.T, heads) / BATCHED_EFFICIENCY
 
 
-def _scores(x: Sizes) -> Any:
+def _scores(x: Sizes) -> Numbers:
     """Entries of T x T that one rank holds, over its heads."""
     return x.n * x.T * x.config.n_head / x.layout.tp
 
 
-def logits(x: Sizes, on: Roofline, software: Library) -> Any:
+def logits(x: Sizes, on: Roofline, software: Library) -> Numbers:
     """Product with the embedding table, its two gradients, and the loss."""
     vocab = x.config.vocab_size / x.layout.tp
     return 3 * on.product(x.w, x.n, x.config.d_model, vocab) + on.moving(x.n * vocab * software.loss(x))
 
 
-def optimizer(x: Sizes, on: Roofline, software: Library, params: Any, stage: Any) -> Any:
+def optimizer(x: Sizes, on: Roofline, software: Library, params: Numbers, stage: Counts) -> Numbers:
     """Update this rank's share of the parameters: all are moved, and small ones cost their launches."""
     moved = params * software.optimizer(x) + x.params(stage) * software.buckets(x)
     return on.moving(moved) + software.optimizer_launches(x, x.layers(stage)) * on.ramp_s

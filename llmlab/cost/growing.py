@@ -7,18 +7,18 @@ the first had.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from llmlab.cost.prediction import Prediction, predict
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
+from llmlab.model.config import Config
 from llmlab.parallel.layout import Layout
 
 WORKS = ("strong", "weak")
 
 
 def grow(
-    config: Any,
+    config: Config,
     replica: Layout,
     cluster: str | Cluster = "h100",
     *,
@@ -29,7 +29,7 @@ def grow(
     precision: str = "bf16",
     recompute: str = "selective",
     stack: str | Stack = "typical",
-) -> dict[int, Prediction]:
+) -> dict[int, Prediction[float]]:
     """Predict a step on 1, 2, 4 ... replicas of a layout, up to `most` GPUs: {GPUs: prediction}.
 
     `replica`: the layout of one (dp=1); its `microbatches` says how many sequences are computed at a time.
@@ -58,7 +58,7 @@ def grow(
     return found
 
 
-def efficiency(found: dict[int, Prediction]) -> dict[int, float]:
+def efficiency(found: dict[int, Prediction[float]]) -> dict[int, float]:
     """Tokens a second and GPU, as a share of those on the fewest GPUs."""
     rates = {gpus: p.tokens_per_s / gpus for gpus, p in found.items()}
     return {gpus: rate / rates[min(rates)] for gpus, rate in rates.items()}

@@ -6,9 +6,9 @@ Forward, on one rank's share of the layer. Unlike `cost.compute`, which adds up 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from llmlab.hardware import Device
+from llmlab.model.config import Config
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Kernel:
         return self.flops / self.seconds(device, dtype)
 
 
-def layer_kernels(config: Any, batch: float, seq: int, *, tp: int = 1, number_bytes: int = 2) -> list[Kernel]:
+def layer_kernels(config: Config, batch: float, seq: int, *, tp: int = 1, number_bytes: int = 2) -> list[Kernel]:
     """List the kernels of a layer's forward, and of the logits, on `batch` sequences: one rank's of `tp`.
 
     Attention is fused: its T x T scores never reach memory. A routed expert sees its share of the tokens. Element-wise

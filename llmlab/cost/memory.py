@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
 import numpy as np
 
+from llmlab.cost.arrays import ByName, Counts, Numbers
 from llmlab.cost.sizes import Sizes
-
-if TYPE_CHECKING:
-    from llmlab.cost.stack import Stack
 
 RUNTIME_BYTES = int(1.5 * 2**30)  # context, libraries and their buffers; a guess that fits published peaks
 
 
-def memory(x: Sizes, stack: Stack) -> dict[str, Any]:
-    """Bytes by category on the fullest stage: the first, the second (it may have a layer more) or the last."""
+def fullest_stage(x: Sizes, held: Callable[[Counts], ByName]) -> ByName:
+    """Bytes by category on the fullest stage: the first, the second (it may have a layer more) or the last.
+
+    `held`: bytes by category of a rank of one stage.
+    """
     last = x.layout.pp - 1
-    one = getattr(stack.software, "memory", lambda x, stage: _stage(x, stack, stage))
-    stages = [one(x, stage) for stage in (0 * last, np.minimum(1, last), last)]
-    fullest = np.argmax([sum(stage.values()) for stage in stages], axis=0)
+    # 0 * last: an array where `last` is one, so that all three have its shape
+    stages = [held(stage) for stage in (0 * last, np.minimum(1, last), last)]
+    fullest = np.argmax(np.stack([sum(stage.values()) for stage in stages]), axis=0)
     return {name: np.choose(fullest, [stage[name] for stage in stages]) for name in stages[0]}
 
 
-def _stage(x: Sizes, stack: Stack, stage: Any) -> dict[str, Any]:
+def stage_memory(x: Sizes, stage: Counts, fused: bool, activations: float) -> ByName:
+    """Bytes by category of a rank of this stage. `activations`: a factor on what is kept for backward."""
     zero = x.layout.zero
     params, sharded = x.params(stage), x.sharded_params(stage)
     master = 12 if x.w == 2 else 2 * x.w  # fp32 weights and Adam's two moments; fp32 training keeps no second copy
-    kept = stack.activations * layer_activations(x, stack.fused_attention)
-    whole = stack.activations * layer_activations(x, stack.fused_attention, recompute=0)
+    kept = activations * layer_activations(x, fused)
+    whole = activations * layer_activations(x, fused, recompute=0)
     return {
         "parameters": x.w * np.where(zero == 3, sharded + 2 * x.layer_params, params),
         "gradients": x.g * np.where(zero >= 2, sharded, params),
@@ -36,11 +38,11 @@ def _stage(x: Sizes, stack: Stack, stage: Any) -> dict[str, Any]:
         "activations": x.layers(stage) * in_flight(x, stage) * kept,
         # the layer being computed again; and the fp32 logits with their gradient, where the loss is
         "working": np.where(np.asarray(x.recompute) == 2, whole, 0.0) + _logits(x) * (stage == x.layout.pp - 1),
-        "runtime": RUNTIME_BYTES + 0 * params,
+        "runtime": RUNTIME_BYTES + 0 * params,  # of the others' shape, to be chosen with them
     }
 
 
-def layer_activations(x: Sizes, fused: bool, recompute: Any = None) -> Any:
+def layer_activations(x: Sizes, fused: bool, recompute: Counts | None = None) -> Numbers:
     """Bytes one layer keeps for its backward on one micro-batch: s b h (10 + 24/t + 5 a s/(h t)) for GPT-3, 16 bits.
 
     Selective recomputation computes the attention core again, full everything but the layer's input.
@@ -58,7 +60,7 @@ def layer_activations(x: Sizes, fused: bool, recompute: Any = None) -> Any:
     return np.choose(x.recompute if recompute is None else recompute, [kept + scores, kept, x.w * hidden * x.split])
 
 
-def in_flight(x: Sizes, stage: Any) -> Any:
+def in_flight(x: Sizes, stage: Counts) -> Numbers:
     """Micro-batches whose activations a stage holds at once."""
     layout = x.layout
     v, behind = layout.virtual_stages, layout.pp - 1 - stage
@@ -67,5 +69,5 @@ def in_flight(x: Sizes, stage: Any) -> Any:
     return np.where(layout.pp == 1, 1.0, np.where(np.asarray(layout.schedule) == "gpipe", x.m, waiting))
 
 
-def _logits(x: Sizes) -> Any:
+def _logits(x: Sizes) -> Numbers:
     return x.n * x.config.vocab_size / x.layout.tp * (x.w + 4 + 4)

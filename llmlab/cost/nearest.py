@@ -7,27 +7,27 @@ from dataclasses import replace
 
 import numpy as np
 
-from llmlab.cost.candidates import Choices, Job, candidates, splits
+from llmlab.cost.candidates import Choices, Workload, candidates, splits
 
 MOST_GPUS = 2**17
 
 
-def nearest_batch(job: Job, choices: Choices) -> list[int]:
+def nearest_batch(workload: Workload, choices: Choices) -> list[int]:
     """Give the nearest batches below and above for which these GPUs have a legal layout."""
     below, above = [], []
     sizes = choices.microbatch_sizes or [1]
-    for split in splits(job):
+    for split in splits(workload):
         for size in sizes:
             step = split.dp * size
-            if replace(job, global_batch=step).illegal(split):
+            if replace(workload, global_batch=step).illegal(split):
                 continue
-            below.append(job.global_batch // step * step)
+            below.append(workload.global_batch // step * step)
             above.append(below[-1] + step)
-    legal = {max(below, default=0), min(above, default=0)} - {0, job.global_batch}
+    legal = {max(below, default=0), min(above, default=0)} - {0, workload.global_batch}
     return sorted(legal)
 
 
-def nearest_gpus(job: Job, choices: Choices, kinds: Sequence[str], usable: float) -> int | None:
+def nearest_gpus(workload: Workload, choices: Choices, kinds: Sequence[str], usable: float) -> int | None:
     """Give the fewest GPUs, whole nodes beyond one, on which a layout fits the same batch; None up to MOST_GPUS."""
     thrifty = replace(
         choices,
@@ -35,10 +35,10 @@ def nearest_gpus(job: Job, choices: Choices, kinds: Sequence[str], usable: float
         schedules=["1f1b"] if "1f1b" in choices.schedules else choices.schedules,
         microbatch_sizes=[min(choices.microbatch_sizes or [1])],
     )
-    for n in _doublings(job.gpus):
-        if _fits(job, n, thrifty, kinds, usable):
-            fewer = (k for k in _whole_nodes(n // 2 + 1, n, job.cluster.devices_per_node) if k > job.gpus)
-            return next((k for k in fewer if _fits(job, k, thrifty, kinds, usable)), n)
+    for n in _doublings(workload.gpus):
+        if _fits(workload, n, thrifty, kinds, usable):
+            fewer = (k for k in _whole_nodes(n // 2 + 1, n, workload.cluster.devices_per_node) if k > workload.gpus)
+            return next((k for k in fewer if _fits(workload, k, thrifty, kinds, usable)), n)
     return None
 
 
@@ -55,8 +55,8 @@ def _whole_nodes(first: int, last: int, node: int) -> Iterator[int]:
     yield from range(-(-first // step) * step, last, step)
 
 
-def _fits(job: Job, gpus: int, thrifty: Choices, kinds: Sequence[str], usable: float) -> bool:
+def _fits(workload: Workload, gpus: int, thrifty: Choices, kinds: Sequence[str], usable: float) -> bool:
     """Whether some layout of the thriftiest ways fits: sequences one at a time, everything sharded."""
-    larger = replace(job, gpus=gpus)
+    larger = replace(workload, gpus=gpus)
     found, _ = candidates(larger, thrifty)
-    return len(found.dp) > 0 and any(bool(np.any(larger.predict(found, kind).memory_bytes <= usable)) for kind in kinds)
+    return len(found) > 0 and any(bool(np.any(larger.predict(found, kind).memory_bytes <= usable)) for kind in kinds)

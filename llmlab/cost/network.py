@@ -6,15 +6,11 @@ Ranks are numbered with tp innermost, then cp, dp, and pp outermost; so tp stays
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmlab.cost.arrays import Counts, LayoutLike, Numbers
 from llmlab.cost.sizes import Sizes
-from llmlab.hardware import Cluster
-
-if TYPE_CHECKING:
-    from llmlab.cost.stack import Stack
 
 
 @dataclass(frozen=True)
@@ -29,33 +25,26 @@ class Wires:
     congestion: float
     rings: bool  # latency of every step of a ring; else of a tree
 
-    @staticmethod
-    def of(cluster: Cluster, stack: Stack) -> Wires:
-        near, far = cluster.intra, cluster.inter
-        rates = [link.bytes_per_s * link.efficiency * by for link, by in ((near, stack.intra), (far, stack.inter))]
-        seconds = near.latency_s, far.latency_s
-        return Wires(cluster.devices_per_node, *seconds, rates[0], rates[1], stack.congestion, stack.software.own)
-
 
 @dataclass(frozen=True)
 class Axis:
     """A group of `size` ranks, `stride` apart."""
 
-    size: Any
-    stride: Any
+    size: Numbers
+    stride: Counts
     wires: Wires
 
     @property
-    def local(self) -> Any:
+    def local(self) -> Numbers:
         """Ranks of the group that share a node."""
         return np.clip(self.wires.per_node // self.stride, 1, self.size)
 
     @property
-    def spans(self) -> Any:
+    def spans(self) -> Counts:
         """Whether it spans nodes."""
         return self.local < self.size
 
-    def gather(self, nbytes: Any, messages: Any = 1) -> Any:
+    def gather(self, nbytes: Numbers, messages: Numbers = 1) -> Numbers:
         """All-gather or reduce-scatter of `nbytes` in all, in so many messages: bytes by ring, at the slower pace.
 
         Across nodes, each rank of the group in a node sends its share through its own adapter.
@@ -65,14 +54,14 @@ class Axis:
         across = (nodes - 1) / nodes * nbytes / (wires.far * self.local) * nodes**wires.congestion
         return messages * self._latency(wires.rings) + np.maximum(within, across)
 
-    def all_reduce(self, nbytes: Any) -> Any:
+    def all_reduce(self, nbytes: Numbers) -> Numbers:
         """A reduce-scatter and an all-gather; or, where latency weighs more, everything up a tree and down again."""
         wires = self.wires
         tree = np.where(self.size > self.local, nbytes / (wires.far * self.local), 0.0)
         tree = self._latency(False) + np.maximum(np.where(self.local > 1, nbytes / wires.near, 0.0), tree)
         return 2 * np.minimum(self.gather(nbytes), tree)
 
-    def _latency(self, rings: bool) -> Any:
+    def _latency(self, rings: bool) -> Numbers:
         steps = (
             (self.local - 1, self.size / self.local - 1)
             if rings
@@ -80,13 +69,13 @@ class Axis:
         )
         return self.wires.near_s * steps[0] + self.wires.far_s * steps[1]
 
-    def message(self, nbytes: Any) -> Any:
+    def message(self, nbytes: Numbers) -> Numbers:
         """One message to the next rank along the axis; the link is the slowest one on the way round."""
         far = self.wires.far_s + nbytes / self.wires.far
         near = self.wires.near_s + nbytes / self.wires.near
         return np.where(self.size == 1, 0.0, np.where(self.local < self.size, far, near))
 
-    def all_to_all(self, nbytes: Any) -> Any:
+    def all_to_all(self, nbytes: Numbers) -> Numbers:
         """Each rank has `nbytes`, of which it keeps its own part."""
         wires = self.wires
         within = (self.local - 1) / self.size * nbytes / wires.near
@@ -96,7 +85,7 @@ class Axis:
         return np.where(self.size == 1, 0.0, latency + np.maximum(within, across))
 
 
-def axes(layout: Any, wires: Wires) -> dict[str, Axis]:
+def axes(layout: LayoutLike, wires: Wires) -> dict[str, Axis]:
     """Where each axis of a layout lies on the cluster; "data" joins dp and cp, which share gradients."""
     tp, cp, dp = layout.tp, layout.cp, layout.dp
     return {
@@ -109,17 +98,17 @@ def axes(layout: Any, wires: Wires) -> dict[str, Axis]:
     }
 
 
-def hidden_values(x: Sizes, tp: Axis) -> Any:
+def hidden_values(x: Sizes, tp: Axis) -> Numbers:
     """The ranks' summands of the hidden values, added up: by an all-reduce, or a scatter here and a gather there."""
     nbytes = x.w * x.n * x.config.d_model
     return np.where(x.layout.sequence_parallel, 2 * tp.gather(nbytes), tp.all_reduce(nbytes))
 
 
-def context_parallel(x: Sizes, cp: Axis) -> Any:
+def context_parallel(x: Sizes, cp: Axis) -> Numbers:
     """One step of a layer's ring: keys and values go on to the next rank."""
     return cp.message(2 * x.w * x.n * x.kv_width / x.layout.tp)
 
 
-def expert_parallel(x: Sizes, ep: Axis, share: Any) -> Any:
+def expert_parallel(x: Sizes, ep: Axis, share: Numbers) -> Numbers:
     """One layer, one direction: a share of the tokens to their experts and back."""
     return 2 * ep.all_to_all(x.w * x.n * share * x.active_experts * x.config.d_model)

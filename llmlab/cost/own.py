@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from llmlab.cost.arrays import ByName, Counts, Numbers
 from llmlab.cost.memory import in_flight
-from llmlab.cost.network import hidden_values
+from llmlab.cost.network import Axis, hidden_values
+from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
-from llmlab.cost.software import Group, Library, Pass, inner
+from llmlab.cost.software import Gather, Library, Pass, inner
 
 BUCKET_BYTES = 25 * 2**20  # that travel together
 
@@ -26,10 +28,9 @@ class OwnParallelize(Library):
     two; and what a product without bias gives is read and written once more (torch's `_unsafe_view`).
     """
 
-    own = True
-    runtime_bytes = 0
+    rings = True
 
-    def launches(self, x: Sizes) -> tuple[Any, Any]:
+    def launches(self, x: Sizes) -> tuple[Numbers, Numbers]:
         """Six products (two each and a bias backward), norms, attention, sums, GELU; a gradient added a parameter."""
         apart, copied = np.where(x.layout.tp > 1, 4, 0), np.where(self.slices(x) > 0, 8, 0)
         added = np.where((x.m > 1) | (x.layout.zero > 0), self.tensors(x), 0)
@@ -38,21 +39,23 @@ class OwnParallelize(Library):
         ring = np.where(x.layout.cp > 1, x.layout.cp, 0)
         return 12 + apart + copied + ahead + 7 * ring, 26 + added + copied + back + 8 * ring
 
-    def around(self, x: Sizes) -> Any:
+    def around(self, x: Sizes) -> Numbers:
         """Small kernels around the layers in a micro-batch: twice as many under tp, for masks and the split loss."""
         return np.where(x.layout.tp > 1, 52, 26)
 
-    def host(self, x: Sizes, line: Any, step: dict[str, Any], layers: Any) -> Any:
+    def host(self, x: Sizes, line: Roofline, step: ByName, layers: Counts) -> Numbers:
         """A host that runs ahead of its device makes it wait only if all of the step's launches take longer."""
         ahead, back = self.launches(x)
-        again = np.choose(x.recompute, [0, 1, ahead])
+        again = np.choose(x.recompute, [0, 1, ahead])  # none, selective (attention is one kernel), full
+        # collectives are launched like kernels: a region's forward and backward; a mixture's four exchanges of tokens,
+        # one of counts and two sums for its balance
         talk = 2 * np.where(x.layout.tp > 1, self.regions(x), 0) + 7 * (x.active_experts > 0)
         passes = line.launch_s * x.m * (layers * (ahead + back + again + talk) + self.around(x))
         ends = np.maximum(line.launch_s * self.optimizer_launches(x, layers), step["optimizer"] + step["data_parallel"])
-        busy = sum(step.values()) - step["host"]
+        busy = sum(step.values()) - step["host"]  # `step` comes with what layers alone would wait
         return np.maximum(0.0, passes + ends - busy)
 
-    def forward(self, x: Sizes) -> Any:
+    def forward(self, x: Sizes) -> Numbers:
         """Norms (r w), residual sums (r r w); under tp the biases after a sum over ranks (r w), and views (r w)."""
         apart = np.where(x.layout.tp > 1, 2, 0)
         hidden = (4 + 6 + apart * (1 + x.dense_mlps)) * x.split + apart * (1 + x.dense_mlps + x.active_experts)
@@ -61,37 +64,37 @@ class OwnParallelize(Library):
             x.w * x.n * x.config.d_model * (hidden + heads / x.layout.tp + self.slices(x) + self.routing(x, 12, 2, 3))
         )
 
-    def backward(self, x: Sizes) -> Any:
+    def backward(self, x: Sizes) -> Numbers:
         """Norms (r r w), residual sums (r r w), biases (r), the sum of the gradients by q, k and v (r r w, twice)."""
         heads = (x.mlp_matrices + 2) * inner(x) + 1 + 2 * x.kv_width / x.config.d_model + self.ring(x, 16, 9)
         numbers = (6 + 6 + 2) * x.split + 6 + heads / x.layout.tp + self.slices(x) + self.routing(x, 22, 6, 6)
         return x.w * x.n * x.config.d_model * numbers
 
-    def ring(self, x: Sizes, once: int, step: int) -> Any:
+    def ring(self, x: Sizes, once: int, step: int) -> Numbers:
         """Ring attention's numbers for each hidden one: stacking, widening, and merging every block but the first."""
         return np.where(x.layout.cp > 1, once + step * (x.layout.cp - 1), 0)
 
-    def routing(self, x: Sizes, choice: int, alone: int, token: int) -> Any:
+    def routing(self, x: Sizes, choice: int, alone: int, token: int) -> Numbers:
         """A mixture's numbers for each hidden one: for every choice (less once experts are elsewhere: what is sent
         needs no copy), and for every token."""
         each = choice - alone * (x.layout.ep > 1)
         return np.where(x.active_experts > 0, each * x.active_experts + token, 0)
 
-    def tensors(self, x: Sizes) -> Any:
+    def tensors(self, x: Sizes) -> Numbers:
         """Parameters of a layer, counted as tensors: norms and projections twelve, each MLP four, a router one."""
         return 12 + 4 * x.dense_mlps + (x.active_experts > 0) * (1 + 4 * x.n_expert / x.layout.ep)
 
-    def slices(self, x: Sizes) -> Any:
+    def slices(self, x: Sizes) -> Numbers:
         """Two gathers and two scatters of tokens: each copies what it takes and what it gives (r w), to bring the
         tokens' dimension to the front and back; for a single sequence it is there already."""
         copied = (x.layout.tp > 1) & np.asarray(x.layout.sequence_parallel) & (x.b > 1)
         return np.where(copied, 4 * 2 * (1 + 1 / x.layout.tp), 0.0)
 
-    def accumulate(self, x: Sizes) -> Any:
+    def accumulate(self, x: Sizes) -> Numbers:
         """Autograd's first gradient is taken as it is (ZeRO: copied into place, r w), the next are added (r r)."""
         return 2 * x.w * np.where(x.layout.zero > 0, 1, (x.m - 1) / x.m)
 
-    def loss(self, x: Sizes) -> Any:
+    def loss(self, x: Sizes) -> Numbers:
         """View (r w), cast (r w), softmax (r w), pick (r); backward: pick (r w), softmax (r r w), cast (r w).
 
         Under tp: view, cast, maximum (r), subtract (r w), exponential, sum, pick, divide (r each); backward: scaled
@@ -100,7 +103,7 @@ class OwnParallelize(Library):
         cast = 4 * (x.w == 2)
         return x.w * (cast + np.where(x.layout.tp > 1, 12, 10))
 
-    def ends(self, x: Sizes, line: Any, axes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def ends(self, x: Sizes, line: Roofline, axes: dict[str, Axis]) -> tuple[ByName, ByName]:
         """First: rows (w), positions added (r w); backward: positions summed (r), rows into a table (r, w table).
 
         Last: a norm (r w; r r w). The two gradients of a tied table are added where they meet (r r w).
@@ -109,6 +112,7 @@ class OwnParallelize(Library):
         hidden, table = x.w * x.n * c.d_model, x.w * c.vocab_size * c.d_model / t
         apart = np.where(t > 1, 1, 0)
         gathered = self.slices(x) / 4  # of the tokens, once
+        # of what is scattered over tokens, a rank reads and writes its own t-th
         scattered = 2 * apart * np.asarray(x.layout.sequence_parallel) / t
         first = hidden * (3 + 2 + 4 * apart + scattered + gathered) + table
         last = hidden * (5 * x.split + 2 * gathered)
@@ -123,11 +127,11 @@ class OwnParallelize(Library):
             {"elementwise": line.moving(last) + small, "tensor_parallel": summed + self.small_messages(x, axes)[1]},
         )
 
-    def optimizer(self, x: Sizes) -> Any:
+    def optimizer(self, x: Sizes) -> Numbers:
         """Decay (r), lerp (r r), scale (r), addcmul (r r), root (r w), divide (r), add (r), addcdiv (r r r)."""
         return 13 * x.w
 
-    def spared(self, x: Sizes, line: Any, region: Any) -> Any:
+    def spared(self, x: Sizes, line: Roofline, region: Numbers) -> Numbers:
         """Backward recomputes up to the last value it needs: not the last product (but where a schedule makes its two
         gradients apart), its sum over ranks, and the residual sum."""
         c, t = x.config, x.layout.tp
@@ -137,31 +141,33 @@ class OwnParallelize(Library):
         moved = x.w * x.n * c.d_model * ((3 + apart) * x.split + apart + self.slices(x) / 4)
         return x.dense_mlps * (once * line.product(x.w, x.n, c.d_ff / t, c.d_model) + left + line.moving(moved))
 
-    def gradient_hops(self, x: Sizes) -> Any:
+    def gradient_hops(self, x: Sizes) -> tuple[Numbers, Numbers]:
         """They are summed in fp32, and the last hop, home, hides behind nothing."""
         return max(4, x.w) / x.w, 1
 
-    def small_messages(self, x: Sizes, axes: dict[str, Any]) -> tuple[Any, Any]:
+    def small_messages(self, x: Sizes, axes: dict[str, Axis]) -> tuple[Numbers, Numbers]:
         """A mixture's balance over all ranks, forward and backward, and how many tokens are coming; the split loss's
         maximum and sums."""
         routed = x.active_experts > 0
         balance = 2 * axes["data"].all_reduce(8 * x.n_expert) + axes["ep"].all_to_all(8 * x.n_expert)
         return np.where(routed, balance, 0.0), axes["tp"].all_reduce(4 * x.n) + axes["tp"].all_reduce(8 * x.n)
 
-    def message(self, x: Sizes) -> Any:
+    def message(self, x: Sizes) -> Numbers:
         """All of it: tensor-parallel ranks send the same."""
         return x.split
 
-    def regions(self, x: Sizes) -> Any:
+    def regions(self, x: Sizes) -> Numbers:
         """Every expert is a region of its own; with sequence parallelism the tokens of a mixture are gathered, too."""
         gathered = np.where(x.layout.sequence_parallel & (x.active_experts > 0), 0.5, 0)
         return 1 + x.dense_mlps + x.active_experts + gathered
 
-    def routed(self, x: Sizes) -> Any:
+    def routed(self, x: Sizes) -> Numbers:
         """Every token, on every tensor-parallel rank alike."""
         return 1.0
 
-    def data_parallel(self, x: Sizes, group: Group, stage: Any, forward: Any, backward: Any) -> tuple[Any, Any]:
+    def data_parallel(
+        self, x: Sizes, gather: Gather, stage: Counts, forward: Pass, backward: Pass
+    ) -> tuple[Numbers, Numbers]:
         """The table's gradient comes last and hides behind nothing, nor does anything that a pipeline's schedule or
         stage 1 leaves to the end. ZeRO-2 reduces in every micro-batch, one bucket waiting for the one before.
         """
@@ -169,11 +175,11 @@ class OwnParallelize(Library):
         filled = self.filled(x)
         buckets = layers * np.where(x.layout.zero > 0, np.ceil(filled), filled) + 1
         table = params - layers * x.layer_params
-        step, ends = group(w * params, w * layers * x.expert_params, buckets), group(w * table, 0, 1)
-        layer = group(w * x.layer_params, w * x.expert_params, 1)
+        step, ends = gather(w * params, w * layers * x.expert_params, buckets), gather(w * table, 0, 1)
+        layer = gather(w * x.layer_params, w * x.expert_params, 1)
         full = BUCKET_BYTES + w * x.config.d_model**2 / x.layout.tp  # a bucket overflows by its last matrix
-        last = group(np.maximum(w * table, w * params % full), 0, 1)
-        left = ends + group(w * x.layer_params % full, 0, 1)  # with ZeRO no bucket has gradients of two blocks
+        last = gather(np.maximum(w * table, w * params % full), 0, 1)
+        left = ends + gather(w * x.layer_params % full, 0, 1)  # with ZeRO no bucket has gradients of two blocks
         reduced = left + backward.shown(np.maximum(0, step - left))
         stalled = np.where(alone, reduced, (1 - 1 / buckets) * step)
         hidden = forward.times(1 / layers).shown(layer) + backward.times(1 / layers).shown(
@@ -182,31 +188,31 @@ class OwnParallelize(Library):
         # ZeRO-3: the first gather of each pass hides behind nothing, nor do the last reductions (all, in a pipeline)
         late = np.where(alone, layer + ends, stalled)
         again = ends + forward.times(1 / layers).shown(ends) + 2 * layer + (layers - 1) * hidden + late
-        shown = [
+        shown: list[Any] = [  # by stage of ZeRO, 0 to 3
             np.where(alone, 2 * last + backward.shown(2 * np.maximum(0, step - last)), 2 * step),
             2 * step,
             m * stalled + step,
             m * again,
         ]
-        total = [2 * step, 2 * step, (m + 1) * step, 3 * m * step]
+        total: list[Any] = [2 * step, 2 * step, (m + 1) * step, 3 * m * step]
         return np.choose(x.layout.zero, total), np.choose(x.layout.zero, shown)
 
-    def filled(self, x: Sizes) -> Any:
+    def filled(self, x: Sizes) -> Numbers:
         """Buckets that a layer's gradients fill: one for each large matrix, and small ones together."""
         c, t = x.config, x.layout.tp
         square, wide = (x.w * c.d_model * width / t / BUCKET_BYTES for width in (c.d_model, c.d_ff))
         mlps = x.dense_mlps + x.n_expert / x.layout.ep
         return 4 * np.minimum(1, square) + 2 * mlps * np.minimum(1, wide)
 
-    def buckets(self, x: Sizes) -> Any:
+    def buckets(self, x: Sizes) -> Numbers:
         """Into the bucket and back (r w each); ZeRO's gradients are made in place."""
         return 4 * x.w * (x.layout.zero == 0)
 
-    def optimizer_launches(self, x: Sizes, layers: Any) -> Any:
+    def optimizer_launches(self, x: Sizes, layers: Counts) -> Numbers:
         """Eight on each parameter, four of them around the layers, and twelve for the loss."""
         return 8 * (layers * self.tensors(x) + 4) + 12
 
-    def waiting(self, x: Sizes, message: Any, whole: Any, slowest: Any) -> Any:
+    def waiting(self, x: Sizes, message: Numbers, whole: Numbers, slowest: Numbers) -> Numbers:
         """Messages travel while others are computed: they show as the pipeline fills and empties; and in 1F1B, where a
         stage has at most p micro-batches under way, p of them take no less than one takes through all stages."""
         fill = message * (x.layout.pp - 1)
@@ -214,25 +220,31 @@ class OwnParallelize(Library):
         rounds = np.ceil(x.m / x.layout.pp) - 1
         return fill + np.where(np.asarray(x.layout.schedule) == "1f1b", rounds * late, 0.0)
 
-    def ending(self, stage: Any) -> Any:
+    def ending(self, stage: Counts) -> Counts:
         """The first: its last backward is everyone's last."""
         return 0 * stage
 
     def passes(
-        self, axes: Any, compute: tuple[Any, Any], again: Any, talk: list[dict[str, Any]], hidden: Any
-    ) -> list[Pass]:
+        self,
+        axes: dict[str, Axis],
+        compute: tuple[Numbers, Numbers],
+        again: Numbers,
+        talk: list[ByName],
+        hidden: tuple[Numbers, Numbers],
+    ) -> tuple[Pass, Pass]:
         """Traffic on the links that data takes is met on the way; other traffic is as good as computing."""
         same = {name: axes[name].spans == axes["data"].spans for name in ("tp", "ep", "cp")}
-        found = []
+        found = []  # booleans weigh as 0 and 1; backward computes again what was not kept
         for seconds, waits, ring in zip((compute[0], compute[1] + again), talk, hidden, strict=True):
             met = sum(same[name] * waits[name] for name in same)
             found.append(Pass(seconds - ring * same["cp"] + sum(waits.values()) - met, met))
-        return found
+        return found[0], found[1]
 
     # --- memory -----------------------------------------------------------------------------------------------------
 
-    def memory(self, x: Sizes, stage: Any) -> dict[str, Any]:
-        """Bytes of a rank of this stage, by category, at the fullest of four moments."""
+    def memory(self, x: Sizes, stage: Counts, fused: bool, activations: float) -> ByName:
+        """Bytes of a rank of this stage, by category, at the fullest of four moments; attention is always fused here,
+        and what is kept was counted, so that no factor is on it."""
         zero, end, w, layers = x.layout.zero, x.layout.pp - 1, x.w, x.layers(stage)
         params, sharded, alone = x.params(stage), x.sharded_params(stage), end == 0
         table = np.where((stage == 0) | (stage == end), w * x.config.vocab_size * x.config.d_model / x.layout.tp, 0)
@@ -256,7 +268,8 @@ class OwnParallelize(Library):
             # the last one ends: a tied table's gradients are added, from both ends of a pipeline
             (0 * kept, made, table * np.where(alone, 2 + (x.m > 1), 3) + np.where(zero >= 2, around, 0), tables),
         ]
-        fullest = np.argmax([sum(moment) for moment in moments], axis=0)
+        # [4] or [4, n layouts] -> which moment, for each layout its own; then that moment's four parts
+        fullest = np.argmax(np.stack([sum(moment) for moment in moments]), axis=0)
         kept, gradients, working, gathered = (np.choose(fullest, parts) for parts in zip(*moments, strict=True))
         return {
             "parameters": w * np.where(zero == 3, sharded, params) + gathered,
@@ -264,20 +277,20 @@ class OwnParallelize(Library):
             "optimizer": 2 * w * np.where(zero >= 1, sharded, params),
             "activations": kept,
             "working": working,
-            "runtime": 0 * params,
+            "runtime": 0 * params,  # simulated ranks load no libraries; 0 of the others' shape
         }
 
-    def passing(self, x: Sizes, layers: Any) -> Any:
+    def passing(self, x: Sizes, layers: Counts) -> Numbers:
         """Bytes of whole gradients of a layer that are made or on their way at once: one bucket, two that are sent as
         they fill, a layer in ZeRO-3; a pipeline's stage hands all over at once."""
         layer = x.w * x.layer_params
         largest = x.w * x.config.d_model * np.maximum(x.config.d_model, x.config.d_ff) / x.layout.tp
-        buckets = np.choose(x.layout.zero, [0, 1, 2, 1e30])
+        buckets = np.choose(x.layout.zero, [0, 1, 2, 1e30])  # ZeRO-3: as many as a layer fills
         alone = np.minimum(layer, buckets * np.maximum(BUCKET_BYTES, largest))
         together = np.where(x.layout.zero == 2, layers, 1) * layer
         return np.where((x.layout.pp > 1) & (x.layout.zero >= 2), together, alone)
 
-    def activations(self, x: Sizes, stage: Any) -> tuple[Any, Any]:
+    def activations(self, x: Sizes, stage: Counts) -> tuple[Numbers, Numbers]:
         """Bytes kept of all micro-batches under way, beside one softmax; and what the end of a backward frees."""
         end, kind = x.layout.pp - 1, np.asarray(x.layout.schedule)
         under_way = in_flight(x, stage)
@@ -290,7 +303,7 @@ class OwnParallelize(Library):
         freed = one - np.where(kind == "zero_bubble", owes, 0)
         return under_way * one + owed * owes + (stage == end) * waiting + messages, freed
 
-    def layer_bytes(self, x: Sizes, recompute: Any = None) -> Any:
+    def layer_bytes(self, x: Sizes, recompute: Counts | None = None) -> Numbers:
         """Bytes one layer keeps of one micro-batch: inputs of two norms, and what they give, whole after a gather."""
         c, t, w = x.config, x.layout.tp, x.w
         hidden, routed = w * x.n * c.d_model, 2 * x.active_experts
@@ -299,18 +312,18 @@ class OwnParallelize(Library):
         kept = hidden * (2 * x.split + 2 + routed + heads / t) + statistics
         return np.choose(x.recompute if recompute is None else recompute, [kept, kept, hidden * x.split])
 
-    def owed_bytes(self, x: Sizes) -> Any:
+    def owed_bytes(self, x: Sizes) -> Numbers:
         """Bytes a layer keeps from B to W: every product's input, and its output's gradient."""
         heads = 2 * (x.q_width + x.kv_width) / x.config.d_model + 2 * inner(x)
         whole = np.where(x.active_experts > 0, 3 + 2 * x.active_experts, 4)
         return x.w * x.n * x.config.d_model * (whole + heads / x.layout.tp)
 
-    def block_bytes(self, x: Sizes) -> Any:
+    def block_bytes(self, x: Sizes) -> Numbers:
         """Bytes that a block's backward works with: gradients of inner values and of the residual stream."""
         again = np.where(np.asarray(x.recompute) == 2, self.layer_bytes(x, 0), 0)
         return again + x.w * x.n * x.config.d_model * (2 + inner(x) / x.layout.tp)
 
-    def loss_bytes(self, x: Sizes) -> tuple[Any, Any]:
+    def loss_bytes(self, x: Sizes) -> tuple[Numbers, Numbers]:
         """Bytes kept from the loss's forward to its backward, in fp32, and those that either works with beside them."""
         logits = x.n * x.config.vocab_size / x.layout.tp
         beside = np.where(x.layout.tp > 1, 4 + 2 * (x.w == 2), 8)

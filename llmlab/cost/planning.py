@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
-from llmlab.cost.candidates import Choices, Job, candidates, layout_at, rows_of
+from llmlab.cost.arrays import LayoutColumns
+from llmlab.cost.candidates import Choices, Workload, candidates
 from llmlab.cost.nearest import nearest_batch, nearest_gpus
 from llmlab.cost.plans import Plan, Planned, Prices, Refused, gib
 from llmlab.cost.prediction import MARGIN, RECOMPUTE, Prediction
@@ -21,11 +20,12 @@ from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
 from llmlab.hardware.power import watts
+from llmlab.model.config import Config
 from llmlab.parallel.layout import Layout
 
 
 def plan(
-    config: Any,
+    config: Config,
     cluster: str | Cluster = "h100",
     *,
     gpus: int,
@@ -58,26 +58,26 @@ def plan(
     Raises ValueError where nothing is possible, naming the nearest request that is.
     """
     on = find_cluster(cluster)
-    job = Job(config, on, gpus, global_batch, seq, precision, stack)
+    workload = Workload(config, on, gpus, global_batch, seq, precision, stack)
     prices = _prices(on, price_per_gpu_hour, watts_per_gpu, price_per_kwh, pue)
     choices = Choices(zero, schedules, virtual_stages, contexts, microbatch_sizes=microbatch_sizes)
     kinds = RECOMPUTE if recompute is None else (recompute,) if isinstance(recompute, str) else tuple(recompute)
-    found, rules = candidates(job, choices)
-    if not len(found.dp):
-        raise ValueError(_no_layout(job, choices, rules))
-    seconds, needed = predict_all(job, found, kinds)
+    found, rules = candidates(workload, choices)
+    if not len(found):
+        raise ValueError(_no_layout(workload, choices, rules))
+    seconds, needed = predict_all(workload, found, kinds)
     usable = memory_share * on.device.memory_bytes
     fits = needed <= usable
     refused = Refused(dict(rules.most_common()), int((~fits).sum()), float(needed.min()), usable)
     if not fits.any():
-        raise ValueError(_does_not_fit(job, choices, kinds, refused))
-    again, rows = np.divmod(rank(found, seconds, fits, len(kinds))[:limit], len(found.dp))
-    planned = _planned(job, rows_of(found, rows), [kinds[i] for i in again], tokens, prices)
-    return Plan(job, tokens, prices, planned, int(fits.sum()), refused)
+        raise ValueError(_does_not_fit(workload, choices, kinds, refused))
+    again, rows = np.divmod(rank(found, seconds, fits, len(kinds))[:limit], len(found))
+    planned = _planned(workload, found.take(rows), [kinds[i] for i in again], tokens, prices)
+    return Plan(workload, tokens, prices, planned, int(fits.sum()), refused)
 
 
 def price_layout(
-    config: Any,
+    config: Config,
     layout: Layout,
     cluster: str | Cluster = "h100",
     *,
@@ -93,27 +93,27 @@ def price_layout(
     pue: float = 1.0,
 ) -> Planned:
     """Predict one layout, whether it fits or not, with what `tokens` of training would cost on it; see `plan`."""
-    job = Job(config, find_cluster(cluster), layout.ranks, global_batch, seq, precision, stack)
-    prices = _prices(job.cluster, price_per_gpu_hour, watts_per_gpu, price_per_kwh, pue)
-    return _priced(layout, recompute, job.predict(layout, recompute), tokens, prices)
+    workload = Workload(config, find_cluster(cluster), layout.ranks, global_batch, seq, precision, stack)
+    prices = _prices(workload.cluster, price_per_gpu_hour, watts_per_gpu, price_per_kwh, pue)
+    return _priced(layout, recompute, workload.predict(layout, recompute), tokens, prices)
 
 
-def predict_all(job: Job, found: SimpleNamespace, kinds: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def predict_all(workload: Workload, found: LayoutColumns, kinds: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Seconds and bytes of every layout under every kind of recomputing: the kinds one after the other."""
-    predicted = [job.predict(found, kind) for kind in kinds]
+    predicted = [workload.predict(found, kind) for kind in kinds]
     each = found.dp.shape
     seconds = [np.broadcast_to(p.seconds, each) for p in predicted]
     return np.concatenate(seconds), np.concatenate([np.broadcast_to(p.memory_bytes, each) for p in predicted])
 
 
-def rank(found: SimpleNamespace, seconds: np.ndarray, fits: np.ndarray, kinds: int) -> np.ndarray:
+def rank(found: LayoutColumns, seconds: np.ndarray, fits: np.ndarray, kinds: int) -> np.ndarray:
     """Sort those that fit by seconds; among equals the simpler first: fewer axes split, then lower stages."""
     split = sum((getattr(found, axis) > 1).astype(int) for axis in ("dp", "tp", "pp", "cp", "ep"))
     simple = [
         split, found.zero, found.sequence_parallel, found.schedule != "1f1b", found.virtual_stages,
         found.tp, found.pp, found.cp, found.ep, found.microbatches,
     ]  # fmt: skip
-    again = np.repeat(np.arange(kinds), len(found.dp))[fits]
+    again = np.repeat(np.arange(kinds), len(found))[fits]
     keys = [np.tile(column, kinds)[fits] for column in reversed(simple)]
     return np.flatnonzero(fits)[np.lexsort([again, *keys, _digits(seconds[fits])])]
 
@@ -125,14 +125,14 @@ def _digits(seconds: np.ndarray, digits: int = 9) -> np.ndarray:
 
 
 def _planned(
-    job: Job, best: SimpleNamespace, recompute: list[str], tokens: float, prices: Prices
+    workload: Workload, best: LayoutColumns, recompute: list[str], tokens: float, prices: Prices
 ) -> tuple[Planned, ...]:
     """Put the best layouts in rows, each with its own prediction."""
-    together = job.predict(best, recompute)
-    return tuple(_priced(layout_at(best, i), kind, together.at(i), tokens, prices) for i, kind in enumerate(recompute))
+    together = workload.predict(best, recompute)
+    return tuple(_priced(best.at(i), kind, together.at(i), tokens, prices) for i, kind in enumerate(recompute))
 
 
-def _priced(layout: Layout, recompute: str, p: Prediction, tokens: float, prices: Prices) -> Planned:
+def _priced(layout: Layout, recompute: str, p: Prediction[float], tokens: float, prices: Prices) -> Planned:
     hours = p.gpu_hours(tokens)
     return Planned(layout, recompute, p, hours, prices.money(hours), prices.energy_kwh(hours))
 
@@ -141,17 +141,17 @@ def _prices(on: Cluster, gpu_hour: float | None, drawn: float | None, kwh: float
     return Prices(gpu_hour, kwh, watts(on.device) if drawn is None else drawn, pue)
 
 
-def _no_layout(job: Job, choices: Choices, rules: Counter[str]) -> str:
-    batches = " or ".join(f"{batch:,}" for batch in nearest_batch(job, choices))
+def _no_layout(workload: Workload, choices: Choices, rules: Counter[str]) -> str:
+    batches = " or ".join(f"{batch:,}" for batch in nearest_batch(workload, choices))
     why = rules.most_common(1)[0][0] if rules else "the choices leave none"
     possible = f"; nearest batch: {batches}" if batches else ""
-    return f"no legal layout on {job.gpus:,} GPUs with a batch of {job.global_batch:,}: {why}{possible}"
+    return f"no legal layout on {workload.gpus:,} GPUs with a batch of {workload.global_batch:,}: {why}{possible}"
 
 
-def _does_not_fit(job: Job, choices: Choices, kinds: Sequence[str], refused: Refused) -> str:
-    wanted = nearest_gpus(job, choices, kinds, refused.usable_bytes)
+def _does_not_fit(workload: Workload, choices: Choices, kinds: Sequence[str], refused: Refused) -> str:
+    wanted = nearest_gpus(workload, choices, kinds, refused.usable_bytes)
     possible = f"fits on {wanted:,} GPUs" if wanted else "no number of GPUs helps with this batch"
     return (
-        f"no layout fits on {job.gpus:,} x {job.cluster.name}: the thriftiest needs {gib(refused.least_bytes)} a GPU, "
-        f"{gib(refused.usable_bytes)} may be used; nearest: {possible}"
+        f"no layout fits on {workload.gpus:,} x {workload.cluster.name}: the thriftiest needs "
+        f"{gib(refused.least_bytes)} a GPU, {gib(refused.usable_bytes)} may be used; nearest: {possible}"
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TypeAlias, overload
 
-from llmlab.cost.candidates import Job
+from llmlab.cost.candidates import Workload
 from llmlab.cost.prediction import Prediction
 from llmlab.parallel.layout import Layout
+
+Record: TypeAlias = dict[str, float | str | None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Planned:
 
     layout: Layout
     recompute: str
-    prediction: Prediction
+    prediction: Prediction[float]
     gpu_hours: float
     money: float | None
     energy_kwh: float | None
@@ -74,7 +76,7 @@ class Refused:
 class Plan(Sequence[Planned]):
     """Layouts that fit, fastest first: `plan[0]` is the best. `fitting` counts all of them, kept or not."""
 
-    job: Job
+    workload: Workload
     tokens: float
     prices: Prices
     rows: tuple[Planned, ...]
@@ -101,12 +103,12 @@ class Plan(Sequence[Planned]):
             )
         return "\n".join(lines)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """Give the rows as flat records, for a table or a file."""
         return [{"rank": rank, **record(row)} for rank, row in enumerate(self.rows, 1)]
 
 
-def record(row: Planned) -> dict[str, Any]:
+def record(row: Planned) -> Record:
     """Give a planned layout as one flat record, its units in its names."""
     p, x = row.prediction, row.layout
     low, high = p.interval
@@ -115,7 +117,7 @@ def record(row: Planned) -> dict[str, Any]:
         "sequence_parallel": x.sequence_parallel, "schedule": x.schedule, "virtual_stages": x.virtual_stages,
         "microbatches": x.microbatches, "context": x.context, "recompute": row.recompute, "seconds": p.seconds,
         "seconds_low": float(low), "seconds_high": float(high), "mfu": p.mfu, "tflops_per_gpu": p.tflops_per_gpu,
-        "memory_bytes": p.memory_bytes, "verdict": p.verdict, "gpu_hours": row.gpu_hours, "money": row.money,
+        "memory_bytes": p.memory_bytes, "verdict": str(p.verdict), "gpu_hours": row.gpu_hours, "money": row.money,
         "energy_kwh": row.energy_kwh,
     }  # fmt: skip
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
-from types import SimpleNamespace
-from typing import Any
+from functools import reduce
+from operator import add
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from llmlab.cost.memory import memory
-from llmlab.cost.sizes import NUMBER_BYTES, Sizes, columns
+from llmlab.cost.arrays import LayoutColumns, ModelLike, Numbers, Words, columns
+from llmlab.cost.sizes import NUMBER_BYTES, Sizes
 from llmlab.cost.stack import Stack
 from llmlab.cost.stack import stack as find_stack
 from llmlab.cost.step import TERMS, step_seconds
@@ -21,33 +22,35 @@ from llmlab.parallel.layout import Layout
 RECOMPUTE = ("none", "selective", "full")
 MARGIN = 0.9  # of a device's memory; what an allocator loses is not modelled
 
+N = TypeVar("N", float, Numbers)
+
 
 @dataclass(frozen=True)
-class Prediction:
-    """One step, or many: then every number is an array with an entry for each layout.
+class Prediction(Generic[N]):
+    """One step, of plain numbers; or many, a `Prediction[Numbers]`: then they are arrays, an entry for each layout.
 
     `breakdown`: seconds by cause, adding up to `seconds`; `hidden`: seconds of traffic behind computing, in none of
     them. `memory`: bytes by category on the fullest rank. `spread`: nine in ten measured steps of this stack lie within
     a factor e^spread. `mfu` counts the model's FLOPs, `hfu` the recomputed ones too, both as a share of peak.
     """
 
-    breakdown: dict[str, Any]
-    hidden: dict[str, Any]
-    memory: dict[str, Any]
-    model_flops: Any
-    hardware_flops: Any
-    tokens: Any
-    ranks: Any
+    breakdown: dict[str, N]
+    hidden: dict[str, N]
+    memory: dict[str, N]
+    model_flops: N
+    hardware_flops: N
+    tokens: N
+    ranks: N
     spread: float
     peak_flops_per_s: float
     capacity_bytes: int
 
     @property
-    def seconds(self) -> Any:
-        return sum(self.breakdown.values())
+    def seconds(self) -> N:
+        return reduce(add, self.breakdown.values())
 
     @property
-    def interval(self) -> tuple[Any, Any]:
+    def interval(self) -> tuple[N, N]:
         """Seconds between which nine in ten measured steps lie."""
         return self.seconds * np.exp(-self.spread), self.seconds * np.exp(self.spread)
 
@@ -57,55 +60,69 @@ class Prediction:
         return float(np.sinh(self.spread))
 
     @property
-    def memory_bytes(self) -> Any:
-        return sum(self.memory.values())
+    def memory_bytes(self) -> N:
+        return reduce(add, self.memory.values())
 
     @property
-    def fits(self) -> Any:
+    def fits(self) -> bool | np.ndarray:
         return self.memory_bytes <= self.capacity_bytes
 
     @property
-    def verdict(self) -> Any:
+    def verdict(self) -> Words:
         """`fits`, `marginal` or `does not fit`: above MARGIN of the device, fragmentation may decide."""
         roomy = self.memory_bytes <= MARGIN * self.capacity_bytes
         words = np.where(roomy, "fits", np.where(self.fits, "marginal", "does not fit"))
         return words if words.ndim else str(words)
 
     @property
-    def tflops_per_gpu(self) -> Any:
+    def tflops_per_gpu(self) -> N:
         """Model TFLOP/s of one device."""
         return self.model_flops / self.seconds / self.ranks / 1e12
 
     @property
-    def mfu(self) -> Any:
+    def mfu(self) -> N:
         return self.model_flops / self.seconds / self.ranks / self.peak_flops_per_s
 
     @property
-    def hfu(self) -> Any:
+    def hfu(self) -> N:
         return self.hardware_flops / self.seconds / self.ranks / self.peak_flops_per_s
 
     @property
-    def tokens_per_s(self) -> Any:
+    def tokens_per_s(self) -> N:
         return self.tokens / self.seconds
 
-    def gpu_hours(self, tokens: float = 1e9) -> Any:
+    def gpu_hours(self, tokens: float = 1e9) -> N:
         """Device-hours for so many tokens of training."""
         return tokens / self.tokens_per_s * self.ranks / 3600
 
-    def at(self, i: int) -> Prediction:
+    def at(self, i: int) -> Prediction[float]:
         """The i-th of many, as one."""
 
-        def pick(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: pick(each) for key, each in value.items()}
-            return np.asarray(value).reshape(-1)[i if np.ndim(value) else 0].item() if np.size(value) else value
+        def pick(value: Numbers) -> float:
+            return np.asarray(value).reshape(-1)[i if np.ndim(value) else 0].item()
 
-        return Prediction(**{field.name: pick(getattr(self, field.name)) for field in fields(self)})
+        picked: dict[str, Any] = {}
+        for name, value in ((field.name, getattr(self, field.name)) for field in fields(self)):
+            many = isinstance(value, dict)
+            picked[name] = {key: pick(each) for key, each in value.items()} if many else pick(value)
+        return Prediction(**picked)
 
 
+@overload
 def predict(
-    config: Any,
-    layout: Layout | Sequence[Layout] | SimpleNamespace,
+    config: ModelLike, layout: Layout, cluster: str | Cluster = ..., *, global_batch: int, seq: int,
+    precision: str = ..., recompute: str | Sequence[str] = ..., stack: str | Stack = ...,
+    without: Collection[str] = ...,
+) -> Prediction[float]: ...  # fmt: skip
+@overload
+def predict(
+    config: ModelLike, layout: Sequence[Layout] | LayoutColumns, cluster: str | Cluster = ..., *, global_batch: int,
+    seq: int, precision: str = ..., recompute: str | Sequence[str] = ..., stack: str | Stack = ...,
+    without: Collection[str] = ...,
+) -> Prediction[Numbers]: ...  # fmt: skip
+def predict(
+    config: ModelLike,
+    layout: Layout | Sequence[Layout] | LayoutColumns,
     cluster: str | Cluster = "a100",
     *,
     global_batch: int,
@@ -114,17 +131,17 @@ def predict(
     recompute: str | Sequence[str] = "none",
     stack: str | Stack = "typical",
     without: Collection[str] = (),
-) -> Prediction:
+) -> Prediction[float] | Prediction[Numbers]:
     """Predict one training step with Adam. `global_batch`: sequences of `seq` tokens in the whole batch.
 
-    Many layouts (a list, or `cost.sizes.columns` of them, which are not checked) give arrays, in one pass. `stack`:
+    Many layouts (a list, or `cost.arrays.columns` of them, which are not checked) give arrays, in one pass. `stack`:
     whose software, see `lab.stacks()`. `without`: terms left out, of `cost.step.TERMS`. Raises ValueError for an
     illegal layout and for unknown names.
     """
     _check_names("precision", [precision], NUMBER_BYTES)
     _check_names("without", without, TERMS)
     one = isinstance(layout, Layout)
-    if not isinstance(layout, SimpleNamespace):
+    if not isinstance(layout, LayoutColumns):
         layouts = [layout] if isinstance(layout, Layout) else list(layout)
         for each in layouts:
             each.check(config, global_batch, seq)
@@ -141,7 +158,9 @@ def predict(
     return found.at(0) if one else found
 
 
-def predict_sizes(x: Sizes, on: Cluster, stack: Stack, precision: str, without: Collection[str] = ()) -> Prediction:
+def predict_sizes(
+    x: Sizes, on: Cluster, stack: Stack, precision: str, without: Collection[str] = ()
+) -> Prediction[Numbers]:
     """Predict what `Sizes` describe."""
     breakdown, hidden = step_seconds(x, on, stack, precision, without)
     layout = x.layout
@@ -149,7 +168,7 @@ def predict_sizes(x: Sizes, on: Cluster, stack: Stack, precision: str, without: 
     return Prediction(
         breakdown=breakdown,
         hidden=hidden,
-        memory=memory(x, stack),
+        memory=stack.memory_needed(x),
         model_flops=x.model_flops,
         hardware_flops=x.model_flops + x.recomputed_flops,
         tokens=x.b * x.T * x.m * layout.dp,

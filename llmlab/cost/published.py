@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
+from llmlab.cost.arrays import LayoutColumns, ModelColumns, Numbers
 from llmlab.cost.prediction import RECOMPUTE, Prediction, predict_sizes
 from llmlab.cost.sizes import NUMBER_BYTES, Sizes
 from llmlab.cost.stack import Stack
@@ -31,8 +32,42 @@ HARDWARE = (
 )  # fmt: skip
 
 
+class RowModel(TypedDict):
+    """The sizes of a row's model, under `Config`'s names."""
+
+    n_layer: int
+    d_model: int
+    n_head: int
+    n_kv_head: int
+    head_dim: float  # hidden / heads where a table states no other: not always whole
+    d_ff: int
+    vocab_size: int
+    mlp: str
+    dropout: float
+    tie_embeddings: bool
+    n_expert: int
+    n_expert_active: int
+    n_expert_shared: int
+
+
+class RowLayout(TypedDict):
+    """A row's layout, under `Layout`'s names. Never checked: some ran what `Layout.check` refuses."""
+
+    dp: int
+    tp: int
+    pp: int
+    cp: int
+    ep: int
+    zero: int
+    sequence_parallel: bool
+    schedule: str
+    microbatches: int
+    virtual_stages: int
+    context: str
+
+
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """One measured step: its sizes, what it ran on and with which software; seconds and GiB where printed."""
 
     row_id: str
@@ -40,8 +75,8 @@ class Row:
     software: dict[str, str]
     cluster: Cluster
     precision: str
-    config: dict[str, Any]
-    layout: dict[str, Any]
+    config: RowModel
+    layout: RowLayout
     micro_batch: int
     seq: int
     recompute: int
@@ -53,7 +88,7 @@ class Row:
     score: str
 
 
-def read_rows(table: str | Path) -> tuple[list[Row], int]:
+def read_rows(table: str | Path) -> tuple[list[PublishedRow], int]:
     """Read a table by name, or a file with the same columns: the rows that state their layout, and how many do not."""
     path = Path(table) if str(table).endswith(".csv") else facts("published", f"{table}.csv")
     with path.open(newline="", encoding="utf-8") as file:
@@ -65,14 +100,16 @@ def read_rows(table: str | Path) -> tuple[list[Row], int]:
 class Rows:
     """Many measured steps, in groups that one call can predict."""
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[PublishedRow]) -> None:
         groups = defaultdict(list)
         for index, row in enumerate(rows):
             groups[row.cluster, row.precision, row.software["stack"], row.overlap].append(index)
         self.rows = rows
         self.groups = [(np.array(indices), *key, _sizes([rows[i] for i in indices])) for key, indices in groups.items()]
 
-    def predictions(self, stacks: dict[str, Stack], without: tuple[str, ...] = ()) -> list[tuple[Any, Prediction]]:
+    def predictions(
+        self, stacks: dict[str, Stack], without: tuple[str, ...] = ()
+    ) -> list[tuple[np.ndarray, Prediction[Numbers]]]:
         """Predict each group with its software's stack: (which rows, their prediction)."""
         found = []
         for indices, on, precision, name, overlap, x in self.groups:
@@ -85,17 +122,17 @@ class Rows:
             found.append((indices, predict_sizes(x, on, stack, precision, without)))
         return found
 
-    def gather(self, found: list[tuple[Any, Prediction]], name: str) -> Any:
+    def gather(self, found: list[tuple[np.ndarray, Prediction[Numbers]]], name: str) -> np.ndarray:
         """One number of the predictions, in the rows' order."""
         values = np.empty(len(self.rows))
         for indices, prediction in found:
             values[indices] = getattr(prediction, name)
         return values
 
-    def predict_seconds(self, stacks: dict[str, Stack]) -> Any:
+    def predict_seconds(self, stacks: dict[str, Stack]) -> np.ndarray:
         return self.gather(self.predictions(stacks), "seconds")
 
-    def reached(self, found: list[tuple[Any, Prediction]]) -> Any:
+    def reached(self, found: list[tuple[np.ndarray, Prediction[Numbers]]]) -> np.ndarray:
         """Measured share of peak, the recomputed FLOPs counted."""
         work = (
             self.gather(found, "hardware_flops") / self.gather(found, "ranks") / self.gather(found, "peak_flops_per_s")
@@ -108,12 +145,12 @@ class Rows:
         return self.rows[0].software["stack"]
 
     @property
-    def seconds(self) -> Any:
+    def seconds(self) -> np.ndarray:
         """Measured; nan where not printed."""
         return np.array([row.seconds or np.nan for row in self.rows])
 
     @property
-    def memory_gib(self) -> Any:
+    def memory_gib(self) -> np.ndarray:
         return np.array([row.memory_gib or np.nan for row in self.rows])
 
 
@@ -142,7 +179,7 @@ def _stated(row: dict[str, str]) -> bool:
     return bool(sized and laid_out and stepped and row["score"] not in ("", "shape") and _cluster(row))
 
 
-def _read(row: dict[str, str]) -> Row:
+def _read(row: dict[str, str]) -> PublishedRow:
     def count(column: str, default: int = 1) -> int:
         return int(float(row[column] or default))
 
@@ -159,7 +196,7 @@ def _read(row: dict[str, str]) -> Row:
     if software["stack"] == "megatron-2022":
         overlap = float(row["params_b"] or 0) * 1e9 <= OVERLAPPED_UP_TO
     usual = software["sequence_parallel"] == "yes" and tp > 1
-    layout = {
+    layout: RowLayout = {
         "dp": dp, "tp": tp, "pp": pp, "cp": cp, "ep": count("ep"), "context": "ring",
         "zero": count("zero_stage", int(software["zero"])),
         "sequence_parallel": row["seq_parallel"] == "yes" if row["seq_parallel"] else usual,
@@ -168,7 +205,7 @@ def _read(row: dict[str, str]) -> Row:
     seq = count("seq")
     on = _cluster(row)
     assert on is not None  # a row is read only where its hardware is known
-    return Row(
+    return PublishedRow(
         row_id=row["row_id"],
         label=f"{row['model']} tp={tp} pp={pp} dp={dp} m={m}",
         software=software,
@@ -205,7 +242,7 @@ def _sizes_of(name: str) -> dict[str, str]:
     return max(known, key=lambda row: len(row["model"]), default={})
 
 
-def _config(row: dict[str, str]) -> dict[str, Any]:
+def _config(row: dict[str, str]) -> RowModel:
     """The model's sizes: as the table states them, else as published, else GPT's proportions."""
     known = _sizes_of(row["model"])
 
@@ -241,7 +278,7 @@ def _cluster(row: dict[str, str]) -> Cluster | None:
     return None
 
 
-def _seconds(row: dict[str, str], c: dict[str, Any], tokens: int) -> float | None:
+def _seconds(row: dict[str, str], c: RowModel, tokens: int) -> float | None:
     """Step time as printed, or from tokens/s, or from the TFLOP/s by the formula the table names."""
     if row["step_time_s"]:
         return float(row["step_time_s"])
@@ -258,20 +295,20 @@ def _seconds(row: dict[str, str], c: dict[str, Any], tokens: int) -> float | Non
     return _model_flops(c, tokens, int(row["seq"])) / rate
 
 
-def _model_flops(c: dict[str, Any], tokens: int, seq: int) -> float:
+def _model_flops(c: RowModel, tokens: int, seq: int) -> float:
     q, kv = c["n_head"] * c["head_dim"], c["n_kv_head"] * c["head_dim"]
     mlp = (3 if c["mlp"] == "swiglu" else 2) * c["d_model"] * c["d_ff"] * max(1, c["n_expert_active"])
     layer = 2 * c["d_model"] * (q + kv) + mlp + 2 * seq * q
     return 6 * tokens * (c["n_layer"] * layer + c["vocab_size"] * c["d_model"])
 
 
-def _sizes(rows: list[Row]) -> Sizes:
-    def join(dicts: list[dict[str, Any]]) -> SimpleNamespace:
-        return SimpleNamespace(**{name: np.array([each[name] for each in dicts]) for name in dicts[0]})
+def _sizes(rows: list[PublishedRow]) -> Sizes:
+    def join(dicts: Sequence[Mapping[str, object]]) -> dict[str, np.ndarray]:
+        return {name: np.array([each[name] for each in dicts]) for name in dicts[0]}
 
     return Sizes(
-        config=join([row.config for row in rows]),
-        layout=join([row.layout for row in rows]),
+        config=ModelColumns(**join([row.config for row in rows])),
+        layout=LayoutColumns(**join([row.layout for row in rows])),
         b=np.array([row.micro_batch for row in rows]),
         T=np.array([row.seq for row in rows]),
         w=NUMBER_BYTES[rows[0].precision],

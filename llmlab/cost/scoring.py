@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from llmlab.cost.calibration import fit
 from llmlab.cost.prediction import MARGIN
-from llmlab.cost.published import Row, Rows, read_rows
+from llmlab.cost.published import PublishedRow, Rows, read_rows
 from llmlab.cost.stack import Stack
 
 FILES = (
@@ -26,7 +26,7 @@ ROWS_COUNTED = 30  # of a table, when tables are fitted together: a long one doe
 TYPICAL = Stack(name="typical", host=6.0, congestion=0.1)  # where fits start; eager is 13
 
 
-def timed(row: Row) -> bool:
+def timed(row: PublishedRow) -> bool:
     """Whether a row's time is to be scored.
 
     nanotron's rows with pp > 1 or tp > 8 have 20 to 1,400 ms per micro-batch that nothing explains: memory only.
@@ -37,7 +37,7 @@ def timed(row: Row) -> bool:
 
 def read_tables() -> dict[str, Rows]:
     """Every table's rows with a time to score, by file and software."""
-    tables: dict[str, list[Row]] = defaultdict(list)
+    tables: dict[str, list[PublishedRow]] = defaultdict(list)
     for file in FILES:
         rows, _ = read_rows(file)
         stacks = {row.software["stack"] for row in rows}
@@ -65,7 +65,7 @@ def _fit(tables: list[Rows], start: Stack) -> Stack:
     sizes = [len(rows.rows) for rows in tables]
     weights = np.concatenate([np.full(n, min(n, ROWS_COUNTED) / n) for n in sizes])
 
-    def seconds(guess: Stack) -> Any:
+    def seconds(guess: Stack) -> np.ndarray:
         return np.concatenate([rows.predict_seconds({"typical": guess}) for rows in tables])
 
     return fit(seconds, measured, start, weights)
@@ -73,7 +73,7 @@ def _fit(tables: list[Rows], start: Stack) -> Stack:
 
 def read_memory_tables() -> dict[str, Rows]:
     """Every software's rows with a memory to score."""
-    tables: dict[str, list[Row]] = defaultdict(list)
+    tables: dict[str, list[PublishedRow]] = defaultdict(list)
     for file in FILES:
         for row in read_rows(file)[0]:
             if row.memory_gib and row.ran and "memory" in row.score:
@@ -106,7 +106,7 @@ def verdicts(stack: Stack) -> float:
     return float(((fits & possible) == np.array([row.ran for row in rows.rows])).mean())
 
 
-def _gib(rows: Rows, stack: Stack) -> Any:
+def _gib(rows: Rows, stack: Stack) -> np.ndarray:
     return rows.gather(rows.predictions({"typical": stack}), "memory_bytes") / 2**30
 
 
@@ -127,7 +127,9 @@ class Score:
         return 1 - self.error / self.constant
 
 
-def score(rows: Rows, stacks: dict[str, Stack], without: tuple[str, ...] = (), only: Any = slice(None)) -> Score:
+def score(
+    rows: Rows, stacks: dict[str, Stack], without: tuple[str, ...] = (), only: slice | np.ndarray = slice(None)
+) -> Score:
     """Score a table's rows (or `only` some of them) with these stacks; a software not among them is `typical`."""
     found = rows.predictions(stacks, without)
     misses = (rows.gather(found, "seconds") / rows.seconds - 1)[only]
@@ -143,9 +145,9 @@ def score(rows: Rows, stacks: dict[str, Stack], without: tuple[str, ...] = (), o
     )
 
 
-def sweeps(rows: Rows) -> list[dict[tuple[Any, ...], list[int]]]:
+def sweeps(rows: Rows) -> list[dict[Hashable, list[int]]]:
     """Rows of the same work on as many devices of the same kind, by layout; three layouts or more."""
-    groups: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[Hashable, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, row in enumerate(rows.rows):
         ranks = row.layout["dp"] * row.layout["tp"] * row.layout["pp"] * row.layout["cp"]
         batch = row.layout["dp"] * row.layout["microbatches"] * row.micro_batch
@@ -172,7 +174,7 @@ def left_out(tables: dict[str, Rows], name: str) -> dict[str, Stack]:
     return fit_stacks({table: rows for table, rows in tables.items() if table != name}, only=tables[name].stack)
 
 
-def with_one_row(rows: Rows, stacks: dict[str, Stack], index: int) -> tuple[dict[str, Stack], Any]:
+def with_one_row(rows: Rows, stacks: dict[str, Stack], index: int) -> tuple[dict[str, Stack], np.ndarray]:
     """Calibrate the table's stack with one of its rows: the stacks then, and the rows left to score."""
     start = stacks.get(rows.stack, stacks["typical"])
     calibrated = _fit([Rows([rows.rows[index]])], start)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
 
 import torch
 
@@ -82,7 +81,7 @@ def _two_steps(world: Group, config: Config, layout: Layout, batch: int, seq: in
 
 
 @dataclass(frozen=True)
-class Case:
+class DrawnCase:
     """What `simulate` and `predict` take."""
 
     config: Config
@@ -93,12 +92,8 @@ class Case:
     precision: str
     recompute: str
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return vars(self)
 
-
-def draw_case(seed: int, most_ranks: int = 32) -> Case:
+def draw_case(seed: int, most_ranks: int = 32) -> DrawnCase:
     """Draw a legal case: a model of a few layers, a layout of 2 to `most_ranks` ranks, a batch that keeps them busy.
 
     On the GPUs no model is narrower than 1024: below, what counts is how fast the host launches.
@@ -118,7 +113,7 @@ def draw_case(seed: int, most_ranks: int = 32) -> Case:
         n_expert=random.choice([4, 8]) if layout.ep > 1 else 0,
     )
     b = random.choice([n for n in (1, 2, 4, 8) if 2048 <= n * seq // layout.cp <= 8192])
-    return Case(
+    return DrawnCase(
         config=config,
         layout=layout,
         cluster=cluster,

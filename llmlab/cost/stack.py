@@ -12,8 +12,14 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
+from llmlab.cost.arrays import ByName
+from llmlab.cost.memory import fullest_stage
+from llmlab.cost.network import Wires
 from llmlab.cost.own import OwnParallelize
+from llmlab.cost.roofline import Roofline
+from llmlab.cost.sizes import Sizes
 from llmlab.cost.software import Library
+from llmlab.hardware import Cluster, Device
 from llmlab.hardware.facts import read_facts
 
 CONSTANTS = ("matmul", "attention", "memory", "host", "intra", "inter", "congestion")
@@ -44,6 +50,34 @@ class Stack:
     gradient_bytes: int = 0  # of one accumulated gradient; 0: as wide as an activation
     spread: float = 0.35
     fitted_to: str = ""
+
+    def roofline(self, device: Device, precision: str) -> Roofline:
+        """FLOP/s and bytes/s that this software's kernels reach on a device."""
+        core = "bf16" if precision == "fp8" else precision  # nobody's attention is fp8
+        return Roofline(
+            matmul=device.peak(precision) * device.matmul_efficiency * self.matmul,
+            attention=device.peak(core) * device.attention_efficiency * self.attention,
+            memory=device.memory_bytes_per_s * device.memory_efficiency * self.memory,
+            ramp_s=device.ramp_s,
+            launch_s=device.launch_s * self.host,
+        )
+
+    def wires(self, cluster: Cluster) -> Wires:
+        """Seconds and bytes/s that this software's messages take and reach on a cluster's links."""
+        near, far = cluster.intra, cluster.inter
+        return Wires(
+            per_node=cluster.devices_per_node,
+            near_s=near.latency_s,
+            far_s=far.latency_s,
+            near=near.bytes_per_s * near.efficiency * self.intra,
+            far=far.bytes_per_s * far.efficiency * self.inter,
+            congestion=self.congestion,
+            rings=self.software.rings,
+        )
+
+    def memory_needed(self, x: Sizes) -> ByName:
+        """Bytes by category that a rank of the fullest stage holds at its peak."""
+        return fullest_stage(x, lambda stage: self.software.memory(x, stage, self.fused_attention, self.activations))
 
 
 # This library's own software on simulated ranks: every constant is 1, as on the clock; its kernels were counted.

@@ -8,14 +8,15 @@ real software also loses time to hosts, clocks, networks and stragglers, which i
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 
 from llmlab.cost import compute, network
-from llmlab.cost.compute import Roofline
+from llmlab.cost.arrays import ByName, Counts, LayoutLike, Numbers
 from llmlab.cost.network import Axis
+from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
+from llmlab.cost.software import Pass
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 
@@ -24,19 +25,18 @@ TERMS = (
     "expert_parallel", "bubble", "pipeline_messages", "data_parallel", "optimizer",
 )  # fmt: skip
 COMPUTED = ("matmul", "attention", "elementwise", "host")
-Seconds = dict[str, Any]  # by cause
 
 
 def step_seconds(
     x: Sizes, on: Cluster, stack: Stack, precision: str, without: Collection[str] = ()
-) -> tuple[Seconds, Seconds]:
+) -> tuple[ByName, ByName]:
     """Seconds of a step by cause, and seconds of traffic hidden behind computing.
 
     m micro-batches at the pace of the slowest stage, the bubble, and what follows the last of them.
     """
-    keep = {term: float(term not in without) for term in TERMS}
-    line, wires = Roofline.of(on.device, stack, precision), network.Wires.of(on, stack)
-    axes, software = network.axes(x.layout, wires), stack.software
+    keep = {term: float(term not in without) for term in TERMS}  # 0 or 1: a term left out keeps its key, at 0 seconds
+    line, software = stack.roofline(on.device, precision), stack.software
+    axes = network.axes(x.layout, stack.wires(on))
     layer, hidden, forward, backward = _layer(x, line, axes, stack, keep)
     first, last = ({cause: keep[cause] * each for cause, each in end.items()} for end in software.ends(x, line, axes))
     last["logits"] = keep["logits"] * compute.logits(x, line, software)
@@ -44,30 +44,36 @@ def step_seconds(
     stage, layers, is_first, is_last = slowest_stage(x, one_layer, at_first, at_last)
 
     step = {cause: x.m * layers * seconds for cause, seconds in layer.items()}
-    for end, here in ((first, is_first), (last, is_last)):
+    for end, here in ((first, is_first), (last, is_last)):  # without a pipeline the slowest stage is both ends
         step |= {cause: step.get(cause, 0.0) + x.m * here * seconds for cause, seconds in end.items()}
     whole = x.config.n_layer * one_layer + at_first + at_last
     slowest = layers * one_layer + is_first * at_first + is_last * at_last
+    # weight gradients, one of the two products of backward, are as long as the products forward
     weights = (x.config.n_layer - layers) * keep["matmul"] * compute.layer_products(x, line)
     step["bubble"] = keep["bubble"] * bubble(x.layout, whole - slowest, weights)
     message = keep["pipeline_messages"] * 2 * axes["pp"].message(x.w * x.n * x.config.d_model * software.message(x))
     step["pipeline_messages"] = software.waiting(x, message, whole, slowest)
     ending = software.ending(stage)
 
-    def group(nbytes: Any, experts: Any, messages: Any = 1) -> Any:
+    def gather(nbytes: Numbers, experts: Numbers, messages: Numbers = 1) -> Numbers:
+        # experts are held by fewer ranks than the rest: they travel on an axis of their own, if there are any
         return axes["data"].gather(nbytes - experts, messages) + (experts > 0) * axes["experts"].gather(experts)
 
+    # a pass goes through the layers of the stage that ends last; through none where a software overlaps nothing
     behind = x.layers(ending) * stack.overlap_gradients
-    total, exposed = software.data_parallel(x, group, ending, forward.times(behind), backward.times(behind))
+    total, exposed = software.data_parallel(x, gather, ending, forward.times(behind), backward.times(behind))
     step["data_parallel"] = keep["data_parallel"] * exposed
     params = np.where(x.layout.zero > 0, x.sharded_params(ending), x.params(ending))
     step["optimizer"] = keep["optimizer"] * compute.optimizer(x, line, software, params, ending)
+    # last, for a software may set it against all the other seconds
     step["host"] = keep["host"] * software.host(x, line, step, x.layers(ending))
     hidden = {cause: x.m * layers * seconds for cause, seconds in hidden.items()}
     return step, hidden | {"data_parallel": keep["data_parallel"] * (total - exposed)}
 
 
-def _layer(x: Sizes, line: Roofline, axes: dict[str, Axis], stack: Stack, keep: Seconds) -> tuple[Any, ...]:
+def _layer(
+    x: Sizes, line: Roofline, axes: dict[str, Axis], stack: Stack, keep: dict[str, float]
+) -> tuple[ByName, ByName, Pass, Pass]:
     """One layer's seconds by cause on one micro-batch, what hides behind attention, and forward and backward whole."""
     ahead, back = compute.layer_forward(x, line, stack), compute.layer_backward(x, line, stack)
     software, region = stack.software, keep["tensor_parallel"] * network.hidden_values(x, axes["tp"])
@@ -76,11 +82,13 @@ def _layer(x: Sizes, line: Roofline, axes: dict[str, Axis], stack: Stack, keep: 
     hop = keep["context_parallel"] * network.context_parallel(x, axes["cp"])
     steps = x.layout.cp - 1
     wide, home = software.gradient_hops(x)
+    # pairs are (forward, backward) from here on; backward's hops carry keys and values, and their gradients
     cp = steps * hop, steps * (1 + wide) * hop
     shown_cp = np.maximum(0.0, cp[0] - ahead.attention), np.maximum(0.0, cp[1] - back.attention) + home * wide * hop
     computed = [{cause: keep[cause] * getattr(part, cause) for cause in COMPUTED} for part in (ahead, back)]
     forward, backward = (sum(part.values()) for part in computed)
     core = keep["attention"] * ahead.attention + shown_cp[0]
+    # by x.recompute: none, selective (attention alone), full
     again = np.choose(x.recompute, [0.0, core, forward + shown_cp[0] + tp + ep - software.spared(x, line, region)])
     layer = {cause: computed[0][cause] + computed[1][cause] for cause in COMPUTED} | {
         "recompute": keep["recompute"] * again,
@@ -90,21 +98,21 @@ def _layer(x: Sizes, line: Roofline, axes: dict[str, Axis], stack: Stack, keep: 
     }
     hidden = cp[0] - shown_cp[0], cp[1] + home * wide * hop - shown_cp[1]
     talk = [{"tp": tp, "ep": ep, "cp": seconds} for seconds in shown_cp]
-    passes = software.passes(axes, (forward, backward), again, talk, hidden)
-    return layer, {"context_parallel": sum(hidden)}, *passes
+    return layer, {"context_parallel": sum(hidden)}, *software.passes(axes, (forward, backward), again, talk, hidden)
 
 
-def slowest_stage(x: Sizes, layer: Any, first: Any, last: Any) -> tuple[Any, Any, Any, Any]:
+def slowest_stage(x: Sizes, layer: Numbers, first: Numbers, last: Numbers) -> tuple[Counts, Counts, Counts, Counts]:
     """The stage that sets the pace, its layers, and whether it is the first and the last: seconds of a layer, and of
     what goes with the first and with the last layer."""
     end = x.layout.pp - 1
-    stages = np.stack(np.broadcast_arrays(end, np.minimum(1, end), 0 * end))  # a second one may have a layer more
+    # [3] or [3, n layouts]: last, second (it may have a layer more), first; of equals argmax takes the last stage
+    stages = np.stack(np.broadcast_arrays(end, np.minimum(1, end), 0 * end))
     seconds = x.layers(stages) * layer + (stages == 0) * first + (stages == end) * last
-    stage = np.take_along_axis(stages, seconds.argmax(0)[None], 0)[0]
+    stage = np.take_along_axis(stages, seconds.argmax(0)[None], 0)[0]  # [1, n] picks from [3, n]: a stage a layout
     return stage, x.layers(stage), 1 * (stage == 0), 1 * (stage == end)
 
 
-def bubble(layout: Any, others: Any, weights: Any) -> Any:
+def bubble(layout: LayoutLike, others: Numbers, weights: Numbers) -> Numbers:
     """Seconds a rank stands idle while the pipeline fills and empties: one micro-batch's way through the other stages.
 
     Interleaving divides it by the virtual stages. Zero-bubble's first form fills it with weight gradients: of F + B + W

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmlab.cost.memory import in_flight, memory
+from llmlab.cost.memory import in_flight
 from llmlab.cost.prediction import RECOMPUTE
 from llmlab.cost.sizes import Sizes
 from llmlab.cost.stack import Stack
@@ -21,7 +21,7 @@ GPT3 = SimpleNamespace(
 
 def need(recompute: str = "none", config: SimpleNamespace = GPT3, fused: bool = True, **layout) -> dict[str, float]:
     x = Sizes(config, Layout(**layout), 1, 2048, 2, 2, RECOMPUTE.index(recompute))
-    return memory(x, Stack(fused_attention=fused))
+    return Stack(fused_attention=fused).memory_needed(x)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_memory_is_that_of_korthikanti_figure_1(row):
     schedule = "interleaved" if vp > 1 else "1f1b"
     layout = Layout(tp=8, pp=pp, sequence_parallel=sharp, schedule=schedule, virtual_stages=vp, microbatches=8 * pp)
     x = Sizes(config, layout, int(row["micro_batch"]), 2048, 2, 4, 1 if sharp else 0)
-    found = memory(x, Stack(fused_attention=False))
+    found = Stack(fused_attention=False).memory_needed(x)
     assert found["activations"] / 2**30 == pytest.approx(float(row["activations_gib"]), rel=1e-6)
     state = found["parameters"] + found["gradients"] + found["optimizer"]
     table = 18 * 51200 * hidden / 8  # which the figure leaves out
@@ -73,7 +73,7 @@ def test_fused_attention_keeps_no_scores():
 
 def test_a_stacks_factor_weighs_on_activations_alone():
     x = Sizes(GPT3, Layout(tp=8), 1, 2048, 2, 2)
-    once, twice = memory(x, Stack()), memory(x, Stack(activations=2.0))
+    once, twice = Stack().memory_needed(x), Stack(activations=2.0).memory_needed(x)
     assert twice["activations"] == 2 * once["activations"] and twice["optimizer"] == once["optimizer"]
 
 

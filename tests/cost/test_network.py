@@ -6,14 +6,14 @@ import dataclasses
 
 import pytest
 
-from llmlab.cost.network import Axis, Wires, axes
+from llmlab.cost.network import Axis, axes
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Link, cluster
 from llmlab.parallel.layout import Layout
 
 NEAR, FAR = Link("near", 1e-6, 100e9, 0.5), Link("far", 1e-5, 10e9, 1.0)  # 50 GB/s and 10 GB/s reached
 HERE = dataclasses.replace(cluster("a100"), devices_per_node=8, intra=NEAR, inter=FAR)
-ON = Wires.of(HERE, Stack())
+ON = Stack().wires(HERE)
 
 
 def test_a_group_of_one_says_nothing():
@@ -37,7 +37,7 @@ def test_across_nodes_every_rank_of_the_group_in_a_node_sends_its_share():
 
 
 def test_the_slower_leg_sets_the_pace():
-    slow_inside = Wires.of(dataclasses.replace(HERE, intra=Link("slow", 0.0, 1e9)), Stack())
+    slow_inside = Stack().wires(dataclasses.replace(HERE, intra=Link("slow", 0.0, 1e9)))
     assert Axis(32, 1, slow_inside).gather(8e9) == pytest.approx(7 / 8 * 8 + 2e-5)
 
 
@@ -59,6 +59,6 @@ def test_tensor_parallelism_lies_inside_a_node_and_the_pipeline_crosses_it_first
 
 
 def test_congestion_narrows_the_way_between_nodes_only():
-    busy = Wires.of(HERE, Stack(congestion=0.5))
+    busy = Stack(congestion=0.5).wires(HERE)
     assert Axis(4, 8, busy).gather(80e9) == pytest.approx(2 * 3 / 4 * 80 / 10 + 2e-5)  # 4 nodes: the square root
     assert Axis(8, 1, busy).gather(50e9) == Axis(8, 1, ON).gather(50e9)

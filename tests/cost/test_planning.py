@@ -9,12 +9,12 @@ from itertools import product
 import numpy as np
 import pytest
 
-from llmlab.cost.candidates import Choices, Job, candidates, layout_at
+from llmlab.cost.arrays import columns
+from llmlab.cost.candidates import Choices, Workload, candidates
 from llmlab.cost.models import find_config
 from llmlab.cost.planning import plan, rank
 from llmlab.cost.plans import say_layout
 from llmlab.cost.prediction import MARGIN, RECOMPUTE, predict
-from llmlab.cost.sizes import columns
 from llmlab.hardware import cluster
 from llmlab.model import Config
 from llmlab.parallel.layout import Layout
@@ -120,7 +120,7 @@ def split_axes(layout):
 
 def test_virtual_stages_are_by_default_those_of_equal_chunks():
     def virtual_stages(gpus, n_layer):
-        found, _ = candidates(Job(dataclasses.replace(SMALL, n_layer=n_layer), A100, gpus, 16, 128), Choices())
+        found, _ = candidates(Workload(dataclasses.replace(SMALL, n_layer=n_layer), A100, gpus, 16, 128), Choices())
         return {v for v, pp in zip(found.virtual_stages.tolist(), found.pp.tolist(), strict=True) if pp == gpus}
 
     assert virtual_stages(2, 12) == {1, 2, 3, 6} and virtual_stages(4, 12) == {1, 3}
@@ -205,11 +205,11 @@ def test_a_layout_is_said_in_one_line():
 
 
 def test_columns_are_legal_row_by_row_whatever_zero_is():
-    job = Job(SMALL, A100, 8, 16, 128)
-    found, _ = candidates(job, Choices(contexts=("ring", "ulysses")))
-    layouts = [layout_at(found, i) for i in range(len(found.dp))]
+    workload = Workload(SMALL, A100, 8, 16, 128)
+    found, _ = candidates(workload, Choices(contexts=("ring", "ulysses")))
+    layouts = [found.at(i) for i in range(len(found.dp))]
     assert len(set(layouts)) == len(layouts) and {layout.context for layout in layouts} == {"ring", "ulysses"}
-    assert not any(job.illegal(layout) for layout in layouts)
+    assert not any(workload.illegal(layout) for layout in layouts)
 
 
 def test_a_plan_of_1024_gpus_takes_seconds():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from llmlab.cost import compute, network
-from llmlab.cost.published import Row, Rows, read_rows
+from llmlab.cost.arrays import columns
+from llmlab.cost.published import PublishedRow, Rows, read_rows
 from llmlab.cost.scoring import (
     activation_score,
     left_out,
@@ -21,7 +22,7 @@ from llmlab.cost.scoring import (
     verdicts,
     with_one_row,
 )  # fmt: skip
-from llmlab.cost.sizes import Sizes, columns
+from llmlab.cost.sizes import Sizes
 from llmlab.cost.stack import Stack, stack, stacks
 from llmlab.hardware import cluster
 from llmlab.hardware.facts import facts, read_facts
@@ -33,7 +34,7 @@ IDEAL = {"typical": stack("ideal")}
 KEPT = {row["table"]: row for row in read_facts("measured", "prediction_errors.csv")}
 
 
-def of(table: str) -> list[Row]:
+def of(table: str) -> list[PublishedRow]:
     return read_rows(table)[0]
 
 
@@ -132,7 +133,7 @@ def test_one_layer_takes_its_measured_time():
     measured = {row["variant"]: float(row["forward_ms"]) / 1e3 for row in read_facts("published", "layer_times.csv")}
     on, row = cluster("a100"), of("korthikanti2022")[0]
     config = Rows([row]).groups[0][-1].config
-    line, wires = compute.Roofline.of(on.device, Stack(), "fp16"), network.Wires.of(on, Stack())
+    line, wires = Stack().roofline(on.device, "fp16"), Stack().wires(on)
     for split, variant in ((False, "baseline, no recompute"), (True, "sequence parallel")):
         x = Sizes(config, columns([Layout(tp=8, sequence_parallel=split)]), 4, 2048, 2, 4)
         tp = 2 * network.hidden_values(x, network.axes(x.layout, wires)["tp"])
