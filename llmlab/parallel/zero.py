@@ -22,7 +22,7 @@ from torch.autograd import Variable
 from llmlab.comm.group import Group
 from llmlab.parallel.families import GroupOf, divided, group_for, parameter_families
 from llmlab.parallel.flat import FlatBucket
-from llmlab.parallel.zero3 import make_units
+from llmlab.parallel.zero3 import Units
 
 
 def zero(
@@ -79,7 +79,7 @@ class ZeRO:
         if isinstance(getattr(model, "zero", None), ZeRO):
             raise ValueError(f"ZeRO wants a model that is not sharded yet, got one with {vars(model)['zero']}")
         self.stage, self.op, self.prefetch = stage, op, prefetch
-        self.syncing, self.n_step = True, 0
+        self.syncing = True
         self.buckets = [
             FlatBucket(parameters, group_for(group_of, parameters[0]), whole=stage < 3)
             for family in parameter_families(model)
@@ -98,7 +98,9 @@ class ZeRO:
         self._running = False  # a backward is under way
         self._in_flight: FlatBucket | None = None
         vars(model)["zero"] = self  # not a submodule, nor anything of the model's state
-        self.units = make_units(self, model) if stage == 3 else []
+        self.units = Units(prefetch, self.begin_backward, self.reduce_here)
+        if stage == 3:
+            self.units.cut(model, self.bucket_of)
         self._watch()
 
     def __repr__(self) -> str:
@@ -140,9 +142,7 @@ class ZeRO:
 
     def publish(self) -> None:
         """After optimizer.step(): let all ranks have the new weights. Stage 3 gathers them when it needs them."""
-        self.n_step += 1
-        for unit in self.units:
-            unit.free()
+        self.units.stepped()
         if self.stage < 3:
             for handle in [bucket.publish() for bucket in self.buckets]:
                 handle.wait()
@@ -206,8 +206,7 @@ class ZeRO:
         if self.syncing and self.stage > 1:
             self._reduce(bucket for bucket in self.order if bucket in self._due or bucket.gradient is not None)
         self._settle()
-        for unit in self.units:
-            unit.free()
+        self.units.free()
 
     def _reduce(self, buckets: Iterable[FlatBucket]) -> None:
         """One after another, one under way at a time: its buffer is then free for the next but one."""
