@@ -22,6 +22,7 @@ from torch.autograd import Variable
 from llmlab.comm.group import Group
 from llmlab.parallel.families import GroupOf, divided, group_for, parameter_families
 from llmlab.parallel.flat import FlatBucket
+from llmlab.parallel.partial_sums import leave_partial, sum_partial
 from llmlab.parallel.zero3 import Units
 
 
@@ -80,6 +81,7 @@ class ZeRO:
             raise ValueError(f"ZeRO wants a model that is not sharded yet, got one with {vars(model)['zero']}")
         self.stage, self.op, self.prefetch = stage, op, prefetch
         self.syncing = True
+        leave_partial(model.parameters())  # `finish` adds them up
         self.buckets = [
             FlatBucket(parameters, group_for(group_of, parameters[0]), whole=stage < 3)
             for family in parameter_families(model)
@@ -138,6 +140,7 @@ class ZeRO:
         """After the last backward of a step: complete the gradient of every owned piece."""
         self._reduce(bucket for bucket in self.order if bucket in self._due or bucket.gradient is not None)
         self._settle()
+        sum_partial(self.owned.values())
         self._due = set(self.order)
 
     def publish(self) -> None:

@@ -12,9 +12,10 @@ import llmlab as lab
 from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
 from llmlab.model import Block
-from llmlab.parallel import compose, step
+from llmlab.parallel import compose, data, step
 from llmlab.parallel.compose import parallelize
 from llmlab.parallel.layout import Layout
+from llmlab.parallel.pipeline import Pipeline
 from llmlab.parallel.placement import shard_of
 from tests.parallel.comparing import numbers
 from tests.parallel.layouts import (
@@ -111,7 +112,7 @@ def test_swapping_two_ranks_shards_is_caught(monkeypatch):
 
 
 def test_forgetting_the_norm_gradients_is_caught(monkeypatch):
-    monkeypatch.setattr(step, "sum_partial", lambda parameters: None)
+    monkeypatch.setattr(data, "sum_partial", lambda parameters: None)
     assert caught(**PLANTED["sequence"])
 
 
@@ -121,7 +122,7 @@ def test_a_stale_weight_is_caught(monkeypatch):
 
 
 def test_a_tied_table_whose_gradients_are_not_added_up_is_caught(monkeypatch):
-    monkeypatch.setattr(step.Step, "_sum_tied", lambda self: None)
+    monkeypatch.setattr(Pipeline, "sum_tied", lambda self, owned=None: None)
     assert caught(**PLANTED["tied"])
 
 
