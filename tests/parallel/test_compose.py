@@ -138,7 +138,7 @@ def test_judging_the_balance_of_experts_by_ones_own_tokens_is_caught(monkeypatch
 
 def test_taking_the_wrong_tokens_of_the_sequence_is_caught(monkeypatch):
     columns = step.columns
-    monkeypatch.setattr(step, "columns", lambda seq, group, how: columns(seq, group, "contiguous"))
+    monkeypatch.setattr(step, "columns", lambda seq, group, context: columns(seq, group, "contiguous"))
     assert caught(**PLANTED["context"])
 
 
@@ -291,7 +291,7 @@ def test_the_learning_rate_can_be_changed_between_steps():
     def worker(world):
         step = parallelize(lab.Transformer(CONFIG), make_optimizer("sgd"), Layout(dp=2, zero=1), world)
         before = step.state_dict()
-        lab.optim.Schedule(step.optimizer, lambda n: 0.0)
+        lab.optim.LRScheduler(step.optimizer, lambda n: 0.0)
         step(TOKENS, TOKENS)
         return all(torch.equal(a, b) for a, b in zip(before.values(), step.state_dict().values(), strict=True))
 
