@@ -89,12 +89,13 @@ class ZeRO:
             if stage == 3 or parameters[0].requires_grad
         ]
         held = {p: piece for bucket in self.buckets for p, piece in bucket.owned.items()}
+        # in the model's order, not the buckets': an optimizer numbers its state by it
         self.owned: dict[nn.Parameter, Tensor] = {p: held[p] for p in model.parameters() if p in held}
         self.bucket_of = {p: bucket for bucket in self.buckets for p in bucket.parameters}
         for x in [*model.parameters(), *model.buffers()]:
             if x not in self.bucket_of and self.buckets:  # frozen, or no parameter: every rank keeps it
                 x.data = x.to(self.buckets[0].group.device).data
-        self.order = [bucket for bucket in reversed(self.buckets) if bucket.trained]
+        self.order = [bucket for bucket in reversed(self.buckets) if bucket.trained]  # about that of backward
         self._due = set(self.order)  # buckets that must still be reduced in this step
         self._waiting: dict[FlatBucket, int] = {}  # gradients not yet made in this backward
         self._running = False  # a backward is under way
@@ -115,7 +116,7 @@ class ZeRO:
         if optimizer.state:
             raise ValueError("adopt wants an optimizer that has not stepped yet, got one with state")
         for options in optimizer.param_groups:
-            options["params"] = [self.owned.get(p, p) for p in options["params"]]
+            options["params"] = [self.owned.get(p, p) for p in options["params"]]  # shape of p -> its flat piece
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -169,7 +170,7 @@ class ZeRO:
 
         def collect(parameter: nn.Parameter) -> None:
             bucket = self.bucket_of[parameter]
-            bucket.collect(parameter)
+            bucket.collect(parameter)  # its gradient is a view of the bucket's buffer from here on
             self.begin_backward()
             self._waiting[bucket] -= 1
             if self.syncing and self.stage == 2:
@@ -215,7 +216,7 @@ class ZeRO:
         """One after another, one under way at a time: its buffer is then free for the next but one."""
         for bucket in list(buckets):
             self._due.discard(bucket)
-            bucket.send(self.op)
+            bucket.send(self.op)  # the parameters' gradients are None after it, and the owned pieces' flat once it came
             self._settle()
             self._in_flight = bucket
 

@@ -43,7 +43,7 @@ class Gathered:
             self.fetch()
             assert self.coming is not None
             self.whole, self.coming = self.coming.wait(), None
-            self.bucket.show(self.whole)
+            self.bucket.show(self.whole)  # the parameters, of their own shapes, are views of it
         return self.whole
 
     def free(self) -> None:
@@ -51,7 +51,7 @@ class Gathered:
             self.get()
         if self.whole is not None:
             self.whole = None
-            self.bucket.hide()
+            self.bucket.hide()  # the last views of it go; what autograd saved is a note, not a view
 
 
 @dataclass(eq=False)
@@ -173,6 +173,7 @@ class Unit:
         """What to save instead of a tensor, and back. What is no weight goes to whoever watched before us."""
         watching: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)
         outer = watching or (Tensor.detach, Tensor.detach)  # detached, so that nothing saves itself
+        # a saved tensor is known by its memory: it may be a slice or transpose of a parameter, itself a view of `whole`
         here = {weights.get().untyped_storage()._cdata: weights for weights in self.needs if weights.whole is not None}
 
         def pack(x: Tensor) -> Any:
@@ -180,6 +181,7 @@ class Unit:
             if weights is None:
                 return outer[0](x)
             self.saved.add(weights)
+            # size and strides are x's own, the offset counts in the whole buffer [n s]
             return Saved(self, weights, self.units.n_step, x.size(), x.stride(), int(x.storage_offset()))
 
         def unpack(saved: Any) -> Tensor:
