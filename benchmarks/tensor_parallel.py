@@ -21,7 +21,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import llmlab as lab
 from llmlab.cost.modes.tensor import tensor_bytes
-from llmlab.parallel.placement import shard_of, sum_partial
+from llmlab.parallel.placement import shard_of
 from llmlab.parallel.tensor import tensor_parallel
 
 RANKS, BATCH, SEQ = 2, 8, 128  # BATCH: sequences
@@ -54,7 +54,6 @@ def take_step(name: str, model, optimizer, tokens: Tensor) -> Tensor:
         else:
             loss = model.cross_entropy(logits, targets)
         loss.backward()
-    sum_partial(model.parameters())
     optimizer.step()
     return loss.detach()
 
@@ -94,7 +93,6 @@ def one_step(world, config, sequence_parallel: bool) -> None:
     model = tensor_parallel(lab.Transformer(config), world, sequence_parallel).to(world.device)
     tokens = torch.zeros(BATCH, SEQ, dtype=torch.long, device=world.device)
     model.loss(tokens, tokens).backward()
-    sum_partial(model.parameters())
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def main() -> None:
     optimizer = optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.1)
     load, start, processor = os.getloadavg()[0], time.monotonic(), time.process_time()
     over = share_over(options.seconds, options.clock, options.threads)
-    trainer = Trainer(model, optimizer, schedule=optim.Schedule(optimizer, by_the_clock(over)), clip=1.0)
+    trainer = Trainer(model, optimizer, schedule=optim.LRScheduler(optimizer, by_the_clock(over)), clip=1.0)
 
     def note(train: float, valid: float | None = None) -> None:
         seconds, worked = round(time.monotonic() - start, 2), round(time.process_time() - processor, 2)

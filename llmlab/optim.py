@@ -241,7 +241,7 @@ def warm_up(steps: int, then: Factor = constant) -> Factor:
     return factor
 
 
-class Schedule:
+class LRScheduler:
     """Set each group's learning rate to factor(step) times its first one. Call step() after the optimizer's."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, factor: Factor):

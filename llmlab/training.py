@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from llmlab.evaluate import mean_loss, on_device
+from llmlab.evaluate.scores import Batch
 from llmlab.model import IGNORE, Place
-from llmlab.optim import Schedule, clip_grad_norm, grad_norm
+from llmlab.optim import LRScheduler, clip_grad_norm, grad_norm
 
-Batch = Iterable[Tensor]  # inputs ..., targets
 Curves = dict[str, dict[int, float]]  # name -> step -> nats per token: what plot.losses draws
 
 
@@ -66,7 +66,7 @@ class Trainer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
-        schedule: Schedule | None = None,
+        schedule: LRScheduler | None = None,
         accumulate: int = 1,
         clip: float | None = None,
         bf16: bool = False,

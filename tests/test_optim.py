@@ -180,7 +180,7 @@ def test_schedules_equal_torchs():
         ),
     ]
     for ours, theirs in pairs:
-        assert rates(lambda o, ours=ours: optim.Schedule(o, ours)) == pytest.approx(rates(theirs), rel=1e-12)
+        assert rates(lambda o, ours=ours: optim.LRScheduler(o, ours)) == pytest.approx(rates(theirs), rel=1e-12)
 
 
 def test_cosine_and_linear_stay_at_their_floor():
@@ -190,12 +190,12 @@ def test_cosine_and_linear_stay_at_their_floor():
 
 def test_a_schedule_resumes_where_it_was():
     optimizer = optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    first = optim.Schedule(optimizer, optim.linear(10))
+    first = optim.LRScheduler(optimizer, optim.linear(10))
     for _ in range(4):
         first.step()
     again = optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     again.load_state_dict(optimizer.state_dict())
-    second = optim.Schedule(again, optim.linear(10))
+    second = optim.LRScheduler(again, optim.linear(10))
     second.load_state_dict(first.state_dict())
     assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] == pytest.approx(1.2)
 

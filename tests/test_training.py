@@ -140,7 +140,7 @@ def test_training_learns_what_can_be_learned():
     ids = [0, 1, 2, 3, 4, 3, 2, 1] * 40  # after 1, 2 and 3 only the token before them tells what is next
     model = Transformer(replace(CONFIG, n_layer=1, dtype=torch.float32))
     optimizer = optim.AdamW(model.parameters(), lr=2e-2)
-    schedule = optim.Schedule(optimizer, optim.warm_up(5, optim.cosine(55)))
+    schedule = optim.LRScheduler(optimizer, optim.warm_up(5, optim.cosine(55)))
     trainer = Trainer(model, optimizer, schedule=schedule, clip=1.0)
     trainer.fit(text.batches(ids, batch=8, seq=12, epochs=None), steps=60, progress=False)
     assert evaluate.mean_loss(model, text.batches(ids, batch=8, seq=12, seed=None)) < 0.05
@@ -256,7 +256,7 @@ def test_an_encoder_decoder_trains_on_padded_sources():
 def a_trainer(**options):
     model = Transformer(replace(CONFIG, dropout=0.2))
     optimizer = optim.AdamW(model.parameters(), lr=1e-2)
-    schedule = optim.Schedule(optimizer, optim.warm_up(3, optim.cosine(10)))
+    schedule = optim.LRScheduler(optimizer, optim.warm_up(3, optim.cosine(10)))
     return Trainer(model, optimizer, schedule=schedule, accumulate=2, patience=5, **options)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -82,16 +82,28 @@ class LanguageModel(nn.Module):
             return None
         return rotary(count(x, positions), self.config.head_dim, self.config.rotary_base, x.dtype)
 
-    def loss_of(self, logits: Float[Tensor, "B T V"], targets: Tokens, reduction: str) -> Float[Tensor, ""]:
-        """Compute the cross-entropy in nats and, with experts, add the balancing loss (to a sum, once per target)."""
+    def loss_of(
+        self,
+        logits: Float[Tensor, "B T V"],
+        targets: Tokens,
+        reduction: str,
+        parts: Iterable[nn.Module] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Compute the cross-entropy in nats and, with experts, add their balancing loss: of all, or of these parts."""
         loss = self.cross_entropy(logits, targets, reduction=reduction)
-        if not self.config.n_expert:
-            return loss
-        weight = (targets != IGNORE).sum() if reduction == "sum" else 1
-        return loss + weight * self.balance_loss().to(loss.dtype)
+        balance = self.balance_loss(targets, reduction, parts)
+        return loss if balance is None else loss + balance.to(loss.dtype)
 
-    def balance_loss(self) -> Float[Tensor, ""]:
-        """Add up what the mixtures of experts held here had to say of their balance in the last forward."""
-        balances = [module.balance for module in self.modules() if isinstance(module, MoE)]
-        found = [balance for balance in balances if balance is not None]
-        return self.config.balance_loss * (torch.stack(found).sum() if found else torch.zeros(()))
+    def balance_loss(
+        self, targets: Tokens, reduction: str, parts: Iterable[nn.Module] | None = None
+    ) -> Float[Tensor, ""] | None:
+        """Add up what the mixtures of experts had to say of their balance in the last forward; None: there is none.
+
+        To a sum over targets it is added once per target.  parts: the modules to look in (None: the whole model).
+        """
+        modules = (module for part in ([self] if parts is None else parts) for module in part.modules())
+        found = [module.balance for module in modules if isinstance(module, MoE) and module.balance is not None]
+        if not found:
+            return None
+        balance = self.config.balance_loss * torch.stack(found).sum()
+        return balance * (targets != IGNORE).sum() if reduction == "sum" else balance

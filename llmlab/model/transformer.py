@@ -6,7 +6,7 @@ x = norm(x + attention(x));  x = norm(x + mlp(x))      otherwise, as in the pape
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -83,11 +83,21 @@ class Transformer(LanguageModel):
         self.check_length(tokens, before)
         if positions is None:
             positions = torch.arange(before, before + tokens.shape[1], device=tokens.device)
-        x = self.embedding(tokens, positions)
+        return self.norm(self.through(self.blocks, self.embedding(tokens, positions), positions, mask, caches))
+
+    def through(
+        self,
+        blocks: Iterable[nn.Module],
+        x: Float[Tensor, "B t D"],
+        positions: Positions,
+        mask: Mask | None = None,
+        caches: Sequence[KVCache] | None = None,
+    ) -> Float[Tensor, "B t D"]:
+        """Take the residual stream through these blocks, one after another: all of the model's, or some of them."""
         rotation = self.rotation(x, positions)
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(blocks):
             x = block(x, rotation, mask, caches[i] if caches else None)
-        return self.norm(x)
+        return x
 
     def loss(
         self,

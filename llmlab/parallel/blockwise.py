@@ -114,7 +114,7 @@ def _sum_over_groups(grads: tuple[Tensor, ...], kv: Tensor) -> Tensor:
 # --- as operations of torch ------------------------------------------------------------------------------------------
 
 # q: [B, h, n, K].  kv: keys and values, [2, B, g, m, K], g dividing h.  mask: [B|1, h|1, n, m], True where a query may
-# look.  causal (n = m): query i looks at keys 0 .. i.  counted: how often each pair counts as FLOPs (see Block).
+# look.  causal (n = m): query i looks at keys 0 .. i.  counted: how often each pair counts as FLOPs (see ring.Tile).
 torch.library.define(
     "llmlab::attention",
     "(Tensor q, Tensor kv, Tensor? mask, bool causal, int counted) -> (Tensor out, Tensor lse)",

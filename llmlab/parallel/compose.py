@@ -23,10 +23,11 @@ from llmlab.parallel.context import context_parallel
 from llmlab.parallel.expert import expert_parallel, global_balance
 from llmlab.parallel.gathering import Gathering
 from llmlab.parallel.layout import Layout
+from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.pipeline import Pipeline, pipeline_parallel
 from llmlab.parallel.placement import shard_of
 from llmlab.parallel.replicas import Replicas
-from llmlab.parallel.step import Gradients, Microbatch, Step, accumulate
+from llmlab.parallel.step import Gradients, Step, accumulate
 from llmlab.parallel.tensor import tensor_parallel
 from llmlab.parallel.zero import ZeRO
 
@@ -76,11 +77,10 @@ def parallelize(
         model.to(world.device)
     gathering.hold(model)
     optimizer = make_optimizer(model.parameters())
-    table = gathering.held.get("embedding.token.weight") if pipeline and model.config.tie_embeddings else None
+    table = None if pipeline is None else pipeline.shared_table
     gradients: Gradients
     if layout.zero:
-        shared = [] if table is None else [table]
-        gradients = ZeRO(model, group_of, layout.zero, "sum", bucket_mb, apart=shared)
+        gradients = ZeRO(model, group_of, layout.zero, "sum", bucket_mb, apart=[] if table is None else [table])
     else:
         gradients = Replicas(model, group_of, bucket_mb)
     gradients.adopt(optimizer)
@@ -94,7 +94,7 @@ def parallelize(
         gradients=gradients,
         run=_runner(model, pipeline, gradients, layout),
         gathering=gathering,
-        table=table,
+        pipeline=pipeline,
         copies={p: _copies(p, group_of(p), layout) * (1 + (p is table)) for p in gradients.owned},
         clip=clip,
         scaler=scaler,
@@ -111,7 +111,7 @@ def _runner(
 
     def run(batches: list[Microbatch], scale: Tensor) -> Tensor:
         with gradients.no_sync():  # the schedule says when a microbatch's gradients are complete
-            return pipeline.run(batches, scale, gradients.reduce if isinstance(gradients, ZeRO) else None)
+            return pipeline.run(batches, scale, gradients.reduce)
 
     return run
 

@@ -25,46 +25,48 @@ from llmlab.parallel.ulysses import attend_ulysses
 ORDER = {"ring": "zigzag", "contiguous": "contiguous", "striped": "striped", "ulysses": "contiguous"}
 
 
-def columns(seq: int, group: Group, how: str = "ring") -> Tensor:
+def columns(seq: int, group: Group, context: str = "ring") -> Tensor:
     """Give the numbers, in the whole sequence, of the tokens this rank holds: `tokens[:, columns(T, group)]`.
 
-    how: "ring" (slices i and 2c-1-i of 2c, in zigzag), "contiguous" (a ring over plain parts), "striped" (a ring over
-    every c-th token) or "ulysses". Raises ValueError for a length that does not split evenly.
+    context: "ring" (slices i and 2c-1-i of 2c, in zigzag), "contiguous" (a ring over plain parts), "striped" (a ring
+    over every c-th token) or "ulysses". Raises ValueError for a length that does not split evenly.
     """
-    check_how(how)
-    parts = group.size * (2 if how == "ring" and group.size > 1 else 1)
+    check_context(context)
+    parts = group.size * (2 if context == "ring" and group.size > 1 else 1)
     if seq % parts:
-        raise ValueError(f'how="{how}" splits a sequence into {parts} slices over {group.axis}={group.size}, got {seq}')
-    return order_of(seq, group.rank, group.size, ORDER[how])
+        raise ValueError(
+            f'context="{context}" splits a sequence into {parts} slices over {group.axis}={group.size}, got {seq}'
+        )
+    return order_of(seq, group.rank, group.size, ORDER[context])
 
 
-def context_parallel(model: Transformer, group: Group, how: str = "ring") -> Transformer:
+def context_parallel(model: Transformer, group: Group, context: str = "ring") -> Transformer:
     """Let every attention of the model's blocks look over the whole sequence, of which each rank holds `columns`.
 
     In place. Call the model with `positions=columns(...)`. The gradients of the weights are partial afterwards: reduce
-    them over the group, as data_parallel does. Raises ValueError for an unknown `how`, and for "ulysses" where the
+    them over the group, as data_parallel does. Raises ValueError for an unknown `context`, and for "ulysses" where the
     heads here do not split over the group.
     """
-    check_how(how)
+    check_context(context)
     blocks = cast(Iterable[Block], model.blocks)
-    if how == "ulysses":
+    if context == "ulysses":
         for block in blocks:
             check_heads(block, group)
     for block in blocks if group.size > 1 else ():
         attention = block.attention
-        if how == "ulysses":
+        if context == "ulysses":
             attention.attend = partial(attend_ulysses, group=group, attend=attention.attend)
         else:
-            attention.attend = partial(attend_ring, group=group, order=ORDER[how])
+            attention.attend = partial(attend_ring, group=group, order=ORDER[context])
     return model
 
 
-def check_how(how: str) -> None:
-    if how not in ORDER:
-        raise ValueError(f"how wants one of {', '.join(ORDER)}; got {how!r}")
+def check_context(context: str) -> None:
+    if context not in ORDER:
+        raise ValueError(f"context wants one of {', '.join(ORDER)}; got {context!r}")
 
 
 def check_heads(block: Block, group: Group) -> None:
     heads = block.attention.query.weight.shape[0] // block.attention.head_dim
     if heads % group.size:
-        raise ValueError(f'how="ulysses" splits heads over {group.axis}={group.size}: it must divide, got {heads}')
+        raise ValueError(f'context="ulysses" splits heads over {group.axis}={group.size}: it must divide, got {heads}')

@@ -23,6 +23,7 @@ from torch.autograd import Function, Variable
 
 from llmlab.comm.group import Group
 from llmlab.parallel.buckets import Bucket, make_buckets
+from llmlab.parallel.partial_sums import leave_partial, sum_partial
 
 
 def data_parallel(
@@ -72,6 +73,7 @@ def reduce_gradients(
     once per step, because a backward pass may meet none of these parameters.
     """
     trained = [p for p in parameters if p.requires_grad]
+    leave_partial(trained)  # `finish` adds them up, once all that comes together has
     buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
     reducer = Reducer(group, buckets, overlap, as_view, find_unused, op, finish_with_backward)
     reducer.watch()
@@ -162,6 +164,7 @@ class Reducer:
         unused = self.unused_everywhere(used) if self.find_unused else []  # after the buckets: on every rank alike
         for bucket in self.buckets:
             bucket.finish(self.as_view)
+        sum_partial(self.bucket_of)
         for parameter in unused:
             parameter.grad = None
         self.started, self.running = 0, False

@@ -28,7 +28,7 @@ class FlatBucket:
     def __init__(self, parameters: Sequence[nn.Parameter], group: Group, whole: bool):
         self.parameters, self.group = list(parameters), group
         sizes = [p.numel() for p in parameters]
-        self.starts, self.numel = [0, *accumulate(sizes)], sum(sizes)
+        self.starts, self.numel = [0, *accumulate(sizes)], sum(sizes)  # where each parameter begins, and the last ends
         self.part = -(-self.numel // group.size)  # numbers a rank keeps, padding included
         self.dtype, self.trained = parameters[0].dtype, parameters[0].requires_grad
         self.gradient: Tensor | None = None  # whole: [n s]
@@ -52,7 +52,7 @@ class FlatBucket:
     def pieces(self, shard: Tensor) -> list[Tensor]:
         """The part of each parameter, flat and maybe empty, that lies in this rank's shard [s]."""
         start, stop = self.mine.start, self.mine.stop
-        cut = [min(max(at, start), stop) - start for at in self.starts]
+        cut = [min(max(at, start), stop) - start for at in self.starts]  # borders outside the shard fall on its ends
         return [shard[low:high] for low, high in zip(cut, cut[1:], strict=False)]
 
     # --- weights ----------------------------------------------------------------------------------------------------
@@ -61,13 +61,14 @@ class FlatBucket:
     def _take(self, whole: bool) -> None:
         """Move the parameters' numbers here, and let the parameters show them if the whole is kept."""
         device = self.group.device
-        flat = torch.empty(self._whole.shape, dtype=self.dtype, device=self.parameters[0].device)
+        flat = torch.empty(self._whole.shape, dtype=self.dtype, device=self.parameters[0].device)  # [n s]
         flat[self.numel :].zero_()
         for p, view in zip(self.parameters, self.views(flat), strict=True):
             view.copy_(p)
-            p.data = hollow(p.shape, p.dtype, device)
+            p.data = hollow(p.shape, p.dtype, device)  # let go of one before the next is copied
             placed(p, device)
         flat = flat if flat.device.type == device.type else flat.to(device)
+        # [s]: a view of the whole that is kept, or a copy, so that the whole can be freed
         shard = flat[self.mine] if whole else torch.empty_like(flat[self.mine]).copy_(flat[self.mine])
         self.shard = placed(nn.Parameter(shard, requires_grad=self.trained), device)
         self.flat = flat if whole else None
@@ -85,11 +86,11 @@ class FlatBucket:
     def hide(self) -> None:
         """Leave the parameters their shapes, and nan wherever they are looked at."""
         for p in self.parameters:
-            p.data = self._nothing.expand(p.shape)
+            p.data = self._nothing.expand(p.shape)  # one number, with strides of 0
 
     def _own(self, p: nn.Parameter, piece: Tensor) -> nn.Parameter:
         """What an optimizer updates in p's place; it carries the placement noted on p."""
-        owned = nn.Parameter(piece.detach(), requires_grad=self.trained)
+        owned = nn.Parameter(piece.detach(), requires_grad=self.trained)  # flat, on the shard's own memory
         vars(owned).update(vars(p))
         return owned
 
@@ -125,7 +126,7 @@ class FlatBucket:
         self._make_room()
         view = self._gradient_of[p]
         if p.grad is not None and p.grad is not view:
-            p.grad = view.copy_(p.grad)
+            p.grad = view.copy_(p.grad)  # of p's shape still, but its memory is the buffer's: backward adds in place
 
     def _make_room(self) -> None:
         if self.gradient is None:
@@ -144,7 +145,7 @@ class FlatBucket:
         assert self.gradient is not None
         if self.numel < self.gradient.shape[0]:
             self.gradient[self.numel :].zero_()
-        self._sending = self.gradient, self.group.reduce_scatter(self.gradient, op, async_op=True)
+        self._sending = self.gradient, self.group.reduce_scatter(self.gradient, op, async_op=True)  # [n s] -> [s]
         self.gradient, self._gradient_of = None, {}
 
     @torch.no_grad()
@@ -158,7 +159,7 @@ class FlatBucket:
         sums = []
         for owned, piece in zip(self.owned.values(), self.pieces(received), strict=True):
             if owned.grad is None:
-                owned.grad = piece
+                owned.grad = piece  # of what was received, not copied
             else:
                 sums.append((owned.grad, piece))
         if sums:

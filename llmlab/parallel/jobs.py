@@ -38,7 +38,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class JobSchedule:
     """The pieces of some jobs on a cluster of so many ranks."""
 
     jobs: tuple[Job, ...]
@@ -73,12 +73,12 @@ class Schedule:
 Row = list[tuple[Job, tuple[int, ...]]]  # jobs that run side by side, each on its ranks
 
 
-def gang(jobs: Sequence[Job], ranks: int) -> Schedule:
+def gang(jobs: Sequence[Job], ranks: int) -> JobSchedule:
     """Give each job all its ranks at once, in the order of arrival. Nobody overtakes, so ranks may lie idle."""
     return _placed(jobs, ranks, overtake=False)
 
 
-def backfill(jobs: Sequence[Job], ranks: int) -> Schedule:
+def backfill(jobs: Sequence[Job], ranks: int) -> JobSchedule:
     """Place the jobs in the order of arrival, each where it can start first without moving those placed before it.
 
     Nobody starts later than under `gang`.
@@ -86,7 +86,7 @@ def backfill(jobs: Sequence[Job], ranks: int) -> Schedule:
     return _placed(jobs, ranks, overtake=True)
 
 
-def share(jobs: Sequence[Job], ranks: int, slice_s: float, switch_s: float = 0.0) -> Schedule:
+def share(jobs: Sequence[Job], ranks: int, slice_s: float, switch_s: float = 0.0) -> JobSchedule:
     """Let the jobs take turns, slice_s seconds each, side by side where they fit; a switch costs switch_s seconds.
 
     A job keeps its row of the turns and its ranks till it ends. All jobs' state must fit in memory together.
@@ -108,10 +108,10 @@ def share(jobs: Sequence[Job], ranks: int, slice_s: float, switch_s: float = 0.0
         now = max(piece.stop for piece in ran) + (switch_s if len(rows) > 1 else 0.0)
         turn = turn % len(rows) + bool(row)  # a row that is done leaves its place to the next
         rows = [row for row in rows if row]
-    return Schedule(tuple(jobs), ranks, tuple(pieces))
+    return JobSchedule(tuple(jobs), ranks, tuple(pieces))
 
 
-def piecemeal(jobs: Sequence[Job], ranks: int) -> Schedule:
+def piecemeal(jobs: Sequence[Job], ranks: int) -> JobSchedule:
     """Hand out free ranks one by one, in turn, to the jobs that want more; each holds what it has and waits.
 
     Raises DeadlockError when all ranks are held and no job has all it wants.
@@ -130,20 +130,20 @@ def piecemeal(jobs: Sequence[Job], ranks: int) -> Schedule:
             raise DeadlockError(f"no job can go on: {said}, and none is free")
         now = min(moments, default=now)
         free |= {rank for piece in pieces if piece.stop == now for rank in piece.ranks}
-    return Schedule(tuple(jobs), ranks, tuple(pieces))
+    return JobSchedule(tuple(jobs), ranks, tuple(pieces))
 
 
 # --- inside -----------------------------------------------------------------------------------------------------------
 
 
-def _placed(jobs: Sequence[Job], ranks: int, overtake: bool) -> Schedule:
+def _placed(jobs: Sequence[Job], ranks: int, overtake: bool) -> JobSchedule:
     pieces: list[Piece] = []
     earliest = 0.0
     for job in _queued(jobs, ranks):
         piece = _first_fit(job, max(job.arrives, earliest), pieces, ranks)
         pieces.append(piece)
         earliest = 0.0 if overtake else piece.start
-    return Schedule(tuple(jobs), ranks, tuple(pieces))
+    return JobSchedule(tuple(jobs), ranks, tuple(pieces))
 
 
 def _first_fit(job: Job, earliest: float, pieces: list[Piece], ranks: int) -> Piece:

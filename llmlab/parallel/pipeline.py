@@ -11,7 +11,7 @@ clusters using Megatron-LM", section 2.2. The order of work is a `Schedule`: dat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from llmlab.comm.group import Group
 from llmlab.model import IGNORE, Block, Transformer
 from llmlab.parallel.mail import Mail
+from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.schedules import Action, Schedule, make_schedule
-from llmlab.parallel.stages import Batch, Stage, cut, split_layers
+from llmlab.parallel.stages import Stage, cut, split_layers
 from llmlab.parallel.timetable import check
 from llmlab.parallel.zero_bubble import DeferredWeights, Product, defer_weights, pay
 
@@ -89,51 +90,57 @@ class Pipeline:
         m, count = self.schedule.microbatches, (targets != IGNORE).sum()
         if tokens.shape[0] % m:
             raise ValueError(f"a batch of {tokens.shape[0]} does not split into {m} microbatches")
-        rows = tokens.shape[0] // m
-        parts = [[_part(x, tokens.shape[0], m, i) for x in (tokens, targets, positions, mask)] for i in range(m)]
-        names = ("tokens", "targets", "positions", "mask")
-        batches = [dict(zip(names, part, strict=True), row=i * rows) for i, part in enumerate(parts)]
-        loss_sum = self.run(batches, 1 / count.double())
+        whole, n_row = Microbatch(tokens, targets, positions, mask), tokens.shape[0] // m
+        loss_sum = self.run([whole.rows(slice(i * n_row, (i + 1) * n_row)) for i in range(m)], 1 / count.double())
         self.sum_tied()
         return self.group.all_reduce(loss_sum) / count
 
-    def run(self, batches: Sequence[Batch], scale: float | Tensor, on_backward: OnBackward | None = None) -> Tensor:
+    def run(
+        self, batches: Sequence[Microbatch], scale: float | Tensor, on_backward: OnBackward | None = None
+    ) -> Tensor:
         """Take all microbatches forward and backward as the schedule says; give this rank's part of the loss sum.
 
-        batches: the same on every rank, one dict per microbatch: tokens and targets [b, t], positions (None: from 0),
-        mask (or None), row (number in the whole batch of the first sequence). Gradients of `scale` times the loss sum
-        add up in the parameters; those of a tied table are left to `sum_tied`.  on_backward(parameters): called when a
-        microbatch has made its last gradient of a stage's parameters.
+        batches: the same on every rank. Gradients of `scale` times the loss sum add up in the parameters; those of a
+        tied table are left to `sum_tied`.  on_backward(parameters): called when a microbatch has made its last gradient
+        of a stage's parameters.
         """
         if len(batches) != self.schedule.microbatches:
             raise ValueError(f"{self!r} wants {self.schedule.microbatches} microbatches, got {len(batches)}")
-        return Step(self, [self._complete(batch) for batch in batches], scale, on_backward).run()
+        return Interpreter(self, [self._complete(batch) for batch in batches], scale, on_backward).run()
 
-    def sum_tied(self) -> None:
-        """Add up the gradients of a tied table that the first and the last stage hold, on both; nothing elsewhere."""
-        ends = [self.schedule.rank_of(0), self.schedule.rank_of(self.schedule.stages - 1)]
-        if self.table is None or not self.table.requires_grad or self.group.rank not in ends or ends[0] == ends[1]:
+    @property
+    def shared_table(self) -> nn.Parameter | None:
+        """A tied table that this rank and one other hold, as the first and the last stage lie on two; else None."""
+        first, last = self._ends()
+        return self.table if first != last and self.group.rank in (first, last) else None
+
+    @torch.no_grad()
+    def sum_tied(self, owned: Tensor | None = None) -> None:
+        """Add up the two gradients of a tied table that the first and the last stage hold, on both; nothing elsewhere.
+
+        owned: what holds this rank's gradient, where that is not the table itself but a piece of it (ZeRO).
+        """
+        owned = self.shared_table if owned is None else owned
+        if owned is None or not owned.requires_grad:
             return
-        peer = ends[1] if self.group.rank == ends[0] else ends[0]
-        grad = torch.zeros_like(self.table) if self.table.grad is None else self.table.grad
+        first, last = self._ends()
+        peer = last if self.group.rank == first else first
+        grad = torch.zeros_like(owned) if owned.grad is None else owned.grad
         sending = self.group.isend(grad, peer)
         other = self.group.recv(grad, peer)
         sending.wait()
-        self.table.grad = grad + other  # a + b = b + a, to the bit
+        owned.grad = grad + other  # a + b = b + a, to the bit
 
-    def _complete(self, batch: Batch) -> Batch:
+    def _ends(self) -> tuple[int, int]:
+        """The ranks of the first and the last stage."""
+        return self.schedule.rank_of(0), self.schedule.rank_of(self.schedule.stages - 1)
+
+    def _complete(self, batch: Microbatch) -> Microbatch:
         """Fill in what was left out. Raises ValueError, on every rank alike, for more tokens than the model takes."""
-        tokens = batch["tokens"]
-        self.model.check_length(tokens)
-        plain = {"positions": None, "mask": None, "row": 0, **batch}
-        if plain["positions"] is None:
-            plain["positions"] = torch.arange(tokens.shape[1], device=tokens.device)
-        return plain
-
-
-def _part(x: Tensor | None, batch: int, parts: int, i: int) -> Tensor | None:
-    """The i-th part of what has a row per sequence; the whole of what all sequences share."""
-    return x.chunk(parts)[i] if x is not None and x.dim() > 1 and x.shape[0] == batch else x
+        self.model.check_length(batch.tokens)
+        if batch.positions is not None:
+            return batch
+        return replace(batch, positions=torch.arange(batch.tokens.shape[1], device=batch.tokens.device))
 
 
 @dataclass
@@ -146,10 +153,10 @@ class Held:
     owed: list[Product] = field(default_factory=list)  # for W
 
 
-class Step:
+class Interpreter:
     """One run of a pipeline's schedule over the microbatches of a batch."""
 
-    def __init__(self, pipeline: Pipeline, batches: list[Batch], scale: Any, on_backward: OnBackward | None):
+    def __init__(self, pipeline: Pipeline, batches: list[Microbatch], scale: Any, on_backward: OnBackward | None):
         self.pipeline, self.batches, self.scale, self.on_backward = pipeline, batches, scale, on_backward
         self.held: dict[tuple[int, int], Held] = {}
         parameter = next(pipeline.model.parameters())
@@ -177,14 +184,14 @@ class Step:
 
     def like(self, action: Action) -> Tensor:
         """An empty [b, t, D] as it travels for this action, in the residual stream's dtype."""
-        b, t = self.batches[action.microbatch]["tokens"].shape
+        b, t = self.batches[action.microbatch].tokens.shape
         shape = b, t // self.parts, self.pipeline.model.config.d_model
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def forward(self, action: Action) -> None:
         stage, batch = self.pipeline.stages[action.stage], self.batches[action.microbatch]
         x = None if stage.first else self.mail.take(action).requires_grad_()
-        self.pipeline.model.place.row = batch["row"]
+        self.pipeline.model.place.row = batch.row
         with self.pipeline.group.span(str(action)):
             y, loss = stage.forward(batch, x)
         edge = get_gradient_edge(y) if y is not None and y.requires_grad else None

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from llmlab.comm.group import Group
@@ -63,7 +62,7 @@ def shard_of(parameter: Tensor) -> Shard | None:
 
 
 def mark_partial(parameters: Iterable[Tensor], group: Group) -> None:
-    """Note that each rank's gradient of these is one summand of the whole's: see `sum_partial`."""
+    """Note that each rank's gradient of these is one summand of the whole's: see partial_sums.py."""
     for parameter in parameters:
         vars(parameter)["partial_over"] = group
 
@@ -71,24 +70,3 @@ def mark_partial(parameters: Iterable[Tensor], group: Group) -> None:
 def partial_over(parameter: Tensor) -> Group | None:
     """The group over which this parameter's gradient has still to be added up after backward, or None."""
     return getattr(parameter, "partial_over", None)
-
-
-@torch.no_grad()
-def sum_partial(parameters: Iterable[Tensor]) -> None:
-    """Partial -> Replicate, for the gradients marked so: one all_reduce for all that share a group and a dtype.
-
-    Call it once per step, after the last backward and before anything reads the gradients. A missing gradient counts
-    as zero, so every rank sends the same.
-    """
-    together: dict[tuple[Group, torch.dtype], list[Tensor]] = {}
-    for parameter in parameters:
-        group = partial_over(parameter)
-        if group is not None and group.size > 1 and parameter.requires_grad:
-            together.setdefault((group, parameter.dtype), []).append(parameter)
-    for (group, _), members in together.items():
-        for parameter in members:
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        grads = [parameter.grad for parameter in members if parameter.grad is not None]
-        summed = group.all_reduce(torch.cat([grad.flatten() for grad in grads]))
-        pieces = summed.split([grad.numel() for grad in grads])
-        torch._foreach_copy_(grads, [piece.view_as(grad) for piece, grad in zip(pieces, grads, strict=True)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -42,6 +42,9 @@ class Replicas:
         finally:
             for reducer in self.reducers:
                 reducer.enabled = True
+
+    def reduce(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Nothing to send before `finish`: every rank keeps whole gradients, and sends them once."""
 
     def finish(self) -> None:
         """Complete the sums, after the last backward of a step."""

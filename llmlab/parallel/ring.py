@@ -35,7 +35,7 @@ ALL = slice(None)
 
 
 @dataclass(frozen=True)
-class Block:
+class Tile:
     """Some of this rank's queries and some of one owner's keys. causal: the i-th query sees the first i keys only.
 
     counted: FLOPs of causal attention are counted over the whole T x T throughout the library, so a block below the
@@ -48,25 +48,25 @@ class Block:
     counted: int
 
 
-def block_of(order: str, causal: bool, rank: int, owner: int, size: int, length: int) -> Block | None:
+def tile_of(order: str, causal: bool, rank: int, owner: int, size: int, length: int) -> Tile | None:
     """Say what of this rank's queries x the owner's keys has to be computed; None where all of it lies in the future.
 
     length: tokens a rank holds.
     """
     if not causal:
-        return Block(ALL, ALL, causal=False, counted=1)
+        return Tile(ALL, ALL, causal=False, counted=1)
     if owner == rank:  # every order keeps its own tokens in sequence
-        return Block(ALL, ALL, causal=True, counted=1)
+        return Tile(ALL, ALL, causal=True, counted=1)
     past, half = owner < rank, length // 2
     if order == "zigzag":
         # an earlier owner's first slice is past to both of ours; both of a later one's are past to our second
         queries, keys = (ALL, slice(half)) if past else (slice(half, length), ALL)
-        return Block(queries, keys, causal=False, counted=2)
+        return Tile(queries, keys, causal=False, counted=2)
     if order == "contiguous":
-        return Block(ALL, ALL, causal=False, counted=2) if past else None
+        return Tile(ALL, ALL, causal=False, counted=2) if past else None
     if past:
-        return Block(ALL, ALL, causal=True, counted=1)
-    return Block(slice(1, length), slice(length - 1), causal=True, counted=1) if length > 1 else None
+        return Tile(ALL, ALL, causal=True, counted=1)
+    return Tile(slice(1, length), slice(length - 1), causal=True, counted=1) if length > 1 else None
 
 
 def order_of(seq: int, rank: int, size: int, order: str, device: torch.device | None = None) -> Tensor:
@@ -113,13 +113,11 @@ class _Ring(Function):
         kv = torch.stack((k, v))  # [2, B, g, t, K]
         out, lse = q.new_empty(0), q.new_empty(0)  # the first block is this rank's own, and is every query's
         for owner in (turn := Circulating(kv, group)):
-            block = block_of(order, causal, group.rank, owner, group.size, q.shape[2])
-            if block is None:
+            tile = tile_of(order, causal, group.rank, owner, group.size, q.shape[2])
+            if tile is None:
                 continue
-            rows, visible = block.queries, mask_of(mask, block, owner, ctx)
-            more, more_lse = attention(
-                q[:, :, rows], turn.held[:, :, :, block.keys], visible, block.causal, block.counted
-            )
+            rows, visible = tile.queries, mask_of(mask, tile, owner, ctx)
+            more, more_lse = attention(q[:, :, rows], turn.held[:, :, :, tile.keys], visible, tile.causal, tile.counted)
             if owner == group.rank:
                 out, lse = more.to(accumulator(q.dtype)), more_lse
             else:
@@ -135,20 +133,20 @@ class _Ring(Function):
         wide, grad_q, grad_kv = accumulator(q.dtype), q.new_empty(0), q.new_empty(0)
         hop = stay(grad_kv)
         for owner in (turn := Circulating(kv, group)):
-            block = block_of(ctx.order, ctx.causal, group.rank, owner, group.size, q.shape[2])
-            if block is not None:
-                rows, visible = block.queries, mask_of(mask, block, owner, ctx)
+            tile = tile_of(ctx.order, ctx.causal, group.rank, owner, group.size, q.shape[2])
+            if tile is not None:
+                rows, visible = tile.queries, mask_of(mask, tile, owner, ctx)
                 more_q, more_kv = attention_backward(
-                    grad[:, :, rows], q[:, :, rows], turn.held[:, :, :, block.keys], out[:, :, rows], lse[:, :, rows],
-                    visible, block.causal, block.counted,
+                    grad[:, :, rows], q[:, :, rows], turn.held[:, :, :, tile.keys], out[:, :, rows], lse[:, :, rows],
+                    visible, tile.causal, tile.counted,
                 )  # fmt: skip
             if owner == group.rank:
                 grad_q, grad_kv = more_q.to(wide), more_kv.to(wide)
             else:
                 grad_kv = hop.wait()  # the owner's, with what the ranks before this one had to say
-                if block is not None:
+                if tile is not None:
                     grad_q[:, :, rows] += more_q
-                    grad_kv[:, :, :, block.keys] += more_kv
+                    grad_kv[:, :, :, tile.keys] += more_kv
             hop = pass_on(grad_kv, group)
         grad_k, grad_v = hop.wait().to(kv.dtype)  # after as many hops as ranks it is home
         return grad_q.to(q.dtype), grad_k, grad_v, None, None, None, None
@@ -161,12 +159,12 @@ def merge(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
     lse.copy_(torch.logaddexp(lse, more_lse))
 
 
-def mask_of(mask: Tensor | None, block: Block, owner: int, ctx: Any) -> Tensor | None:
+def mask_of(mask: Tensor | None, tile: Tile, owner: int, ctx: Any) -> Tensor | None:
     """Cut a block's part out of a mask over the whole sequence."""
     if mask is None:
         return None
-    held = order_of(mask.shape[-1], owner, ctx.group.size, ctx.order, mask.device)[block.keys]
-    return mask[:, :, block.queries].index_select(-1, held)
+    held = order_of(mask.shape[-1], owner, ctx.group.size, ctx.order, mask.device)[tile.keys]
+    return mask[:, :, tile.queries].index_select(-1, held)
 
 
 # --- round the ring ---------------------------------------------------------------------------------------------------

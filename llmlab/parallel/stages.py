@@ -10,16 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from llmlab.model import IGNORE, Transformer
-from llmlab.model.moe import MoE
+from llmlab.model import Transformer
+from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.schedules import Schedule
-
-Batch = Mapping[str, Any]  # a microbatch: tokens [b, t], targets [b, t], positions, mask, row
 
 
 @dataclass
@@ -32,32 +28,21 @@ class Stage:
     last: bool
     parameters: list[nn.Parameter] = field(default_factory=list)
 
-    def forward(self, batch: Batch, x: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def forward(self, batch: Microbatch, x: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Compute (what the next stage takes, this stage's part of the loss sum); None where there is no such thing.
 
         x: [b, t, D] from the stage before; the first stage takes the tokens. The last stage's part is the
-        cross-entropy; a stage with experts adds their balancing loss, once per target (as `LanguageModel.loss` does).
+        cross-entropy; a stage with experts adds their balancing loss.
         """
+        model, positions = self.model, batch.positions
+        assert positions is not None
         if self.first:
-            x = self.model.embedding(batch["tokens"], batch["positions"])
+            x = model.embedding(batch.tokens, positions)
         assert x is not None
-        rotation = self.model.rotation(x, batch["positions"])
-        for block in self.blocks:
-            x = block(x, rotation, batch["mask"])
-        balance = self.balance_loss(batch["targets"])
+        x = model.through(self.blocks, x, positions, batch.mask)  # [b, t, D]
         if not self.last:
-            return x, balance
-        logits = self.model.head(self.model.norm(x))
-        loss = self.model.cross_entropy(logits, batch["targets"], reduction="sum")
-        return None, loss if balance is None else loss + balance.to(loss.dtype)
-
-    def balance_loss(self, targets: Tensor) -> Tensor | None:
-        """Add up what this stage's experts had to say of their balance in the forward just done."""
-        balances = [m.balance for block in self.blocks for m in block.modules() if isinstance(m, MoE)]
-        found = [balance for balance in balances if balance is not None]
-        if not found:
-            return None
-        return self.model.config.balance_loss * torch.stack(found).sum() * (targets != IGNORE).sum()
+            return x, model.balance_loss(batch.targets, "sum", self.blocks)
+        return None, model.loss_of(model.head(model.norm(x)), batch.targets, "sum", self.blocks)
 
 
 def split_layers(n_layer: int, stages: int, split: Sequence[int] | None = None) -> list[int]:

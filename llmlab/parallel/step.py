@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,17 +16,20 @@ from llmlab.parallel.axes import Axes
 from llmlab.parallel.context import columns
 from llmlab.parallel.gathering import Gathering
 from llmlab.parallel.layout import Layout
-from llmlab.parallel.placement import sum_partial
-
-Microbatch = dict[str, Any]  # tokens, targets, positions, mask: this rank's part; row: of the global batch, its first
+from llmlab.parallel.microbatches import Microbatch
+from llmlab.parallel.pipeline import Pipeline
 
 
 class Gradients(Protocol):
     """How gradients and updates cross the data axis: Replicas, or a stage of ZeRO."""
 
-    owned: dict[nn.Parameter, Tensor]  # what this rank's optimizer updates for each parameter, its gradient beside it
+    @property
+    def owned(self) -> Mapping[nn.Parameter, Tensor]:
+        """What this rank's optimizer updates for each parameter, its gradient beside it."""
 
+    def adopt(self, optimizer: torch.optim.Optimizer) -> None: ...
     def no_sync(self) -> AbstractContextManager[None]: ...
+    def reduce(self, parameters: Iterable[nn.Parameter]) -> None: ...
     def finish(self) -> None: ...
     def publish(self) -> None: ...
     def whole(self, parameter: nn.Parameter) -> Tensor: ...
@@ -48,7 +51,7 @@ class Step:
     gradients: Gradients
     run: Callable[[list[Microbatch], Tensor], Tensor]  # forward and backward of all microbatches -> the loss sum here
     gathering: Gathering
-    table: nn.Parameter | None  # a tied table that the first and the last stage both hold
+    pipeline: Pipeline | None
     copies: dict[nn.Parameter, int]  # ranks of the world that own the same elements
     clip: float | None = None
     scaler: LossScaler | None = None
@@ -72,8 +75,8 @@ class Step:
         with self._precision():
             total = self.run(self._microbatches(tokens, targets, positions, mask), scale)
         self.gradients.finish()
-        sum_partial(self.gradients.owned.values())
-        self._sum_tied()
+        if self.pipeline is not None and (table := self.pipeline.shared_table) is not None:
+            self.pipeline.sum_tied(self.gradients.owned[table])
         self._update()
         self.n_step += 1
         return self.axes.losses.all_reduce(total.to(n_target.dtype)) / n_target
@@ -97,21 +100,9 @@ class Step:
         held = columns(seq, self.axes.cp, self.layout.context)
         place = self.model.place
         place.step, place.columns = self.n_step, held.to(device) if self.layout.cp > 1 else None
-        positions = torch.arange(seq) if positions is None else positions
-        found = []
-        for i in range(self.layout.microbatches):
-            row = (i * self.layout.dp + self.axes.dp.rank) * n_row
-            rows = slice(row, row + n_row)
-            found.append(
-                {
-                    "tokens": tokens[rows, held].to(device),
-                    "targets": targets[rows, held].to(device),
-                    "positions": (positions[rows, held] if positions.dim() == 2 else positions[held]).to(device),
-                    "mask": None if mask is None else _rows_of(mask, rows)[:, :, held].to(device),
-                    "row": row,
-                }
-            )
-        return found
+        whole = Microbatch(tokens, targets, positions, mask)
+        rows = [(i * self.layout.dp + self.axes.dp.rank) * n_row for i in range(self.layout.microbatches)]
+        return [whole.rows(slice(row, row + n_row)).columns(held).on(device) for row in rows]
 
     def _check(self, tokens: Tensor, targets: Tensor, positions: Tensor | None, mask: Tensor | None) -> None:
         if tokens.dim() != 2 or tokens.shape != targets.shape:
@@ -141,18 +132,6 @@ class Step:
         return torch.promote_types(self.model.config.dtype, torch.float32)
 
     # --- the update -------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _sum_tied(self) -> None:
-        """Add up the two gradients of a table that the first stage embeds with and the last one predicts with."""
-        if self.table is None or not self.table.requires_grad:
-            return
-        pp, owned = self.axes.pp, self.gradients.owned[self.table]
-        grad = torch.zeros_like(owned) if owned.grad is None else owned.grad
-        peer = pp.size - 1 if pp.rank == 0 else 0
-        sent = pp.isend(grad.clone(), peer)
-        owned.grad = grad + pp.recv(grad, peer)
-        sent.wait()
 
     def _update(self) -> None:
         """Clip and step, or leave the step out if any rank's gradients overflowed."""
@@ -190,14 +169,9 @@ def accumulate(
     """
     batches, total = list(batches), torch.zeros((), dtype=scale.dtype, device=scale.device)
     for i, batch in enumerate(batches):
-        model.place.row = batch["row"]
+        model.place.row = batch.row
         with nullcontext() if i == len(batches) - 1 else quiet():
-            arguments = (batch[name] for name in ("tokens", "targets", "positions", "mask"))
-            loss = model.loss(*arguments, reduction="sum")
+            loss = model.loss(batch.tokens, batch.targets, batch.positions, batch.mask, reduction="sum")
             (loss * scale).backward()
         total += loss.detach()
     return total
-
-
-def _rows_of(mask: Tensor, rows: slice) -> Tensor:
-    return mask if mask.shape[0] == 1 else mask[rows]

@@ -30,6 +30,7 @@ from llmlab.comm.group import Group
 from llmlab.model import MLP, Attention, Block, MoE, SwiGLU, Transformer
 from llmlab.model.layers import Linear
 from llmlab.parallel.layout import Layout
+from llmlab.parallel.partial_sums import sum_after_backward
 from llmlab.parallel.placement import mark_partial, shard, shard_of
 from llmlab.parallel.sequence import gather_tokens, split_tokens
 from llmlab.parallel.vocabulary import split_table, split_targets
@@ -42,9 +43,10 @@ def tensor_parallel(model: Transformer, group: Group, sequence_parallel: bool = 
     rank's columns of the logits, [B, T, V/p] (see `vocabulary.whole_logits`); `model.loss` the loss of the whole, the
     same on every rank. With `sequence_parallel` the tokens between the regions are split too, [B, T/p, D]: p divides T.
 
-    Before anything reads the gradients, call `placement.sum_partial(model.parameters())`: under sequence parallelism
-    the norms and the biases of `output` and `down` saw only a slice of the tokens; and key and value heads that are
-    fewer than the ranks are held whole by all, each rank's gradient coming from its own queries only.
+    Gradients are whole when `loss.backward()` returns. It ends with one all_reduce of those that each rank has but a
+    summand of (partial_sums.py): under sequence parallelism the norms and the biases of `output` and `down` saw only a
+    slice of the tokens; and key and value heads that are fewer than the ranks are held whole by all, each rank's
+    gradient coming from its own queries only.
     Parameters stay on their device and the same objects, with `.data` sliced.
     Raises ValueError for a model that is not a Transformer or is split already, or whose heads or d_ff do not divide.
     """
@@ -59,6 +61,7 @@ def tensor_parallel(model: Transformer, group: Group, sequence_parallel: bool = 
     if sequence_parallel:
         split_tokens(model, group)
     split_vocabulary(model, region)
+    sum_after_backward(model.parameters())
     return model
 
 

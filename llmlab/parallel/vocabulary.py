@@ -43,7 +43,7 @@ def look_up(table: Table, rows: Shard, index: Int[Tensor, "*B"]) -> Float[Tensor
         found = F.embedding(local, table.weight)
     except IndexError:
         raise out_of_range(table.what, index, rows.size) from None
-    return reduce_from(found.masked_fill(elsewhere[..., None], 0.0), rows.group)
+    return reduce_from(found.masked_fill(elsewhere[..., None], 0.0), rows.group)  # summands [*B, D], one of them not 0
 
 
 def locate(index: Int[Tensor, "*B"], rows: Shard) -> tuple[Int[Tensor, "*B"], Bool[Tensor, "*B"]]:
@@ -54,6 +54,7 @@ def locate(index: Int[Tensor, "*B"], rows: Shard) -> tuple[Int[Tensor, "*B"], Bo
     start = rows.group.rank * rows.part
     elsewhere = (index < start) | (index >= start + rows.part)
     nobody = (index < 0) | (index >= rows.size)
+    # row 0 stands in for another rank's, so that every rank looks up as many; the caller masks what it finds there
     return (index - start).masked_fill(elsewhere, 0).masked_fill(nobody, -1), elsewhere
 
 
@@ -69,7 +70,7 @@ def out_of_range(what: str, index: Tensor, size: int) -> ValueError:
 
 def whole_logits(logits: Float[Tensor, "*B v"], vocab_size: int, group: Group) -> Float[Tensor, "*B V"]:
     """Shard(-1) -> Replicate, without the padding: for whoever wants to sample from them."""
-    return gather_from(logits, group)[..., :vocab_size]
+    return gather_from(logits, group)[..., :vocab_size]  # [*B, v p], the last rank's padding at the end
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -106,14 +107,14 @@ class _TokenLoss(Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, rows: Shard, e: float) -> Tensor:
-        z = logits[..., : held(rows)]  # the padding's logits are no one's
+        z = logits[..., : held(rows)]  # [*B, v], less the padding, whose logits are no one's; maybe none are left
         local, elsewhere = locate(targets, rows)
-        top = rows.group.all_reduce(z.amax(-1) if held(rows) else z.new_full(targets.shape, -torch.inf), "max")
-        p = (z - top[..., None]).exp_()
+        top = rows.group.all_reduce(z.amax(-1) if held(rows) else z.new_full(targets.shape, -torch.inf), "max")  # [*B]
+        p = (z - top[..., None]).exp_()  # [*B, v], not yet divided by the sum over all ranks
         parts = [p.sum(-1), (pick(logits, local, targets, rows) - top).masked_fill(elsewhere, 0.0)]
         if e:
             parts.append(z.sum(-1))
-        total, target, *rest = rows.group.all_reduce(torch.stack(parts))
+        total, target, *rest = rows.group.all_reduce(torch.stack(parts))  # [2 or 3, *B] in one message
         p.div_(total[..., None])
         ctx.save_for_backward(p, local, elsewhere)
         ctx.rows, ctx.e = rows, e
@@ -124,13 +125,13 @@ class _TokenLoss(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         p, local, elsewhere = ctx.saved_tensors
-        grads = p.new_empty(*p.shape[:-1], ctx.rows.part)
+        grads = p.new_empty(*p.shape[:-1], ctx.rows.part)  # [*B, v] as logits came, with the padding p has not
         own, padding = grads.split([p.shape[-1], ctx.rows.part - p.shape[-1]], dim=-1)
         torch.mul(p, grad[..., None], out=own)
         padding.zero_()
         if ctx.e:
             own.sub_(grad[..., None] * (ctx.e / ctx.rows.size))
-        here = (grad * (ctx.e - 1)).masked_fill(elsewhere, 0.0)
+        here = (grad * (ctx.e - 1)).masked_fill(elsewhere, 0.0)  # what the target's own column gets beside p
         return grads.scatter_add_(-1, local[..., None], here[..., None]), None, None, None
 
 
@@ -138,6 +139,7 @@ def pick(
     logits: Float[Tensor, "*B v"], local: Int[Tensor, "*B"], targets: Int[Tensor, "*B"], rows: Shard
 ) -> Float[Tensor, "*B"]:
     """Take each token's logit of its `local` target."""
+    # nll_loss is a checked gather along the last dimension, [N, v] and [N] -> [N], as it refuses a target of -1
     try:
         return -F.nll_loss(logits.flatten(0, -2), local.flatten(), reduction="none").view_as(targets)
     except IndexError:

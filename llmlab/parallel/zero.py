@@ -22,7 +22,8 @@ from torch.autograd import Variable
 from llmlab.comm.group import Group
 from llmlab.parallel.families import GroupOf, divided, group_for, parameter_families
 from llmlab.parallel.flat import FlatBucket
-from llmlab.parallel.zero3 import make_units
+from llmlab.parallel.partial_sums import leave_partial, sum_partial
+from llmlab.parallel.zero3 import Units
 
 
 def zero(
@@ -79,7 +80,8 @@ class ZeRO:
         if isinstance(getattr(model, "zero", None), ZeRO):
             raise ValueError(f"ZeRO wants a model that is not sharded yet, got one with {vars(model)['zero']}")
         self.stage, self.op, self.prefetch = stage, op, prefetch
-        self.syncing, self.n_step = True, 0
+        self.syncing = True
+        leave_partial(model.parameters())  # `finish` adds them up
         self.buckets = [
             FlatBucket(parameters, group_for(group_of, parameters[0]), whole=stage < 3)
             for family in parameter_families(model)
@@ -87,18 +89,21 @@ class ZeRO:
             if stage == 3 or parameters[0].requires_grad
         ]
         held = {p: piece for bucket in self.buckets for p, piece in bucket.owned.items()}
+        # in the model's order, not the buckets': an optimizer numbers its state by it
         self.owned: dict[nn.Parameter, Tensor] = {p: held[p] for p in model.parameters() if p in held}
         self.bucket_of = {p: bucket for bucket in self.buckets for p in bucket.parameters}
         for x in [*model.parameters(), *model.buffers()]:
             if x not in self.bucket_of and self.buckets:  # frozen, or no parameter: every rank keeps it
                 x.data = x.to(self.buckets[0].group.device).data
-        self.order = [bucket for bucket in reversed(self.buckets) if bucket.trained]
+        self.order = [bucket for bucket in reversed(self.buckets) if bucket.trained]  # about that of backward
         self._due = set(self.order)  # buckets that must still be reduced in this step
         self._waiting: dict[FlatBucket, int] = {}  # gradients not yet made in this backward
         self._running = False  # a backward is under way
         self._in_flight: FlatBucket | None = None
         vars(model)["zero"] = self  # not a submodule, nor anything of the model's state
-        self.units = make_units(self, model) if stage == 3 else []
+        self.units = Units(prefetch, self.begin_backward, self.reduce_here)
+        if stage == 3:
+            self.units.cut(model, self.bucket_of)
         self._watch()
 
     def __repr__(self) -> str:
@@ -111,7 +116,7 @@ class ZeRO:
         if optimizer.state:
             raise ValueError("adopt wants an optimizer that has not stepped yet, got one with state")
         for options in optimizer.param_groups:
-            options["params"] = [self.owned.get(p, p) for p in options["params"]]
+            options["params"] = [self.owned.get(p, p) for p in options["params"]]  # shape of p -> its flat piece
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -136,13 +141,12 @@ class ZeRO:
         """After the last backward of a step: complete the gradient of every owned piece."""
         self._reduce(bucket for bucket in self.order if bucket in self._due or bucket.gradient is not None)
         self._settle()
+        sum_partial(self.owned.values())
         self._due = set(self.order)
 
     def publish(self) -> None:
         """After optimizer.step(): let all ranks have the new weights. Stage 3 gathers them when it needs them."""
-        self.n_step += 1
-        for unit in self.units:
-            unit.free()
+        self.units.stepped()
         if self.stage < 3:
             for handle in [bucket.publish() for bucket in self.buckets]:
                 handle.wait()
@@ -166,7 +170,7 @@ class ZeRO:
 
         def collect(parameter: nn.Parameter) -> None:
             bucket = self.bucket_of[parameter]
-            bucket.collect(parameter)
+            bucket.collect(parameter)  # its gradient is a view of the bucket's buffer from here on
             self.begin_backward()
             self._waiting[bucket] -= 1
             if self.syncing and self.stage == 2:
@@ -206,14 +210,13 @@ class ZeRO:
         if self.syncing and self.stage > 1:
             self._reduce(bucket for bucket in self.order if bucket in self._due or bucket.gradient is not None)
         self._settle()
-        for unit in self.units:
-            unit.free()
+        self.units.free()
 
     def _reduce(self, buckets: Iterable[FlatBucket]) -> None:
         """One after another, one under way at a time: its buffer is then free for the next but one."""
         for bucket in list(buckets):
             self._due.discard(bucket)
-            bucket.send(self.op)
+            bucket.send(self.op)  # the parameters' gradients are None after it, and the owned pieces' flat once it came
             self._settle()
             self._in_flight = bucket
 

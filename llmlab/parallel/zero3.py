@@ -11,9 +11,9 @@ when it first reads such a note.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from llmlab.comm.call import Handle
 from llmlab.parallel.families import stretches
 from llmlab.parallel.flat import FlatBucket
-
-if TYPE_CHECKING:
-    from llmlab.parallel.zero import ZeRO
 
 
 @dataclass(eq=False)
@@ -46,7 +43,7 @@ class Gathered:
             self.fetch()
             assert self.coming is not None
             self.whole, self.coming = self.coming.wait(), None
-            self.bucket.show(self.whole)
+            self.bucket.show(self.whole)  # the parameters, of their own shapes, are views of it
         return self.whole
 
     def free(self) -> None:
@@ -54,7 +51,44 @@ class Gathered:
             self.get()
         if self.whole is not None:
             self.whole = None
-            self.bucket.hide()
+            self.bucket.hide()  # the last views of it go; what autograd saved is a note, not a view
+
+
+@dataclass(eq=False)
+class Units:
+    """A model's units, in the order in which it calls them, and whom they tell how far backward has come.
+
+    prefetch: fetch the next unit's weights while this one computes.  begin_backward: called, again and again, while a
+    backward is under way.  reduce: called with the buckets whose gradients are complete, the same on every rank.
+    """
+
+    prefetch: bool
+    begin_backward: Callable[[], None]
+    reduce: Callable[[list[FlatBucket]], None]
+    members: list[Unit] = field(default_factory=list)
+    n_step: int = 0  # updates so far: whole weights of before one are stale after it
+
+    def cut(self, model: nn.Module, bucket_of: Mapping[nn.Parameter, FlatBucket]) -> None:
+        """Let each module that the model calls have whole weights only while it computes, in place."""
+        gathered = {bucket: Gathered(bucket) for bucket in bucket_of.values()}
+        for module in [module for modules, _ in stretches(model) for module in modules]:
+            needs = list(dict.fromkeys(gathered[bucket_of[p]] for p in module.parameters()))
+            if needs:
+                self.members.append(Unit(self, module, needs, index=len(self.members)))
+        for bucket, weights in gathered.items():
+            users = [unit for unit in self.members if weights in unit.needs]
+            if not users:
+                raise ValueError("ZeRO stage 3 wants every parameter in a submodule, got one that is the model's own")
+            users[0].last_of.append(bucket)
+
+    def free(self) -> None:
+        for unit in self.members:
+            unit.free()
+
+    def stepped(self) -> None:
+        """Let go of weights that are old now."""
+        self.n_step += 1
+        self.free()
 
 
 @dataclass(eq=False)
@@ -65,7 +99,7 @@ class Unit:
     saved: those that backward reads.
     """
 
-    zero: ZeRO
+    units: Units
     module: nn.Module
     needs: list[Gathered]
     index: int
@@ -93,7 +127,7 @@ class Unit:
             if not in_backward() or weights in self.saved:
                 weights.get()
         ahead = self._next()
-        if self.zero.prefetch and ahead is not None:
+        if self.units.prefetch and ahead is not None:
             for weights in ahead.needs:
                 if not in_backward() or weights in ahead.saved:
                     weights.fetch()
@@ -108,7 +142,7 @@ class Unit:
     def _next(self) -> Unit | None:
         """The unit after this one, in the direction in which we go."""
         index = self.index + (-1 if in_backward() else 1)
-        return self.zero.units[index] if 0 <= index < len(self.zero.units) else None
+        return self.units.members[index] if 0 <= index < len(self.units.members) else None
 
     def _leave(self) -> None:
         """After forward: free what is not needed at once. The last unit's weights are, as backward begins with it."""
@@ -117,19 +151,19 @@ class Unit:
         ahead = self._next()
         if ahead is not None:
             self.free(kept=set(ahead.needs))
-        elif not (self.zero.prefetch and torch.is_grad_enabled() and self.saved):
+        elif not (self.units.prefetch and torch.is_grad_enabled() and self.saved):
             self.free()
 
     def _notice_backward(self, args: tuple[Any, ...]) -> None:
         """Know when backward is through: when the gradient of the unit's input is complete.
 
-        A unit whose input needs no gradient is the last in backward, which ends with `ZeRO.end_backward`.
+        A unit whose input needs no gradient is the last in backward, whose end is told apart.
         """
 
         def gone_through(grad: Tensor) -> None:
             ahead = self._next()
             self.free(kept=ahead.saved if ahead else None)
-            self.zero.reduce_here(self.last_of)
+            self.units.reduce(self.last_of)
 
         x = args[0] if args else None
         if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
@@ -139,6 +173,7 @@ class Unit:
         """What to save instead of a tensor, and back. What is no weight goes to whoever watched before us."""
         watching: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)
         outer = watching or (Tensor.detach, Tensor.detach)  # detached, so that nothing saves itself
+        # a saved tensor is known by its memory: it may be a slice or transpose of a parameter, itself a view of `whole`
         here = {weights.get().untyped_storage()._cdata: weights for weights in self.needs if weights.whole is not None}
 
         def pack(x: Tensor) -> Any:
@@ -146,7 +181,8 @@ class Unit:
             if weights is None:
                 return outer[0](x)
             self.saved.add(weights)
-            return Saved(self, weights, self.zero.n_step, x.size(), x.stride(), int(x.storage_offset()))
+            # size and strides are x's own, the offset counts in the whole buffer [n s]
+            return Saved(self, weights, self.units.n_step, x.size(), x.stride(), int(x.storage_offset()))
 
         def unpack(saved: Any) -> Tensor:
             return saved.find() if isinstance(saved, Saved) else outer[1](saved)
@@ -167,29 +203,13 @@ class Saved:
 
     def find(self) -> Tensor:
         """Gather the weights again, if they are not here."""
-        zero = self.unit.zero
-        if self.step != zero.n_step:
+        units = self.unit.units
+        if self.step != units.n_step:
             raise RuntimeError("backward wants the weights its forward used, but the optimizer has stepped since")
-        zero.begin_backward()
+        units.begin_backward()
         if self.weights.whole is None:
             self.unit.arrive()
         return self.weights.get().as_strided(self.size, self.stride, self.offset)
-
-
-def make_units(zero: ZeRO, model: nn.Module) -> list[Unit]:
-    """Let each module that the model calls have whole weights only while it computes, in place."""
-    gathered = {bucket: Gathered(bucket) for bucket in zero.buckets}
-    units: list[Unit] = []
-    for module in [module for modules, _ in stretches(model) for module in modules]:
-        needs = list(dict.fromkeys(gathered[zero.bucket_of[p]] for p in module.parameters()))
-        if needs:
-            units.append(Unit(zero, module, needs, index=len(units)))
-    for bucket, weights in gathered.items():
-        users = [unit for unit in units if weights in unit.needs]
-        if not users:
-            raise ValueError("ZeRO stage 3 wants every parameter in a submodule, got one that is the model's own")
-        users[0].last_of.append(bucket)
-    return units
 
 
 def in_backward() -> bool:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from llmlab.measuring import count
-from llmlab.parallel.jobs import Piece, Schedule
+from llmlab.parallel.jobs import JobSchedule, Piece
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import fill_style, listing, say_seconds, text_on, time_unit
 
@@ -16,7 +16,7 @@ BELOW = "Modelled: the jobs' run times are given."
 
 
 @styled
-def gantt(schedules: Mapping[str, Schedule], figure: Picture | None = None) -> Picture:
+def gantt(schedules: Mapping[str, JobSchedule], figure: Picture | None = None) -> Picture:
     """Draw one schedule {name: schedule}, or several one above the other on one time axis, a colour for each job.
 
     A triangle under the axis marks when a job arrives, if that is after the start.
@@ -39,12 +39,12 @@ def gantt(schedules: Mapping[str, Schedule], figure: Picture | None = None) -> P
     return finish(figure, describe_gantt(schedules), BELOW)
 
 
-def describe_gantt(schedules: Mapping[str, Schedule]) -> str:
+def describe_gantt(schedules: Mapping[str, JobSchedule]) -> str:
     """Say how long each schedule takes, how much of it is idle, and where its jobs are."""
     return " ".join(_describe(name, schedule) for name, schedule in schedules.items())
 
 
-def _describe(name: str, schedule: Schedule) -> str:
+def _describe(name: str, schedule: JobSchedule) -> str:
     ends = listing([f"{job.name} ends at {say_seconds(_end(schedule, job.name))}" for job in schedule.jobs])
     return (
         f"{name}: {count(len(schedule.jobs), 'job')} on {count(schedule.ranks, 'rank')} in "
@@ -52,11 +52,11 @@ def _describe(name: str, schedule: Schedule) -> str:
     )
 
 
-def _end(schedule: Schedule, name: str) -> float:
+def _end(schedule: JobSchedule, name: str) -> float:
     return max(piece.stop for piece in schedule.pieces if piece.job == name)
 
 
-def _draw(axes: Axes, schedule: Schedule, styles: Mapping[str, dict], unit: float, end: float) -> None:
+def _draw(axes: Axes, schedule: JobSchedule, styles: Mapping[str, dict], unit: float, end: float) -> None:
     for piece in schedule.pieces:
         for first, last in _runs(piece.ranks):
             _box(axes, piece, first, last, styles[piece.job], unit, end)

@@ -12,9 +12,10 @@ import llmlab as lab
 from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
 from llmlab.model import Block
-from llmlab.parallel import compose, step
+from llmlab.parallel import compose, data, step
 from llmlab.parallel.compose import parallelize
 from llmlab.parallel.layout import Layout
+from llmlab.parallel.pipeline import Pipeline
 from llmlab.parallel.placement import shard_of
 from tests.parallel.comparing import numbers
 from tests.parallel.layouts import (
@@ -111,7 +112,7 @@ def test_swapping_two_ranks_shards_is_caught(monkeypatch):
 
 
 def test_forgetting_the_norm_gradients_is_caught(monkeypatch):
-    monkeypatch.setattr(step, "sum_partial", lambda parameters: None)
+    monkeypatch.setattr(data, "sum_partial", lambda parameters: None)
     assert caught(**PLANTED["sequence"])
 
 
@@ -121,7 +122,7 @@ def test_a_stale_weight_is_caught(monkeypatch):
 
 
 def test_a_tied_table_whose_gradients_are_not_added_up_is_caught(monkeypatch):
-    monkeypatch.setattr(step.Step, "_sum_tied", lambda self: None)
+    monkeypatch.setattr(Pipeline, "sum_tied", lambda self, owned=None: None)
     assert caught(**PLANTED["tied"])
 
 
@@ -137,7 +138,7 @@ def test_judging_the_balance_of_experts_by_ones_own_tokens_is_caught(monkeypatch
 
 def test_taking_the_wrong_tokens_of_the_sequence_is_caught(monkeypatch):
     columns = step.columns
-    monkeypatch.setattr(step, "columns", lambda seq, group, how: columns(seq, group, "contiguous"))
+    monkeypatch.setattr(step, "columns", lambda seq, group, context: columns(seq, group, "contiguous"))
     assert caught(**PLANTED["context"])
 
 
@@ -290,7 +291,7 @@ def test_the_learning_rate_can_be_changed_between_steps():
     def worker(world):
         step = parallelize(lab.Transformer(CONFIG), make_optimizer("sgd"), Layout(dp=2, zero=1), world)
         before = step.state_dict()
-        lab.optim.Schedule(step.optimizer, lambda n: 0.0)
+        lab.optim.LRScheduler(step.optimizer, lambda n: 0.0)
         step(TOKENS, TOKENS)
         return all(torch.equal(a, b) for a, b in zip(before.values(), step.state_dict().values(), strict=True))
 

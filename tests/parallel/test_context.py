@@ -18,7 +18,7 @@ from llmlab.model.attention import attend_formula, attend_fused, document_mask
 from llmlab.model.recomputing import recompute
 from llmlab.parallel import blockwise, ring
 from llmlab.parallel.context import ORDER, columns, context_parallel
-from llmlab.parallel.ring import ORDERS, attend_ring, block_of, order_of
+from llmlab.parallel.ring import ORDERS, attend_ring, order_of, tile_of
 from llmlab.parallel.ulysses import attend_ulysses
 from tests.parallel.comparing import distance, joined, numbers
 
@@ -235,7 +235,7 @@ def test_the_blocks_are_all_pairs_of_the_past_each_once(size, order):
     for rank in range(size):
         before = int(seen.sum())
         for owner in range(size):
-            block = block_of(order, True, rank, owner, size, 4)
+            block = tile_of(order, True, rank, owner, size, 4)
             if block is None:
                 continue
             rows, cols = order_of(seq, rank, size, order)[block.queries], order_of(seq, owner, size, order)[block.keys]
@@ -378,13 +378,13 @@ def stay_with_gradients(x, group):
     return hop(x, group) if sys._getframe(1).f_code.co_name == "__iter__" else ring.stay(x)
 
 
-cut, hop, blocks = ring.mask_of, ring.pass_on, ring.block_of
+cut, hop, blocks = ring.mask_of, ring.pass_on, ring.tile_of
 MISTAKES = {
     "blocks added without their logsumexp": (ring, "merge", forget_the_rescaling),
     "the wrong rank's columns of the mask": (ring, "mask_of", mask_of_our_own_columns),
     "a ring that does not turn": (ring, "pass_on", lambda x, group: ring.stay(x)),
-    "blocks of the future computed": (ring, "block_of", everything_is_past),
-    "zigzag slices held, contiguous ones assumed": (ring, "block_of", contiguous_blocks),
+    "blocks of the future computed": (ring, "tile_of", everything_is_past),
+    "zigzag slices held, contiguous ones assumed": (ring, "tile_of", contiguous_blocks),
     "the gradients of keys and values left where they are": (ring, "pass_on", stay_with_gradients),
 }
 

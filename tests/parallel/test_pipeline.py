@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, partial
 
 import pytest
@@ -15,6 +16,7 @@ from llmlab.model import Config, Transformer
 from llmlab.model.encoder_decoder import EncoderDecoder
 from llmlab.model.recomputing import recompute
 from llmlab.parallel import mail, pipeline
+from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.pipeline import Pipeline, pipeline_parallel
 from llmlab.parallel.schedules import Schedule, make_schedule
 from llmlab.parallel.stages import split_layers
@@ -271,7 +273,7 @@ def test_each_chunk_is_announced_once_a_microbatch_after_its_last_gradient(name)
         v = 2 if name == "interleaved" else 1
         pipe = pipeline_parallel(Transformer(config()), world, schedule=name, virtual_stages=v)
         seen = []
-        batches = [{"tokens": x, "targets": y} for x, y in zip(*(part.chunk(4) for part in batch(0)), strict=True)]
+        batches = [Microbatch(x, y) for x, y in zip(*(part.chunk(4) for part in batch(0)), strict=True)]
 
         def on_backward(parameters):  # a bias may have had its gradient with an earlier microbatch's: none is zero
             made = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
@@ -331,7 +333,7 @@ def test_a_batch_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="at most max_seq=6 tokens, got 7"):
         Simulator(2).run(worker, 8, 7)
     with pytest.raises(ValueError, match="wants 4 microbatches, got 1"):
-        one = {"tokens": torch.zeros(1, 2).long(), "targets": torch.zeros(1, 2).long()}
+        one = Microbatch(torch.zeros(1, 2).long(), torch.zeros(1, 2).long())
         Simulator(2).run(lambda world: pipeline_parallel(Transformer(config()), world).run([one], 1.0))
 
 
@@ -360,13 +362,13 @@ def in_reverse(init):
 
 
 def test_dropout_of_another_microbatchs_rows_fails(monkeypatch):
-    forward = pipeline.Step.forward
+    forward = pipeline.Interpreter.forward
 
     def forgetful(self, action):
-        self.batches[action.microbatch] = {**self.batches[action.microbatch], "row": 0}
+        self.batches[action.microbatch] = replace(self.batches[action.microbatch], row=0)
         forward(self, action)
 
-    monkeypatch.setattr(pipeline.Step, "forward", forgetful)
+    monkeypatch.setattr(pipeline.Interpreter, "forward", forgetful)
     cfg = config("dropout")
     assert distance(train_alone(cfg), Simulator(2).run(train, cfg).results) > 1e-2
 
@@ -378,6 +380,6 @@ def test_the_mean_of_microbatch_means_fails(monkeypatch):
 
 
 def test_a_stage_that_is_handed_another_shape_is_an_error_not_a_wrong_number(monkeypatch):
-    monkeypatch.setattr(pipeline.Step, "like", lambda self, action: torch.empty(1, SEQ, 8, dtype=torch.float64))
+    monkeypatch.setattr(pipeline.Interpreter, "like", lambda self, action: torch.empty(1, SEQ, 8, dtype=torch.float64))
     with pytest.raises(MismatchError, match="a message does not fit"):
         Simulator(2).run(train, config())

@@ -15,7 +15,7 @@ from llmlab.cost.modes.tensor import activation_bytes, params_per_rank, received
 from llmlab.model import LSTM, Config, EncoderDecoder, Transformer, recompute
 from llmlab.parallel import sequence, tensor
 from llmlab.parallel.inspection import describe
-from llmlab.parallel.placement import Shard, shard_of, sum_partial
+from llmlab.parallel.placement import Shard, shard_of
 from llmlab.parallel.tensor import tensor_parallel
 from llmlab.parallel.vocabulary import whole_logits
 from tests.parallel.comparing import numbers, sent
@@ -75,7 +75,6 @@ def train(world, config: Config, sequence_parallel: bool = False, steps: int = 3
         optimizer.zero_grad()
         loss = model.loss(*batch(step))
         loss.backward()
-        sum_partial(model.parameters())
         optimizer.step()
         losses.append(loss.detach())
     return torch.stack(losses), gathered(model, gradients(model)), gathered(model, weights(model))
@@ -87,7 +86,6 @@ def bare_step(world, config: Config, sequence_parallel: bool = False, rows: int 
         model = tensor_parallel(Transformer(config), world, sequence_parallel).to(world.device)
         tokens = torch.zeros(rows, length, dtype=torch.long)
     model.loss(tokens, tokens).backward()
-    sum_partial(model.parameters())
     torch.optim.SGD(model.parameters(), lr=LR).step()
 
 
@@ -191,7 +189,6 @@ def test_activation_recomputation_enters_and_leaves_again_and_changes_nothing():
     def worker(world, sequence_parallel):
         model = recompute(tensor_parallel(Transformer(CONFIG), world, sequence_parallel))
         model.loss(*batch()).backward()
-        sum_partial(model.parameters())
         return gathered(model, gradients(model))
 
     wanted = train_alone(CONFIG, steps=1)[1]

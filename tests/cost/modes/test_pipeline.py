@@ -12,6 +12,7 @@ from llmlab.cost.modes.pipeline import activation_bytes, bubble, bubble_share, p
 from llmlab.hardware import Link, cluster
 from llmlab.model import Config, Transformer
 from llmlab.parallel import pipeline
+from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.pipeline import pipeline_parallel
 from llmlab.parallel.schedules import make_schedule
 from llmlab.parallel.stages import split_layers
@@ -90,20 +91,20 @@ def sleepy(world, name: str, stages: int, microbatches: int):
     for block in model.blocks:
         block.forward = lambda x, *_: Sleep.apply(x, world, SECONDS["F"] / stages, backward / stages)
     pipe = pipeline_parallel(model, world, name, microbatches, stages)
-    batch = {"tokens": torch.zeros(1, 2, dtype=torch.long), "targets": torch.zeros(1, 2, dtype=torch.long)}
+    batch = Microbatch(torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long))
     pipe.run([batch] * microbatches, 1.0)
 
 
 @pytest.mark.parametrize(("ranks", "microbatches"), [(2, 4), (4, 4), (4, 8), (1, 3)])
 @pytest.mark.parametrize(("name", "stages"), [*SCHEDULES, ("interleaved", 3)])
 def test_the_bubble_in_the_simulated_timeline_is_the_formulas(name, stages, ranks, microbatches, monkeypatch):
-    weights = pipeline.Step.weights
+    weights = pipeline.Interpreter.weights
 
     def slowly(self, action):
         self.pipeline.group.sleep(SECONDS["W"])
         weights(self, action)
 
-    monkeypatch.setattr(pipeline.Step, "weights", slowly)
+    monkeypatch.setattr(pipeline.Interpreter, "weights", slowly)
     run = Simulator(ranks, FREE, kernels=False).run(sleepy, name, stages, microbatches)
     work = microbatches * sum(SECONDS.values())
     backward = SECONDS["B"] if name == "zero_bubble" else SECONDS["B"] + SECONDS["W"]
