@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "llmlab"
 
 LEVELS = [
-    {"model", "text", "optim", "comm", "hardware"},
+    {"arguments", "model", "text", "optim", "comm", "hardware"},
     {"training", "generation", "evaluate", "checkpoint"},
     {"parallel"},
     {"cost", "measuring", "diagnosing"},

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from llmlab.arguments import choice
 from llmlab.comm.where import Place, describe
 
 Result = TypeVar("Result", covariant=True)
@@ -138,8 +139,7 @@ _ADDS = (
 
 def check_reduction(op: str, x: Tensor, reduce: str) -> None:
     """Refuse a reduction that not every engine can carry out, on each with the same words."""
-    if reduce not in REDUCTIONS:
-        raise ValueError(f"{op} wants op in {', '.join(REDUCTIONS)}; got {reduce!r}")
+    choice(op, "op", reduce, REDUCTIONS)
     if x.is_complex():
         if reduce not in ("sum", "avg"):
             raise ValueError(f"{op} of complex numbers wants op='sum' or 'avg', got {reduce!r}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from llmlab.arguments import whole
 from llmlab.comm.call import check_reduction
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ def summand(group: Group, op: str, x: Any, reduce: str) -> None:
 
 def rank(group: Group, op: str, number: Any) -> None:
     """number is a rank of the group."""
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < group.size:
-        raise ValueError(f"{op} wants a rank of the group (0 to {group.size - 1}), got {number!r}")
+    whole(op, "a rank of the group", number, least=0, most=group.size - 1)
 
 
 def peer(group: Group, op: str, number: Any) -> None:

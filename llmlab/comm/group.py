@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 import torch
 from torch import Tensor
 
+from llmlab.arguments import flag, real
 from llmlab.comm import checks
 from llmlab.comm.call import Call, Done, Handle, alone
 
@@ -71,9 +72,7 @@ class Group:
 
     def sleep(self, seconds: float) -> None:
         """Let this rank's host do nothing for so many seconds of the engine's own time."""
-        if not seconds >= 0:
-            raise ValueError(f"sleep wants seconds >= 0, got {seconds}")
-        self.engine.sleep(seconds)
+        self.engine.sleep(real("sleep", "seconds", seconds, least=0))
 
     def span(self, name: str) -> AbstractContextManager[None]:
         """Mark what happens inside as one named stretch of this rank's timeline (stream "host")."""
@@ -250,6 +249,7 @@ class Group:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _collective(self, call: Call, async_op: bool, algorithm: Written = None) -> Any:
+        flag(call.op, "async_op", async_op)
         if algorithm is not None:
             from llmlab.comm import collectives  # they are written on top of Group
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from llmlab.arguments import instance, whole
 from llmlab.comm.group import Group
 
 
@@ -15,9 +16,10 @@ class Mesh:
     """
 
     def __init__(self, world: Group, **axes: int):
-        bad = {name: n for name, n in axes.items() if not isinstance(n, int) or n < 1}
-        if bad or not axes:
-            raise ValueError(f"Mesh wants axes with sizes of at least 1, got {bad or 'no axis'}")
+        instance("Mesh", "world", world, Group, "the worker's first argument")
+        if not axes:
+            raise ValueError("Mesh wants axes with their sizes, such as dp=2; got none")
+        axes = {name: whole("Mesh", name, n, least=1) for name, n in axes.items()}
         if prod(axes.values()) != world.size:
             sizes = " x ".join(f"{k}={v}" for k, v in axes.items())
             raise ValueError(

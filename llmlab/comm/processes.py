@@ -9,7 +9,6 @@ caller (a notebook's kernel)                 never forked
 from __future__ import annotations
 
 import atexit
-import math
 import os
 import sys
 import weakref
@@ -18,6 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from llmlab.arguments import choice, flag, real, whole
 from llmlab.comm.launched.launchers import Forks, Subprocesses
 from llmlab.comm.launched.pool import Pool
 from llmlab.comm.launched.shipping import pack_call
@@ -53,17 +53,14 @@ class Processes:
         strict: bool = False,
         launch: str | None = None,
     ):
-        for name, value in (("ranks", ranks), ("threads_per_rank", threads_per_rank)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Processes wants {name} of at least 1, got {value!r}")
-        if not 0 < timeout_s < math.inf:
-            raise ValueError(f"Processes wants timeout_s of more than 0 seconds, got {timeout_s!r}")
-        if launch not in (None, "fork", "warm"):
-            raise ValueError(f'Processes wants launch in "fork", "warm" or None, got {launch!r}')
+        wants = "Processes"
+        self.ranks = whole(wants, "ranks", ranks, least=1)
+        self.timeout_s = real(wants, "timeout_s", timeout_s, above=0)
+        self.threads_per_rank = whole(wants, "threads_per_rank", threads_per_rank, least=1)
+        self.strict = flag(wants, "strict", strict)
+        choice(wants, "launch", launch, (None, "fork", "warm"))
         if sys.platform == "win32":
             raise OSError("Processes wants Linux, WSL2 or macOS, got Windows: use WSL2, or Simulator")
-        self.ranks, self.timeout_s = ranks, float(timeout_s)
-        self.threads_per_rank, self.strict = threads_per_rank, strict
         self.launch = launch or ("fork" if sys.platform == "linux" else "warm")
         self._live = False
         self._pool: Pool | None = None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llmlab.arguments import choice, flag, instance, listing, real, string, whole
 from llmlab.comm.simulated.rank import COST_BYTES
 from llmlab.comm.simulated.simulation import Simulation
 from llmlab.comm.trace import Run
@@ -48,23 +49,30 @@ class Simulator:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ranks, int) or self.ranks < 1:
-            raise ValueError(f"Simulator wants ranks of at least 1, got {self.ranks!r}")
-        if isinstance(self.fold, str):
-            raise ValueError(f"Simulator wants fold as a tuple of axis names, got {self.fold!r}: try ({self.fold!r},)")
-        if self.fold and self.numerics:
+        wants = "Simulator"
+        whole(wants, "ranks", self.ranks, least=1)
+        for name in ("numerics", "kernels"):
+            flag(wants, name, getattr(self, name))
+        whole(wants, "seed", self.seed)
+        choice(wants, "cost_dtype", self.cost_dtype, COST_BYTES)
+        choice(wants, "out_of_memory", self.out_of_memory, ("raise", "record"))
+        real(wants, "jitter", self.jitter, least=0)
+        real(wants, "comm_slows_matmul", self.comm_slows_matmul, least=0, below=1)
+        self._check_combination([string(wants, "an axis in fold", axis) for axis in listing(wants, "fold", self.fold)])
+        for name, keyed in (("speeds", self.speeds), ("devices", self.devices)):
+            for rank in instance(wants, name, keyed, Mapping, "write {rank: value}"):
+                whole(wants, f"each rank of {name}", rank, least=0, most=self.ranks - 1)
+        for factor in self.speeds.values():
+            real(wants, "each speed", factor, above=0)
+        for device in self.devices.values():
+            instance(wants, "each device", device, Device, "see lab.hardware.device(name)")
+        find_cluster(self.cluster)
+
+    def _check_combination(self, fold: list[str]) -> None:
+        if fold and self.numerics:
             raise ValueError("fold runs one rank for many alike, which only their cost is: it wants numerics=False")
         if not self.kernels and not self.numerics:
             raise ValueError("without kernels and without numerics nothing is left: one of them must be True")
-        if self.cost_dtype not in COST_BYTES:
-            raise ValueError(f"Simulator wants cost_dtype in {', '.join(COST_BYTES)}, got {self.cost_dtype!r}")
-        if not 0 <= self.comm_slows_matmul < 1:
-            raise ValueError(f"Simulator wants 0 <= comm_slows_matmul < 1, got {self.comm_slows_matmul}")
-        for name, keyed in (("speeds", self.speeds), ("devices", self.devices)):
-            for rank in keyed:
-                if not 0 <= rank < self.ranks:
-                    raise ValueError(f"Simulator wants {name} of ranks 0 to {self.ranks - 1}, got one of rank {rank}")
-        find_cluster(self.cluster)
 
     def run(self, worker: Callable[..., Any], *args: Any, **kwargs: Any) -> Run:
         """Run `worker(world, *args, **kwargs)` on every rank. Raises a rank's exception as a RankError."""

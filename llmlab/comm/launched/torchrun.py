@@ -27,6 +27,7 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 
+from llmlab.arguments import flag, instance, listing, real, string, whole
 from llmlab.comm.errors import rank_error
 from llmlab.comm.launched.diagnosis import find_left_over, find_mismatch
 from llmlab.comm.launched.ledger import Ledger
@@ -81,11 +82,16 @@ class Torchrun:
         timeout_s: int | float = 1800,
         strict: bool = False,
     ):
-        if ranks_per_machine < 1 or not addresses or isinstance(addresses, str):
-            got = f"{addresses!r} and {ranks_per_machine}"
-            raise ValueError(f"Torchrun wants a list of addresses and at least 1 rank on each, got {got}")
-        self.folder, self.ranks_per_machine, self.addresses = folder, ranks_per_machine, tuple(addresses)
-        self.interface, self.port, self.timeout_s, self.strict = interface, port, timeout_s, strict
+        wants = "Torchrun"
+        self.folder = None if folder is None else Path(instance(wants, "folder", folder, (str, Path)))
+        self.ranks_per_machine = whole(wants, "ranks_per_machine", ranks_per_machine, least=1)
+        self.addresses = [string(wants, "each address", a) for a in listing(wants, "addresses", addresses, "addresses")]
+        if not self.addresses:
+            raise ValueError("Torchrun wants the address of at least one machine, got none")
+        self.interface = string(wants, "interface", interface)
+        self.port = whole(wants, "port", port, least=1, most=65535)
+        self.timeout_s = real(wants, "timeout_s", timeout_s, above=0)
+        self.strict = flag(wants, "strict", strict)
 
     def run(self, worker: Callable[..., Any], *args: Any, **kwargs: Any) -> Run | Job:
         """Inside a job: run the worker as this rank, and give every rank the whole Run. Outside: write the job."""

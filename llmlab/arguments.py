@@ -1,0 +1,126 @@
+"""Checks of arguments, used everywhere: one `ValueError` with the rule, what was wanted and what came.
+
+Each takes the name of what is called and of its argument, and gives the value back as the type it should have:
+`ranks = whole("Simulator", "ranks", ranks, least=1)`. A bool is never a number, and a string never a list.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def whole(call: str, name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """A count: an int (numpy's and torch's too), within the bounds."""
+    try:
+        number = None if isinstance(value, (bool, str)) or _is_tensor(value) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not _within(number, least, most):
+        raise _wrong(call, name, f"a whole number{_bounds(least, most)}", value)
+    return number
+
+
+def real(
+    call: str,
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    infinite: bool = False,
+) -> float:
+    """A finite number within the bounds; `least` and `most` may be reached, `above` and `below` not."""
+    try:
+        number = math.nan if isinstance(value, (bool, str)) or _is_tensor(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    fits = _within(number, least, most) and (above is None or number > above) and (below is None or number < below)
+    if math.isnan(number) or not fits or (math.isinf(number) and not infinite):
+        raise _wrong(call, name, f"a number{_bounds(least, most, above, below)}", value)
+    return number
+
+
+def flag(call: str, name: str, value: Any) -> bool:
+    """True or False, and nothing that only counts as one of them."""
+    if not isinstance(value, bool):
+        raise _wrong(call, name, "True or False", value)
+    return value
+
+
+def choice(call: str, name: str, value: Any, choices: Iterable[T]) -> T:
+    """One of a few values; a near miss is named."""
+    known = list(choices)
+    if not any(type(value) is type(each) and value == each for each in known):
+        near = get_close_matches(str(value), [each for each in known if isinstance(each, str)], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise _wrong(call, name, f"one of {', '.join(map(repr, known))}", value, hint)
+    return value
+
+
+def instance(call: str, name: str, value: Any, kind: type[T] | tuple[type[T], ...], hint: str = "") -> T:
+    """An object of a class; `hint` says what to write instead."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds):
+        wanted = " or ".join(f"a {each.__name__}" for each in kinds)
+        raise _wrong(call, name, wanted, value, f"; {hint}" if hint else "")
+    found: T = value
+    return found
+
+
+def function(call: str, name: str, value: Any, of: str = "") -> Callable[..., Any]:
+    """Something that can be called; `of` shows how: "params"."""
+    if not callable(value):
+        raise _wrong(call, name, f"a function{f' of ({of})' if of else ''}", value)
+    return value
+
+
+def listing(call: str, name: str, value: Any, of: str = "values") -> list[Any]:
+    """Several things, and not one string that happens to have letters."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise _wrong(call, name, f"a list of {of}", value, f"; try [{_short(value)}]" if isinstance(value, str) else "")
+    return list(value)
+
+
+def string(call: str, name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(call, name, "a string", value)
+    return value
+
+
+# --- the words --------------------------------------------------------------------------------------------------------
+
+
+def _wrong(call: str, name: str, wanted: str, value: Any, hint: str = "") -> ValueError:
+    return ValueError(f"{call} wants {name} as {wanted}; got {_short(value)}{hint}")
+
+
+def _short(value: Any) -> str:
+    """A value in a few words: a tensor's or a model's whole text helps nobody."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, Sequence):
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    if not isinstance(value, (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))):
+        return f"a {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
+
+
+def _is_tensor(value: Any) -> bool:
+    """A tensor is no argument's number: on another device, or without numbers, it could not be read."""
+    return type(value).__module__.partition(".")[0] == "torch"
+
+
+def _within(number: float, least: float | None, most: float | None) -> bool:
+    return (least is None or number >= least) and (most is None or number <= most)
+
+
+def _bounds(least: float | None, most: float | None, above: float | None = None, below: float | None = None) -> str:
+    parts = [(" of at least ", least), (" above ", above), (" of at most ", most), (" below ", below)]
+    return " and".join(f"{words}{bound:,}" for words, bound in parts if bound is not None)
