@@ -19,7 +19,6 @@ LEVELS = [
     {"widgets", "check"},
     {"__init__", "__main__"},
 ]
-CIRCLE_FREE = ["model", "parallel"]
 STRANGERS = [{"model", "comm"}]  # neither imports the other, though they share a level
 
 
@@ -99,31 +98,6 @@ def hidden_modules(package: Path) -> list[str]:
                 f"{init.relative_to(package)}:{node.lineno}: {name}" for name in sorted(beside.intersection(bound))
             ]
     return found
-
-
-def circle(package: Path, part: str) -> list[str]:
-    """The files of a part that import one another in a circle, whatever hides the import: a function, TYPE_CHECKING."""
-    needs: dict[str, set[str]] = {}
-    for file in sorted((package / part).rglob("*.py")):
-        imported = {name for _, name in imported_modules(file, package)}
-        needs[module_name(file, package)] = imported | {name.rpartition(".")[0] for name in imported}
-    while free := [name for name, others in needs.items() if not (others & needs.keys()) - {name}]:
-        for name in free:
-            del needs[name]
-    return sorted(needs)
-
-
-@pytest.mark.parametrize("part", CIRCLE_FREE)
-def test_no_two_files_of_a_part_import_each_other(part: str) -> None:
-    assert circle(PACKAGE, part) == []
-
-
-def test_a_circle_is_found_behind_type_checking(house: Path) -> None:
-    (house / "comm/group.py").write_text("if TYPE_CHECKING:\n    from llmlab.comm.trace import Trace")
-    (house / "comm/trace.py").write_text("def draw():\n    from llmlab.comm.group import Group")
-    (house / "comm/mesh.py").write_text("from llmlab.comm.call import Call")
-    (house / "comm/call.py").write_text("")
-    assert circle(house, "comm") == ["llmlab.comm.group", "llmlab.comm.trace"]
 
 
 def test_every_part_imports_its_own_level_or_a_lower_one() -> None:

@@ -1,10 +1,9 @@
-"""What mypy cannot say of the closed forms: that their signatures leave nothing open, and that no file needs itself."""
+"""What mypy cannot say of the closed forms: that their signatures leave nothing open."""
 
 from __future__ import annotations
 
 import ast
 import re
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -30,19 +29,6 @@ def is_open(annotation: ast.expr | None) -> bool:
     return annotation is not None and re.search(r"\bAny\b", ast.unparse(annotation)) is not None
 
 
-def imports_of(source: str) -> set[str]:
-    """Files of `llmlab.cost` that one of them imports: in functions and for types alone, too; `modes.zero` is one."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "relative imports are not read here"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    inside = {name.removeprefix("llmlab.cost.") for name in found if name.startswith("llmlab.cost.")}
-    return inside & {file_name(file) for file in FILES}
-
-
 def file_name(file: Path) -> str:
     return ".".join(file.relative_to(COST).with_suffix("").parts)
 
@@ -66,25 +52,3 @@ def test_no_signature_of_a_closed_form_says_any(file):
 )
 def test_a_signature_that_says_any_is_found(source, found):
     assert open_types(source) == found
-
-
-def test_no_closed_form_needs_itself():
-    TopologicalSorter({file_name(file): imports_of(file.read_text(encoding="utf-8")) for file in FILES}).prepare()
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "from llmlab.cost.stack import Stack",
-        "from llmlab.cost import stack",
-        "import llmlab.cost.stack",
-        "def f():\n    from llmlab.cost.stack import Stack",
-        "if TYPE_CHECKING:\n    from llmlab.cost.stack import Stack",
-    ],
-)
-def test_a_circle_is_found_however_it_is_closed(source):
-    assert imports_of(source) == {"stack"}
-    graph = {file_name(file): imports_of(file.read_text(encoding="utf-8")) for file in FILES}
-    graph["network"] |= imports_of(source)
-    with pytest.raises(CycleError, match="nodes are in a cycle"):
-        TopologicalSorter(graph).prepare()

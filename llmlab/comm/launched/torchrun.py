@@ -27,7 +27,7 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 
-from llmlab.arguments import flag, instance, listing, real, string, whole
+from llmlab.arguments import flag, listing, real, string, whole
 from llmlab.comm.errors import rank_error
 from llmlab.comm.launched.diagnosis import find_left_over, find_mismatch
 from llmlab.comm.launched.ledger import Ledger
@@ -83,7 +83,7 @@ class Torchrun:
         strict: bool = False,
     ):
         wants = "Torchrun"
-        self.folder = None if folder is None else Path(instance(wants, "folder", folder, (str, Path)))
+        self.folder = None if folder is None else Path(string(wants, "folder", os.fspath(folder)))
         self.ranks_per_machine = whole(wants, "ranks_per_machine", ranks_per_machine, least=1)
         self.addresses = [string(wants, "each address", a) for a in listing(wants, "addresses", addresses, "addresses")]
         if not self.addresses:
