@@ -6,6 +6,9 @@ between calls but learned tables: sines are computed where they are needed, in t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -72,12 +75,34 @@ def angles_of(positions: Int[Tensor, "*B T"], dim: int, base: float) -> Float[Te
     return positions[..., None] * base**-exponents
 
 
-def rotary(positions: Int[Tensor, "*B T"], head_dim: int, base: float, dtype: torch.dtype) -> Rotation:
-    """Cosines and sines that `rotate` turns queries and keys by (Su et al. 2021); 16-bit models get them in fp32."""
+def rotary(
+    positions: Int[Tensor, "*B T"], head_dim: int, base: float, dtype: torch.dtype, factors: Sequence[float] = ()
+) -> Rotation:
+    """Cosines and sines that `rotate` turns queries and keys by (Su et al. 2021); 16-bit models get them in fp32.
+
+    factors: what each frequency is divided by, so that a model trained on short sequences can be taught long ones.
+    """
     angles = angles_of(positions, head_dim, base)
+    if factors:
+        angles = angles / torch.tensor(factors, dtype=angles.dtype, device=angles.device)
     angles = angles if angles.dim() == 2 else angles[:, None]  # one row of angles per sequence: the heads share it
     dtype = torch.promote_types(dtype, torch.float32)
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def llama3_factors(
+    head_dim: int, base: float, factor: float, low: float, high: float, trained: float
+) -> tuple[float, ...]:
+    """Divide slow frequencies by `factor`, leave fast ones alone, and go from one to the other in between.
+
+    A frequency f turns n = trained f / 2π times over the `trained` positions of before: it is slow where n < low, fast
+    where n > high. In between f becomes (1 - s) f / factor + s f, s going from 0 to 1 as n does from low to high.
+    (Llama 3.1, Grattafiori et al. 2024; the form is that of the code published with it.)
+    """
+    frequencies = (base ** (-2 * i / head_dim) for i in range(head_dim // 2))
+    turns = [trained * f / (2 * math.pi) for f in frequencies]
+    shares = [min(max((n - low) / (high - low), 0.0), 1.0) for n in turns]
+    return tuple(1 / ((1 - s) / factor + s) for s in shares)
 
 
 def rotate(x: Float[Tensor, "B h T K"], rotation: Rotation) -> Float[Tensor, "B h T K"]:

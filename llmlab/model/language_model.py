@@ -80,7 +80,8 @@ class LanguageModel(nn.Module):
         """Give what the blocks turn queries and keys by, or None where positions are not rotary."""
         if self.config.position != "rotary":
             return None
-        return rotary(count(x, positions), self.config.head_dim, self.config.rotary_base, x.dtype)
+        config = self.config
+        return rotary(count(x, positions), config.head_dim, config.rotary_base, x.dtype, config.rotary_factors)
 
     def loss_of(self, logits: Float[Tensor, "B T V"], targets: Tokens, reduction: str) -> Float[Tensor, ""]:
         """Compute the cross-entropy in nats and, with experts, add the balancing loss (to a sum, once per target)."""

@@ -220,7 +220,7 @@ def test_tensors_that_do_not_fit_are_refused_before_anything_is_built(folder, da
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"model_type": "mamba"}, "model_type must be one of gpt2, llama, bert; got 'mamba'"),
+        ({"model_type": "mamba"}, "model_type must be one of gpt2, llama, mistral, qwen2, bert; got 'mamba'"),
         ({"model_type": ["llama"]}, "model_type must be one of"),
         ({"hidden_size": None}, "must give 'hidden_size'"),
         ({"hidden_size": 64, "num_attention_heads": 8}, "must have shape"),
@@ -228,10 +228,20 @@ def test_tensors_that_do_not_fit_are_refused_before_anything_is_built(folder, da
         ({"num_hidden_layers": 10**9}, "1000000000 layers need more tensors than the 21 stored"),
         ({"vocab_size": 10**12}, r"must have shape \(1000000000000, 32\)"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
-        ({"head_dim": 16}, "head_dim must be 8"),
-        ({"attention_bias": True}, "mlp_bias must be True"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type must be 'default'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type must be 'default'"),
+        ({"head_dim": 16}, r"must have shape \(64, 32\) as the config says, got \(32, 32\)"),
+        ({"head_dim": -8}, "head_dim must be an integer of at least 1, got -8"),
+        ({"attention_bias": True}, r"4 missing|8 missing: \['layers\.0\.self_attn\.k_proj\.bias'"),
+        ({"attention_bias": "yes"}, "attention_bias must be true or false"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "must give 'factor'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "one of default, linear, llama3; got 'yarn'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "of one rope_type, got .'default', 'linear'."),
+        (
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None},
+            "one of default, linear, llama3; got 'dynamic'",
+        ),
+        ({"rope_scaling": "linear"}, "rope_scaling must be a JSON object, got 'linear'"),
+        ({"model_type": "mistral", "sliding_window": 8}, "sliding_window must be at least max_position_embeddings=16"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8}, "sliding_window must be at least"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number above 0"),
     ],
 )
