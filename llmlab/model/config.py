@@ -69,8 +69,8 @@ class Config:
         self._check_choices()
         if not self.head_dim or isinstance(self.head_dim, Derived):
             object.__setattr__(self, "head_dim", Derived(self.d_model // self.n_head))
-        object.__setattr__(self, "rotary_factors", tuple(self.rotary_factors))
         self._check_heads()
+        object.__setattr__(self, "rotary_factors", tuple(map(float, self.rotary_factors)))
 
     @property
     def qkv_bias(self) -> bool:

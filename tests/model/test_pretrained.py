@@ -7,9 +7,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from llmlab.generation import generate
 from llmlab.model import Config, Transformer
+from llmlab.model.embedding import llama3_factors
 from llmlab.model.families import FAMILIES
 from llmlab.model.pretrained import load_pretrained
 from llmlab.model.text_encoder import TextEncoder
@@ -20,6 +34,10 @@ GPT2 = {"vocab_size": 300, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions
 LLAMA = {
     **{"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
     **{"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 16},
+}
+LLAMA3 = {  # of the 8 frequencies of a head some turn often in 8 positions, some hardly, some in between
+    **{"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 0.1, "high_freq_factor": 1.0},
+    "original_max_position_embeddings": 8,
 }
 BERT = {
     **{"vocab_size": 8, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3},
@@ -38,6 +56,16 @@ DECODERS = {
         )
     ),
     "llama with biases": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True)),
+    "llama with biases of attention": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True)),
+    "llama with biases of the mlp": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, mlp_bias=True)),
+    "llama with wide heads": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, head_dim=12)),
+    "llama 3": lambda: LlamaForCausalLM(LlamaConfig(**{**LLAMA, "head_dim": 16}, rope_parameters=LLAMA3)),
+    "llama, linear": lambda: LlamaForCausalLM(
+        LlamaConfig(**LLAMA, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0})
+    ),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**LLAMA, head_dim=6, sliding_window=None)),
+    "mistral, window of all": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=16)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**LLAMA, tie_word_embeddings=True)),
 }  # fmt: skip
 
 
@@ -73,9 +101,12 @@ def upcasts_to_fp64(monkeypatch):
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
         if hasattr(model, "lm_head") and hasattr(model.base_model, "rotary_emb"):
             rope, config = model.base_model.rotary_emb, model.config
-            K = config.hidden_size // config.num_attention_heads
-            base = config.rope_parameters["rope_theta"]
+            K = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+            base, kind = config.rope_parameters["rope_theta"], config.rope_parameters["rope_type"]
             rope.inv_freq = base ** -(torch.arange(0, K, 2, dtype=torch.float64) / K)
+            if kind != "default":  # their own function, now in fp64
+                rope.inv_freq = ROPE_INIT_FUNCTIONS[kind](config, "cpu")[0]
+                assert rope.inv_freq.dtype == torch.float64
 
     return patch
 
@@ -117,6 +148,38 @@ def test_decoders_equal_transformers_in_logits_and_gradients(
         [logits], [with_them], terms=48
     )  # the longest sums of the forward pass; of the backward, those over 300 logits
     check_gradients(agree, theirs, ours)
+
+
+@pytest.mark.parametrize("variant", ["llama 3", "llama with wide heads", "mistral", "qwen2"])
+def test_cached_generation_equals_transformers(tmp_path, variant):
+    theirs = randomised(DECODERS[variant](), torch.float64)
+    ours, _ = load_pretrained(saved(theirs, tmp_path), dtype=torch.float64)
+    prompt = torch.randint(300, (1, 3))
+    wanted = theirs.generate(prompt, max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert generate(ours, prompt, max_new_tokens=10, use_cache=True).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("trained", [8192, 4096])
+def test_llama_3s_factors_equal_those_of_transformers(trained):
+    rope = {**LLAMA3, "rope_theta": 500000.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    sizes = {"head_dim": 128, "max_position_embeddings": 131072}
+    config = LlamaConfig(**sizes, rope_parameters={**rope, "original_max_position_embeddings": trained})
+    theirs = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0]
+    factors = torch.tensor(llama3_factors(128, 500000.0, 8.0, 1.0, 4.0, float(trained)), dtype=torch.float64)
+    frequencies = 500000.0 ** -(torch.arange(0, 128, 2, dtype=torch.float64) / 128)
+    assert factors[0] == 1.0 and factors[-1] == 8.0 and ((factors > 1) & (factors < 8)).sum() > 3
+    # theirs are fp32, of a power, a few products and a quotient
+    torch.testing.assert_close(theirs.double(), frequencies / factors, rtol=20 * 2**-24, atol=0)
+
+
+def test_the_older_way_to_write_llama_3s_settings_means_the_same(tmp_path):
+    folder = saved(randomised(DECODERS["llama 3"](), torch.float32), tmp_path)
+    config = load_pretrained(folder)[0].config
+    content = json.loads((folder / "config.json").read_text())
+    rope = content.pop("rope_parameters")
+    old = {**content, "rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+    (folder / "config.json").write_text(json.dumps(old))
+    assert load_pretrained(folder)[0].config == config and len(set(config.rotary_factors)) > 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
