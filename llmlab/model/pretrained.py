@@ -150,6 +150,8 @@ def _text(folder: Path, name: str) -> str:
     if not (folder / name).is_file():
         raise ValueError(f"{folder.name} must hold {name}, got {sorted(path.name for path in folder.iterdir())[:20]}")
     raw = (folder / name).read_bytes()
+    if not raw.strip():
+        raise ValueError(f"{name} must hold settings in JSON, got an empty file")
     refuse_foreign(name, raw[:64], "settings in JSON")
     try:
         return raw.decode("utf-8")

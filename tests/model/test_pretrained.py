@@ -1,5 +1,6 @@
 """Folders in Hugging Face's layout, written by `transformers` with random weights, in our own modules."""
 
+import gzip
 import json
 import shutil
 
@@ -26,6 +27,7 @@ from llmlab.model import Config, Transformer
 from llmlab.model.embedding import llama3_factors
 from llmlab.model.families import FAMILIES
 from llmlab.model.pretrained import load_pretrained
+from llmlab.model.safetensors import read_safetensors
 from llmlab.model.text_encoder import TextEncoder
 from llmlab.text import BPE
 from llmlab.text.published import tokenizer_json
@@ -334,6 +336,84 @@ def test_settings_that_are_no_json_object_are_refused(folder, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(ValueError, match="settings must be"):
         load_pretrained(folder)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a2146" * 8 + b"\nsize 12345\n"
+FOREIGN = {
+    "a pointer to a file that Git LFS keeps elsewhere: fetch the file itself, with `git lfs pull`": POINTER,
+    "a page of HTML or XML": b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>",
+    "an empty file": b"",
+    "a zip archive; if torch.save wrote it, it holds a pickle": b"PK\x03\x04\x00\x00\x08\x08" + bytes(100),
+    "a pickle, and loading it could run any code": b"\x80\x02}q\x00X\x01\x00\x00\x00aK\x01s." * 5,
+    "compressed by gzip": gzip.compress(b"{}" * 100, mtime=0),
+    "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("message", FOREIGN)
+def test_files_of_another_kind_are_refused_by_what_they_are(whole, tmp_path, name, message):
+    folder = shutil.copytree(whole, tmp_path / "llama")
+    (folder / name).write_bytes(FOREIGN[message])
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("message", FOREIGN)
+def test_a_gguf_that_is_none_is_refused_by_what_it_is(tmp_path, message):
+    (tmp_path / "m.gguf").write_bytes(FOREIGN[message])
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(tmp_path / "m.gguf")
+
+
+def test_weights_under_the_other_formats_name_are_refused_by_what_they_are(folder, tmp_path):
+    shutil.copy(folder / "model.safetensors", tmp_path / "m.gguf")
+    with pytest.raises(ValueError, match=r"m\.gguf must hold GGUF, but it is a safetensors file"):
+        load_pretrained(tmp_path / "m.gguf")
+    (folder / "model.safetensors").write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(100))
+    with pytest.raises(ValueError, match="but it is a GGUF file"):
+        load_pretrained(folder)
+
+
+def test_a_header_that_only_begins_like_another_kind_is_read(tmp_path):
+    for length in (0x0280, 0x3C):  # as a pickle does, and as a page does
+        header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'.ljust(length)
+        (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + header + b"\x07")
+        assert read_safetensors(tmp_path / "a.safetensors")["a"].read().item() == 7
+
+
+@pytest.mark.parametrize("wrappers", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."])
+def test_what_a_wrapper_put_before_every_name_is_taken_off(whole, tmp_path, wrappers):
+    folder = shutil.copytree(whole, tmp_path / "llama")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({wrappers + name: tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    wrapped, plain = load_pretrained(folder)[0].state_dict(), load_pretrained(whole)[0].state_dict()
+    assert all(torch.equal(wrapped[name], plain[name]) for name in plain)
+
+
+def test_a_prefix_before_some_names_or_an_unknown_one_is_named_with_what_is_there(folder):
+    tensors = load_file(folder / "model.safetensors")
+    some = {("module." if "layers.0" in name else "") + name: tensor for name, tensor in tensors.items()}
+    for odd in (some, {f"net.{name}": tensor for name, tensor in tensors.items()}):
+        save_file(odd, folder / "model.safetensors")
+        with pytest.raises(ValueError, match=r"missing: .*; there are 21: \['(embed|net\.lm_head)"):
+            load_pretrained(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_tied_head_that_differs_from_the_embedding_is_refused(tmp_path, family):
+    theirs = randomised(DECODERS["llama tied, other base" if family == "llama" else "gpt2 tied"](), torch.float32)
+    folder, table = saved(theirs, tmp_path), theirs.get_input_embeddings().weight.detach()
+    rewritten(folder, lambda tensors: tensors.update({"lm_head.weight": table.clone()}))
+    assert load_pretrained(folder)[0].tied  # a second copy of the table
+    for other in (table + 1e-3 * (torch.arange(300) == 7)[:, None], table[:299].clone()):
+        rewritten(folder, lambda tensors, other=other: tensors.update({"lm_head.weight": other}))
+        with pytest.raises(ValueError, match=r"lm_head\.weight must be equal to .*write false into config\.json"):
+            load_pretrained(folder)
+    rewritten(folder, lambda tensors: tensors.update({"lm_head.weight": table + 1}))
+    reset(folder, tie_word_embeddings=False)
+    model = load_pretrained(folder)[0]
+    assert not model.tied and torch.equal(model.head.weight, table + 1)
 
 
 def test_pickles_are_refused_and_never_loaded(folder, monkeypatch):

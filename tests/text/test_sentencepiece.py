@@ -15,6 +15,7 @@ from transformers import LlamaTokenizer
 from llmlab.text import load
 from llmlab.text.published import read_tokenizer_json
 from llmlab.text.sentencepiece import BLANK, BYTES, SentencePiece, rules_of_merges, rules_of_scores
+from tests.text.counting import count_steps
 
 SPECIALS = {"<unk>": 0, "<s>": 1, "</s>": 2}
 ODD = "naïve 今天 😀 \t\n ▁ ▁▁ e\u0301 \x00 ½² 'll"
@@ -196,6 +197,18 @@ def test_tokens_that_are_always_found_come_before_all_else(vocabulary):
     chat = SentencePiece(pieces, rules_of_scores(vocabulary[1]), SPECIALS, always={"<|im_start|>": len(pieces) - 1})
     assert chat.encode("a<|im_start|>")[-1] == len(pieces) - 1 and chat.decode([len(pieces) - 1]) == "<|im_start|>"
     assert chat.encode("<s>a<|im_start|>", specials=True)[0] == 1
+
+
+@pytest.mark.parametrize("kind", [" ", "theo", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"])
+def test_the_steps_to_encode_a_long_text_grow_hardly_faster_than_its_length(vocabulary, kind):
+    def steps(n: int) -> int:
+        text = "".join(random.Random(0).choices(kind, k=n))
+        tokenizer = SentencePiece(vocabulary[0], {}, SPECIALS)
+        put = lambda rules: setattr(tokenizer, "_rules", rules)  # noqa: E731
+        return count_steps(rules_of_scores(vocabulary[1]), put, lambda: tokenizer.encode(text))
+
+    few, many = steps(2_000), steps(32_000)
+    assert 2_000 < few and many < 16 * 1.5 * few  # n log n: a factor of 16 log(32,000)/log(2,000) = 16 * 1.37
 
 
 def test_a_tokenizer_travels(ours):
