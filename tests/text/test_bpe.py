@@ -109,8 +109,8 @@ def test_the_steps_to_encode_a_long_piece_grow_hardly_faster_than_its_length(kin
         bpe = BPE.train([text[:2000], *TEXTS], 400)
         return count_steps(bpe._rules, lambda rules: setattr(bpe, "_rules", rules), lambda: bpe.encode(text))
 
-    few, many = steps(2_000), steps(32_000)
-    assert 2_000 < few and many < 16 * 1.5 * few  # n log n: a factor of 16 log(32,000)/log(2,000) = 16 * 1.37
+    few, many = steps(1_000), steps(8_000)
+    assert 1_000 < few and many < 8 * 1.5 * few  # n log n: a factor of 8 log(8,000)/log(1,000) = 8 * 1.30
 
 
 def test_what_a_piece_was_encoded_to_is_kept_for_short_ones_only(bpe):

@@ -207,8 +207,8 @@ def test_the_steps_to_encode_a_long_text_grow_hardly_faster_than_its_length(voca
         put = lambda rules: setattr(tokenizer, "_rules", rules)  # noqa: E731
         return count_steps(rules_of_scores(vocabulary[1]), put, lambda: tokenizer.encode(text))
 
-    few, many = steps(2_000), steps(32_000)
-    assert 2_000 < few and many < 16 * 1.5 * few  # n log n: a factor of 16 log(32,000)/log(2,000) = 16 * 1.37
+    few, many = steps(1_000), steps(8_000)
+    assert 1_000 < few and many < 8 * 1.5 * few  # n log n: a factor of 8 log(8,000)/log(1,000) = 8 * 1.30
 
 
 def test_a_tokenizer_travels(ours):
