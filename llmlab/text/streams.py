@@ -18,11 +18,12 @@ def lay_out(documents: Any, end: int | None = None) -> tuple[Ids, NDArray[np.int
     One array, or a file mapped by `np.memmap`, is returned as it is and not read, unless an `end` has to be put in.
     Raises: ValueError for what is not token ids, and if there are none.
     """
+    documents = _listed(documents)
     whole = _array(documents)
     if whole is not None and whole.ndim == 2:  # a document in each row
         lengths, row = np.full(len(whole), whole.shape[1]), whole.reshape(-1)
     else:
-        parts = [whole] if whole is not None else [_flat(document) for document in _iterated(documents)]
+        parts = [whole] if whole is not None else [_flat(document) for document in documents]
         lengths, row = np.array([len(part) for part in parts], np.int64), _joined(parts)
     if not len(row):
         raise ValueError("batches need tokens, got an empty corpus")
@@ -42,7 +43,6 @@ def _array(ids: Any) -> Ids | None:
             raise ValueError(f"token ids must be integers, got a tensor of {ids.dtype}")
         ids = ids.detach().cpu().numpy()
     elif not isinstance(ids, np.ndarray):
-        ids = list(_iterated(ids))
         if not ids or not _is_number(ids[0]):
             return None
         try:
@@ -60,6 +60,7 @@ def _array(ids: Any) -> Ids | None:
 
 def _flat(document: Any) -> Ids:
     """Return the ids of one document."""
+    document = _listed(document)
     ids = _array(document)
     if ids is None and not len(document):
         return np.array([], np.int64)
@@ -68,10 +69,13 @@ def _flat(document: Any) -> Ids:
     return ids
 
 
-def _iterated(ids: Any) -> Iterable[Any]:
+def _listed(ids: Any) -> Any:
+    """Return what is neither text nor array nor tensor as a list."""
+    if isinstance(ids, (str, bytes, Tensor, np.ndarray)):
+        return ids
     if not isinstance(ids, Iterable):
         raise ValueError(f"token ids must be a list, an array or a tensor, got {ids!r}")
-    return ids
+    return list(ids)
 
 
 def _is_number(item: Any) -> bool:
