@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from llmlab.model.config import Config
@@ -36,6 +36,15 @@ class Table(nn.Module):
             raise ValueError(f"{self.what} wants numbers from 0 to {top}, got {low} to {high}") from None
 
 
+def as_index(what: str, numbers: Tensor) -> Int[Tensor, "*B"]:
+    """Return integers in a dtype that torch can look up by: it cannot by those of 8 and 16 bits, nor unsigned ones."""
+    if numbers.dtype in (torch.int64, torch.int32):
+        return numbers
+    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+        raise ValueError(f"{what} wants integers, got {numbers.dtype}")
+    return numbers.long()
+
+
 class Embedding(nn.Module):
     """Token embedding plus, where the config says so, learned or sinusoidal positions. [B, T] -> [B, T, D]"""
 
@@ -48,9 +57,9 @@ class Embedding(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(
-        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"] | None = None
+        self, tokens: Integer[Tensor, "B T"], positions: Int[Tensor, "*B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
-        x = self.token(tokens)
+        x = self.token(as_index("token", tokens))
         if self.sinusoidal:  # sines reach 1, so tokens are scaled up to match: Vaswani et al. 2017, section 3.4
             x = x * x.shape[-1] ** 0.5 + sinusoids(count(x, positions), x.shape[-1]).to(x.dtype)
         elif self.position is not None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from llmlab.model.config import Config
@@ -18,7 +18,7 @@ from llmlab.model.layers import Linear
 from llmlab.model.loss import IGNORE, cross_entropy
 from llmlab.model.moe import MoE
 
-Tokens = Int[Tensor, "B T"]
+Tokens = Integer[Tensor, "B T"]
 Positions = Int[Tensor, "*B T"]
 Model = TypeVar("Model", bound="LanguageModel")
 
