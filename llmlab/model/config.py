@@ -16,6 +16,11 @@ import torch
 NORMS = ("layernorm", "rmsnorm")
 MLPS = ("gelu", "gelu_tanh", "relu", "swiglu")
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
+ATTENTION_BIASES = (None, "all", "qkv", "none")
+
+
+class Derived(int):
+    """A size that follows from others: where `dataclasses.replace` hands it on, it follows from the new ones."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Config:
     """The sizes of a Transformer; what is not given is as in GPT-2 (Radford et al. 2019).
 
     n_kv_head and d_ff are filled in at once, so `dataclasses.replace` keeps them: give them again, or 0, with a new
-    d_model or n_head. Raises ValueError for sizes that make no model.
+    d_model or n_head; a head_dim that was not given follows by itself. Raises ValueError for sizes that make no model.
     """
 
     vocab_size: int
@@ -50,6 +55,9 @@ class Config:
     tie_embeddings: bool = True
     label_smoothing: float = 0.0
     dtype: torch.dtype = torch.float32
+    head_dim: int = 0  # 0: d_model / n_head, after `replace` too
+    attention_bias: str | None = None  # None: as `bias`; "all", "qkv" (query, key and value, as in Qwen2) or "none"
+    rotary_factors: tuple[float, ...] = ()  # divide the K/2 rotary frequencies, to reach further; (): by nothing
 
     def __post_init__(self) -> None:
         if not self.n_kv_head:
@@ -59,10 +67,20 @@ class Config:
             object.__setattr__(self, "d_ff", width)
         self._check_sizes()
         self._check_choices()
+        if not self.head_dim or isinstance(self.head_dim, Derived):
+            object.__setattr__(self, "head_dim", Derived(self.d_model // self.n_head))
+        self._check_heads()
+        object.__setattr__(self, "rotary_factors", tuple(map(float, self.rotary_factors)))
 
     @property
-    def head_dim(self) -> int:
-        return self.d_model // self.n_head
+    def qkv_bias(self) -> bool:
+        """Whether query, key and value have biases."""
+        return self.bias if self.attention_bias is None else self.attention_bias != "none"
+
+    @property
+    def output_bias(self) -> bool:
+        """Whether the output of attention has a bias."""
+        return self.bias if self.attention_bias is None else self.attention_bias == "all"
 
     # --- counts ---------------------------------------------------------------------------------------------------
 
@@ -102,8 +120,8 @@ class Config:
 
     @property
     def _attention_params(self) -> int:
-        biases = self.head_dim * (self.n_head + 2 * self.n_kv_head) + self.d_model
-        return self._attention_weights + biases * self.bias
+        qkv = self.head_dim * (self.n_head + 2 * self.n_kv_head)
+        return self._attention_weights + qkv * self.qkv_bias + self.d_model * self.output_bias
 
     @property
     def _mlp_weights(self) -> int:
@@ -121,23 +139,36 @@ class Config:
     # --- rules ------------------------------------------------------------------------------------------------------
 
     def _check_sizes(self) -> None:
-        for name in ("vocab_size", "d_model", "n_layer", "n_head", "max_seq", "n_kv_head", "d_ff"):
-            size = getattr(self, name)
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ValueError(f"{name} wants an integer of at least 1, got {size!r}")
-        if self.d_model % self.n_head:
-            raise ValueError(f"d_model wants a multiple of n_head={self.n_head}, got {self.d_model}")
+        for name in ("vocab_size", "d_model", "n_layer", "n_head", "max_seq", "n_kv_head", "d_ff", "head_dim"):
+            size, least = getattr(self, name), 0 if name == "head_dim" else 1
+            if not isinstance(size, int) or isinstance(size, bool) or size < least:
+                raise ValueError(f"{name} wants an integer of at least {least}, got {size!r}")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_kv_head wants a divisor of n_head={self.n_head}, got {self.n_kv_head}")
-        if self.position == "rotary" and self.head_dim % 2:
-            raise ValueError(f"rotary positions turn pairs and want an even head_dim, got {self.head_dim}")
         if self.position == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"sinusoidal positions come in pairs and want an even d_model, got {self.d_model}")
 
+    def _check_heads(self) -> None:
+        if isinstance(self.head_dim, Derived) and self.d_model % self.n_head:
+            raise ValueError(
+                f"d_model wants a multiple of n_head={self.n_head}, got {self.d_model}: change it, or give a head_dim"
+            )
+        if self.position == "rotary" and self.head_dim % 2:
+            raise ValueError(f"rotary positions turn pairs and want an even head_dim, got {self.head_dim}")
+        factors = self.rotary_factors
+        if factors and (self.position != "rotary" or len(factors) != self.head_dim // 2):
+            raise ValueError(
+                f"rotary_factors wants position='rotary' and one for each of head_dim/2={self.head_dim // 2} "
+                f"frequencies, got position={self.position!r} and {len(factors)} factors"
+            )
+        if not all(isinstance(factor, (int, float)) and 0 < factor < float("inf") for factor in factors):
+            raise ValueError(f"rotary_factors wants numbers above 0, got {factors}")
+
     def _check_choices(self) -> None:
-        for name, choices in (("norm", NORMS), ("mlp", MLPS), ("position", POSITIONS)):
+        known = {"norm": NORMS, "mlp": MLPS, "position": POSITIONS, "attention_bias": ATTENTION_BIASES}
+        for name, choices in known.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} wants one of {', '.join(choices)}; got {getattr(self, name)!r}")
+                raise ValueError(f"{name} wants one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
         for name in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} wants a number from 0 to below 1, got {getattr(self, name)!r}")

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from llmlab.model.config import Config
@@ -18,7 +18,7 @@ from llmlab.model.layers import Linear
 from llmlab.model.loss import IGNORE, cross_entropy
 from llmlab.model.moe import MoE
 
-Tokens = Int[Tensor, "B T"]
+Tokens = Integer[Tensor, "B T"]
 Positions = Int[Tensor, "*B T"]
 Model = TypeVar("Model", bound="LanguageModel")
 
@@ -80,7 +80,8 @@ class LanguageModel(nn.Module):
         """Give what the blocks turn queries and keys by, or None where positions are not rotary."""
         if self.config.position != "rotary":
             return None
-        return rotary(count(x, positions), self.config.head_dim, self.config.rotary_base, x.dtype)
+        config = self.config
+        return rotary(count(x, positions), config.head_dim, config.rotary_base, x.dtype, config.rotary_factors)
 
     def loss_of(
         self,
