@@ -18,7 +18,7 @@ from llmlab import evaluate
 from llmlab.text.chat import chat_prompt
 
 TARGET = Path(__file__).parents[1] / "data" / "recorded" / "continuations.csv"
-PROMPTS = ("The capital of France is", "Once upon a time there was a")
+PROMPTS = {"The capital of France is": 48, "Once upon a time there was a": 160}  # how many tokens follow
 WAYS: dict[str, dict[str, float | int]] = {
     "greedy": {},
     "temperature 0.7, top-p 0.9": {"temperature": 0.7, "top_p": 0.9},
@@ -40,11 +40,12 @@ def main() -> None:
     with TARGET.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["prompt", "way", "text", "nats_per_token"])
-        for prompt in PROMPTS:
+        for prompt, new in PROMPTS.items():
             start = tokenizer.encode(prompt)
             for way, choice in WAYS.items():
-                ids = lab.generate(model, start, 48, seed=1, **choice).tolist()[len(start) :]
+                ids = lab.generate(model, start, new, seed=1, **choice).tolist()[len(start) :]
                 table.writerow(row(prompt, way, start, ids))
+                file.flush()
         asked = list(chat_prompt(tokenizer, QUESTION))
         ids = lab.generate(model, asked, 24, end=tokenizer.specials["<|im_end|>"]).tolist()[len(asked) :]
         table.writerow(row(QUESTION, "chat, greedy", asked, ids))
