@@ -21,6 +21,7 @@ from llmlab.comm.group import Group
 from llmlab.model.transformer import Block, Transformer
 from llmlab.parallel.ring import attend_ring, order_of
 from llmlab.parallel.ulysses import attend_ulysses
+from llmlab.parallel.whole import note_split
 
 ORDER = {"ring": "zigzag", "contiguous": "contiguous", "striped": "striped", "ulysses": "contiguous"}
 
@@ -32,12 +33,17 @@ def columns(seq: int, group: Group, context: str = "ring") -> Tensor:
     over every c-th token) or "ulysses". Raises ValueError for a length that does not split evenly.
     """
     check_context(context)
-    parts = group.size * (2 if context == "ring" and group.size > 1 else 1)
+    parts = slices(group, context)
     if seq % parts:
         raise ValueError(
             f'context="{context}" splits a sequence into {parts} slices over {group.axis}={group.size}, got {seq}'
         )
     return order_of(seq, group.rank, group.size, ORDER[context])
+
+
+def slices(group: Group, context: str) -> int:
+    """Count the slices of a sequence: one a rank, or two in zigzag."""
+    return group.size * (2 if context == "ring" and group.size > 1 else 1)
 
 
 def context_parallel(model: Transformer, group: Group, context: str = "ring") -> Transformer:
@@ -58,6 +64,9 @@ def context_parallel(model: Transformer, group: Group, context: str = "ring") ->
             attention.attend = partial(attend_ulysses, group=group, attend=attention.attend)
         else:
             attention.attend = partial(attend_ring, group=group, order=ORDER[context])
+    if group.size > 1:
+        held = partial(columns, group=group, context=context)
+        note_split(model, cp=group, columns=held, slices=slices(group, context))
     return model
 
 
