@@ -27,7 +27,7 @@ Forward = Callable[[nn.Module, Any], Tensor]  # (model, batch) -> logits
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Switch dropout and gradients off; afterwards every module is in the mode it was in."""
     model = model_of("evaluating", model)
     training = [module for module in model.modules() if module.training]
@@ -40,19 +40,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True  # module.train() would switch its children too, also those that were off
 
 
-def on_device(model: nn.Module, batch: Batch) -> list[Tensor]:
+def on_device(model: Any, batch: Batch) -> list[Tensor]:
     """Bring a batch to where the model is."""
-    device = next(model.parameters()).device
+    device = next(model_of("on_device", model).parameters()).device
     return [tensor.to(device) for tensor in batch]
 
 
-def logits_of(model: nn.Module, batch: Batch) -> Float[Tensor, "*B V"]:
+def logits_of(model: Any, batch: Batch) -> Float[Tensor, "*B V"]:
     """Give all but the last tensor of the batch to the model."""
     *inputs, _ = on_device(model, batch)
     return model(*inputs)
 
 
-def mean_loss(model: nn.Module, batches: Iterable[Batch], forward: Forward = logits_of) -> float:
+def mean_loss(model: Any, batches: Iterable[Batch], forward: Forward = logits_of) -> float:
     """Compute the cross-entropy in nats per target token: no label smoothing, no balancing loss.
 
     `forward` computes the logits where the model wants more than the batch's inputs, such as a document mask.
@@ -71,7 +71,7 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch], forward: Forward = log
     return total / n
 
 
-def perplexity(model: nn.Module, batches: Iterable[Batch], forward: Forward = logits_of) -> float:
+def perplexity(model: Any, batches: Iterable[Batch], forward: Forward = logits_of) -> float:
     """Compute exp(nats per target token): choosing blindly among so many tokens would be as hard to predict."""
     try:
         return math.exp(mean_loss(model, batches, forward))
@@ -79,14 +79,14 @@ def perplexity(model: nn.Module, batches: Iterable[Batch], forward: Forward = lo
         return math.inf
 
 
-def accuracy(model: nn.Module, batches: Iterable[Batch], forward: Forward = logits_of) -> float:
+def accuracy(model: Any, batches: Iterable[Batch], forward: Forward = logits_of) -> float:
     """Compute the share of targets that the model finds likeliest, 0 to 1."""
     targets, predicted = predictions(model, batches, forward)
     return (targets == predicted).double().mean().item()
 
 
 def predictions(
-    model: nn.Module, batches: Iterable[Batch], forward: Forward = logits_of
+    model: Any, batches: Iterable[Batch], forward: Forward = logits_of
 ) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
     """Give every target and, beside it, what the model finds likeliest.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -13,10 +13,10 @@ from llmlab.model.attention import Attention, Keys, Mask, Query, allowed, repeat
 from llmlab.model.whole import check_in_one_piece, model_of
 
 
-def attention_maps(model: nn.Module, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B L h T T"]:
+def attention_maps(model: Any, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B L h T T"]:
     """Compute softmax(q kᵀ / sqrt(K)), masked as the model masks it, for each head of each block.
 
-    model: a Transformer or a TextEncoder. Raises ValueError for one of which only a part is here.
+    model: a Transformer or a TextEncoder, or a step that holds one. Raises ValueError where only a part of it is here.
     """
     model = model_of("attention_maps", model)
     check_in_one_piece("attention_maps", model)

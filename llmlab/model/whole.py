@@ -49,7 +49,8 @@ def model_of(call: str, given: Any) -> nn.Module:
 
 def whole_of(given: Any) -> Whole | None:
     """Give what answers for the whole of a split model, or of a step's; None for a model that is in one piece."""
-    return getattr(given, "whole", None)
+    own: Whole | None = getattr(given, "whole", None)
+    return getattr(getattr(given, "model", None), "whole", None) if own is None else own
 
 
 @contextmanager

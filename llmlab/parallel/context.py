@@ -21,7 +21,7 @@ from llmlab.comm.group import Group
 from llmlab.model.transformer import Block, Transformer
 from llmlab.parallel.ring import attend_ring, order_of
 from llmlab.parallel.ulysses import attend_ulysses
-from llmlab.parallel.whole import note_split
+from llmlab.parallel.whole import check_not_split, note_split
 
 ORDER = {"ring": "zigzag", "contiguous": "contiguous", "striped": "striped", "ulysses": "contiguous"}
 
@@ -50,10 +50,11 @@ def context_parallel(model: Transformer, group: Group, context: str = "ring") ->
     """Let every attention of the model's blocks look over the whole sequence, of which each rank holds `columns`.
 
     In place. Call the model with `positions=columns(...)`. The gradients of the weights are partial afterwards: reduce
-    them over the group, as data_parallel does. Raises ValueError for an unknown `context`, and for "ulysses" where the
-    heads here do not split over the group.
+    them over the group, as data_parallel does. Raises ValueError for an unknown `context`, a model whose sequences
+    are split already, and for "ulysses" where the heads here do not split over the group.
     """
     check_context(context)
+    check_not_split("context_parallel", model, "cp")
     blocks = cast(Iterable[Block], model.blocks)
     if context == "ulysses":
         for block in blocks:

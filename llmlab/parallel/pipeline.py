@@ -26,7 +26,7 @@ from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.schedules import Action, Schedule, make_schedule
 from llmlab.parallel.stages import Stage, cut, split_layers
 from llmlab.parallel.timetable import check
-from llmlab.parallel.whole import Caches, Read, note_split
+from llmlab.parallel.whole import Caches, Read, check_not_split, note_split
 from llmlab.parallel.zero_bubble import DeferredWeights, Product, defer_weights, pay
 
 OnBackward = Callable[[list[nn.Parameter]], None]
@@ -45,10 +45,11 @@ def pipeline_parallel(
     The embedding stays with the first stage, final norm and output layer with the last; a tied table with both.
     schedule: a name, for so many `microbatches` and `virtual_stages` (stages per rank; "interleaved" only), or a
     Schedule of one's own.  split: blocks per stage (None: as even as can be). Raises ValueError for any model but a
-    plain Transformer, a schedule that does not run, and a split that does not fit.
+    plain Transformer that is not cut yet, a schedule that does not run, and a split that does not fit.
     """
     if type(model) is not Transformer:
         raise ValueError(f"pipeline_parallel wants a plain Transformer, one list of blocks; got {type(model).__name__}")
+    check_not_split("pipeline_parallel", model, "pp")
     if isinstance(schedule, str):
         schedule = make_schedule(schedule, group.size, microbatches, virtual_stages)
     if len(check(schedule).actions) != group.size:
@@ -136,9 +137,10 @@ class Pipeline:
 
     @property
     def shared_table(self) -> nn.Parameter | None:
-        """A tied table that this rank and one other hold, as the first and the last stage lie on two; else None."""
+        """A tied table that this rank and one other hold, and train; else None: one rank may have both ends."""
         first, last = self._ends()
-        return self.table if first != last and self.group.rank in (first, last) else None
+        split = self.table is not None and self.table.requires_grad and first != last
+        return self.table if split and self.group.rank in (first, last) else None
 
     @torch.no_grad()
     def sum_tied(self, owned: Tensor | None = None) -> None:
@@ -147,7 +149,7 @@ class Pipeline:
         owned: what holds this rank's gradient, where that is not the table itself but a piece of it (ZeRO).
         """
         owned = self.shared_table if owned is None else owned
-        if owned is None or not owned.requires_grad:
+        if owned is None:
             return
         first, last = self._ends()
         peer = last if self.group.rank == first else first

@@ -204,6 +204,12 @@ def note_split(model: Transformer, **how: Any) -> None:
     model.whole = replace(known, **how)
 
 
+def check_not_split(call: str, model: Transformer, axis: str) -> None:
+    """Refuse to split along one axis twice: a part would be taken for the whole."""
+    if getattr(model.whole, axis, None) is not None:
+        raise ValueError(f"{call} wants a model it has not split already, got {model.whole!r}")
+
+
 def use_as_whole(model: Transformer, whole: SplitModel) -> None:
     """Let the split model itself give the whole one's logits, and refuse what would give but a part of the answer."""
     model.whole = whole
