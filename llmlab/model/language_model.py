@@ -17,6 +17,7 @@ from llmlab.model.initial import draw_weights
 from llmlab.model.layers import Linear
 from llmlab.model.loss import IGNORE, cross_entropy
 from llmlab.model.moe import MoE
+from llmlab.model.whole import Whole, check_in_one_piece
 
 Tokens = Integer[Tensor, "B T"]
 Positions = Int[Tensor, "*B T"]
@@ -33,6 +34,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: Config, seed: int):
         super().__init__()
         self.config, self.seed, self.place = config, seed, Place()
+        self.whole: Whole | None = None  # set by whoever splits the model: see whole.py
         self.embedding = Embedding(config)
         self.cross_entropy = partial(cross_entropy, label_smoothing=config.label_smoothing)
 
@@ -66,6 +68,7 @@ class LanguageModel(nn.Module):
 
     def materialize(self: Model, device: torch.device | str = "cpu") -> Model:
         """Give a model made on the meta device its weights, the ones it would have had if made on `device`."""
+        check_in_one_piece("materialize", self)
         self.to_empty(device=device)
         draw_weights(self, self.config, self.seed)
         return self

@@ -21,6 +21,7 @@ from llmlab.comm.group import Group
 from llmlab.model.transformer import Block, Transformer
 from llmlab.parallel.ring import attend_ring, order_of
 from llmlab.parallel.ulysses import attend_ulysses
+from llmlab.parallel.whole import check_not_split, note_split
 
 ORDER = {"ring": "zigzag", "contiguous": "contiguous", "striped": "striped", "ulysses": "contiguous"}
 
@@ -32,7 +33,7 @@ def columns(seq: int, group: Group, context: str = "ring") -> Tensor:
     over every c-th token) or "ulysses". Raises ValueError for a length that does not split evenly.
     """
     check_context(context)
-    parts = group.size * (2 if context == "ring" and group.size > 1 else 1)
+    parts = slices(group, context)
     if seq % parts:
         raise ValueError(
             f'context="{context}" splits a sequence into {parts} slices over {group.axis}={group.size}, got {seq}'
@@ -40,14 +41,20 @@ def columns(seq: int, group: Group, context: str = "ring") -> Tensor:
     return order_of(seq, group.rank, group.size, ORDER[context])
 
 
+def slices(group: Group, context: str) -> int:
+    """Count the slices of a sequence: one a rank, or two in zigzag."""
+    return group.size * (2 if context == "ring" and group.size > 1 else 1)
+
+
 def context_parallel(model: Transformer, group: Group, context: str = "ring") -> Transformer:
     """Let every attention of the model's blocks look over the whole sequence, of which each rank holds `columns`.
 
     In place. Call the model with `positions=columns(...)`. The gradients of the weights are partial afterwards: reduce
-    them over the group, as data_parallel does. Raises ValueError for an unknown `context`, and for "ulysses" where the
-    heads here do not split over the group.
+    them over the group, as data_parallel does. Raises ValueError for an unknown `context`, a model whose sequences
+    are split already, and for "ulysses" where the heads here do not split over the group.
     """
     check_context(context)
+    check_not_split("context_parallel", model, "cp")
     blocks = cast(Iterable[Block], model.blocks)
     if context == "ulysses":
         for block in blocks:
@@ -58,6 +65,9 @@ def context_parallel(model: Transformer, group: Group, context: str = "ring") ->
             attention.attend = partial(attend_ulysses, group=group, attend=attention.attend)
         else:
             attention.attend = partial(attend_ring, group=group, order=ORDER[context])
+    if group.size > 1:
+        held = partial(columns, group=group, context=context)
+        note_split(model, cp=group, columns=held, slices=slices(group, context))
     return model
 
 
