@@ -84,6 +84,7 @@ def parallelize(
     else:
         gradients = Replicas(model, group_of, bucket_mb)
     gradients.adopt(optimizer)
+    model.place.part, model.place.parts = axes.dp.rank, layout.dp  # of each microbatch's rows
     if recompute != "none":
         recompute_activations(model, recompute)
     return Step(

@@ -24,6 +24,7 @@ from torch.autograd import Function, Variable
 from llmlab.comm.group import Group
 from llmlab.parallel.buckets import Bucket, make_buckets
 from llmlab.parallel.partial_sums import leave_partial, sum_partial
+from llmlab.parallel.rows import deal_rows, deal_rows_by
 
 
 def data_parallel(
@@ -50,6 +51,7 @@ def data_parallel(
     model.to(group.device)
     if init_sync:
         broadcast_weights(model, group)
+    deal_rows(model, group)
     vars(model)["reducer"] = reduce_gradients(  # not a submodule, nor anything of the model's state
         model.parameters(), group, bucket_mb, overlap, comm_dtype, gradient_as_bucket_view, find_unused_parameters
     )
@@ -72,6 +74,8 @@ def reduce_gradients(
     op: "avg", or "sum" where the loss is divided already.  finish_with_backward: False where the caller calls `finish`,
     once per step, because a backward pass may meet none of these parameters.
     """
+    parameters = list(parameters)
+    deal_rows_by(parameters, group)
     trained = [p for p in parameters if p.requires_grad]
     leave_partial(trained)  # `finish` adds them up, once all that comes together has
     buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]

@@ -14,14 +14,13 @@ class Microbatch:
     """Some rows of a batch [B, T], and of each row the tokens that a rank holds.
 
     tokens, targets: [b, t].  positions: [t] or [b, t]; None: 0 .. t-1.  mask: [b or 1, 1, t, T], True where a token may
-    look.  row: number, in the whole batch, of the first sequence.
+    look.
     """
 
     tokens: Tensor
     targets: Tensor
     positions: Tensor | None = None
     mask: Tensor | None = None
-    row: int = 0
 
     def rows(self, rows: slice) -> Microbatch:
         """Cut out these sequences: of what has a row for each, those rows; the whole of what all sequences share."""
@@ -30,7 +29,7 @@ class Microbatch:
         def cut(x: Tensor) -> Tensor:
             return x[rows] if x.dim() > 1 and x.shape[0] == batch else x
 
-        return replace(self._each(cut), row=self.row + rows.start)
+        return self._each(cut)
 
     def columns(self, held: Tensor) -> Microbatch:
         """Cut out these tokens of every sequence, by number [t]; they may still look at all T."""
@@ -48,4 +47,4 @@ class Microbatch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Microbatch:
         positions, mask = (None if x is None else change(x) for x in (self.positions, self.mask))
-        return Microbatch(change(self.tokens), change(self.targets), positions, mask, self.row)
+        return Microbatch(change(self.tokens), change(self.targets), positions, mask)

@@ -23,6 +23,7 @@ from llmlab.comm.group import Group
 from llmlab.parallel.families import GroupOf, divided, group_for, parameter_families
 from llmlab.parallel.flat import FlatBucket
 from llmlab.parallel.partial_sums import leave_partial, sum_partial
+from llmlab.parallel.rows import deal_rows
 from llmlab.parallel.zero3 import Units
 
 
@@ -39,6 +40,7 @@ def zero(
     Every rank must give the same weights. Gradients are averaged over ranks. `model.zero` is the ZeRO object, whose
     `no_sync()` accumulates.  Raises ValueError for a stage that is not 1, 2 or 3.
     """
+    deal_rows(model, group)
     sharded = ZeRO(model, group, stage, bucket_mb=bucket_mb, prefetch=prefetch)
     optimizer = make_optimizer(model.parameters())
     sharded.adopt(optimizer)
