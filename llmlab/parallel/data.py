@@ -78,7 +78,7 @@ def reduce_gradients(
     deal_rows_by(parameters, group)
     trained = [p for p in parameters if p.requires_grad]
     leave_partial(trained)  # `finish` adds them up, once all that comes together has
-    buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
+    buckets = [Bucket(ps, comm_dtype) for ps in make_buckets(trained, bucket_mb)]
     reducer = Reducer(group, buckets, overlap, as_view, find_unused, op, finish_with_backward)
     reducer.watch()
     return reducer
@@ -134,6 +134,12 @@ class Reducer:
         n, when = len(self.buckets), "during" if self.overlap else "after"
         plural = "" if n == 1 else "s"
         return f"Reducer({n} bucket{plural} over {self.group.axis}={self.group.size}, sent {when} backward)"
+
+    def __deepcopy__(self, memo: object) -> Reducer:
+        raise ValueError(
+            "copy.deepcopy wants a model that is not data parallel, as nothing would average the copy's gradients: "
+            "copy it before data_parallel(), or keep model.state_dict()"
+        )
 
     def watch(self) -> None:
         """Put the hook on every parameter."""

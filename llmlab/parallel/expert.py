@@ -23,6 +23,7 @@ from torch.autograd import Function
 
 from llmlab.comm.group import Group
 from llmlab.model.moe import MoE, dispatch, even_share
+from llmlab.parallel.part_gradients import slice_over
 from llmlab.parallel.rows import deal_rows
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -48,6 +49,8 @@ def expert_parallel(model: Model, group: Group) -> Model:
             if e // share != group.rank:
                 moe.experts[e] = Elsewhere(e // share)
         moe.dispatch = partial(dispatch_across, group=group)
+        for parameter in moe.experts.parameters():
+            slice_over(parameter, group)
     return model
 
 
