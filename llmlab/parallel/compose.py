@@ -25,6 +25,7 @@ from llmlab.parallel.expert import expert_parallel, global_balance
 from llmlab.parallel.gathering import Gathering
 from llmlab.parallel.layout import Layout
 from llmlab.parallel.microbatches import Microbatch
+from llmlab.parallel.part_gradients import make_plain
 from llmlab.parallel.pipeline import Pipeline, pipeline_parallel
 from llmlab.parallel.placement import shard_of
 from llmlab.parallel.replicas import Replicas
@@ -79,6 +80,7 @@ def parallelize(
     if not layout.zero:  # which places no more than its shards
         model.to(world.device)
     gathering.hold(model)
+    make_plain(model.parameters())  # a step knows who holds which part
     optimizer = make_optimizer(model.parameters())
     table = None if pipeline is None else pipeline.shared_table
     gradients: Gradients
@@ -87,6 +89,7 @@ def parallelize(
     else:
         gradients = Replicas(model, group_of, bucket_mb)
     gradients.adopt(optimizer)
+    model.place.part, model.place.parts = axes.dp.rank, layout.dp  # of each microbatch's rows
     if recompute != "none":
         recompute_activations(model, recompute)
     whole = model.whole if isinstance(model.whole, SplitModel) else SplitModel(model)

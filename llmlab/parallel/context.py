@@ -12,6 +12,7 @@ Seam: `attend`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -46,6 +47,17 @@ def slices(group: Group, context: str) -> int:
     return group.size * (2 if context == "ring" and group.size > 1 else 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The numbers, in the whole sequence, of the t tokens held here: what dropout draws by."""
+
+    group: Group
+    context: str
+
+    def __call__(self, t: int) -> Tensor:
+        return columns(t * self.group.size, self.group, self.context)
+
+
 def context_parallel(model: Transformer, group: Group, context: str = "ring") -> Transformer:
     """Let every attention of the model's blocks look over the whole sequence, of which each rank holds `columns`.
 
@@ -59,6 +71,8 @@ def context_parallel(model: Transformer, group: Group, context: str = "ring") ->
     if context == "ulysses":
         for block in blocks:
             check_heads(block, group)
+    if group.size > 1:
+        model.place.columns = Columns(group, context)
     for block in blocks if group.size > 1 else ():
         attention = block.attention
         if context == "ulysses":

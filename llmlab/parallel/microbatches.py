@@ -17,25 +17,25 @@ class Microbatch:
     """Some rows of a batch [B, T], and of each row the tokens that a rank holds.
 
     tokens, targets: [b, t].  positions: [t] or [b, t]; None: 0 .. t-1.  mask: [b or 1, 1, t, T], True where a token may
-    look.  row: number, in the whole batch, of the first sequence.
+    look.
     """
 
     tokens: Tensor
     targets: Tensor
     positions: Tensor | None = None
     mask: Tensor | None = None
-    row: int = 0
 
-    def rows(self, rows: slice) -> Microbatch:
+    def rows(self, rows: slice | Tensor) -> Microbatch:
         """Cut out these sequences: of what has a row for each, those rows; the whole of what all sequences share."""
-        return replace(self._rows(rows), row=self.row + rows.start)
+        batch = self.tokens.shape[0]
+        return self._each(lambda x: x[rows] if x.dim() > 1 and x.shape[0] == batch else x)
 
     def share(self, part: int, parts: int) -> Microbatch:
         """Cut out one of `parts` equal shares. Where a row is missing the last stands in, without its targets."""
         batch = self.tokens.shape[0]
         each = -(-batch // parts)
         rows = torch.arange(part * each, (part + 1) * each, device=self.tokens.device)
-        found, missing = self._rows(rows.clamp(max=batch - 1)), rows >= batch
+        found, missing = self.rows(rows.clamp(max=batch - 1)), rows >= batch
         return replace(found, targets=found.targets.masked_fill(missing[:, None], IGNORE))
 
     def columns(self, held: Tensor) -> Microbatch:
@@ -74,13 +74,9 @@ class Microbatch:
         """Bring it to a device."""
         return self._each(lambda x: x.to(device))
 
-    def _rows(self, rows: slice | Tensor) -> Microbatch:
-        batch = self.tokens.shape[0]
-        return self._each(lambda x: x[rows] if x.dim() > 1 and x.shape[0] == batch else x)
-
     def _each(self, change: Callable[[Tensor], Tensor]) -> Microbatch:
         positions, mask = (None if x is None else change(x) for x in (self.positions, self.mask))
-        return Microbatch(change(self.tokens), change(self.targets), positions, mask, self.row)
+        return Microbatch(change(self.tokens), change(self.targets), positions, mask)
 
 
 def check_batch(model: Transformer, batch: Microbatch, before: int = 0) -> None:

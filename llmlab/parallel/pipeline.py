@@ -187,6 +187,7 @@ class Interpreter:
     def __init__(self, pipeline: Pipeline, batches: list[Microbatch], scale: Any, on_backward: OnBackward | None):
         self.pipeline, self.batches, self.scale, self.on_backward = pipeline, batches, scale, on_backward
         self.held: dict[tuple[int, int], Held] = {}
+        self.first = pipeline.model.place.forwards
         parameter = next(pipeline.model.parameters())
         self.dtype, self.device = parameter.dtype, parameter.device
         self.mail = Mail(pipeline.group, pipeline.schedule, partial(like, pipeline, batches))
@@ -202,12 +203,13 @@ class Interpreter:
             if self.on_backward is not None and self.pipeline.schedule.last(action):
                 self.on_backward(self.pipeline.stages[action.stage].parameters)
         self.mail.close()
+        self.count(len(self.batches))
         return self.loss_sum
 
     def forward(self, action: Action) -> None:
         stage, batch = self.pipeline.stages[action.stage], self.batches[action.microbatch]
         x = None if stage.first else self.mail.take(action).requires_grad_()
-        self.pipeline.model.place.row = batch.row
+        self.count(action.microbatch)
         with self.pipeline.group.span(str(action)):
             y, loss = stage.forward(batch, x)
         edge = get_gradient_edge(y) if y is not None and y.requires_grad else None
@@ -216,6 +218,11 @@ class Interpreter:
             self.loss_sum += loss.detach()
         if y is not None:
             self.mail.hand_on(action, y.detach())
+
+    def count(self, microbatches: int) -> None:
+        """Tell dropout how many forwards one process has had before this one, in whatever order they come here."""
+        if self.pipeline.model.training:
+            self.pipeline.model.place.resume(self.first + microbatches)
 
     def backward(self, action: Action) -> None:
         stage, held = self.pipeline.stages[action.stage], self.held[action.stage, action.microbatch]

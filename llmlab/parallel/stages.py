@@ -48,7 +48,8 @@ class Stage:
         if self.first:
             x = model.embedding(batch.tokens, positions)
         assert x is not None
-        x = model.through(self.blocks, x, positions, batch.mask, caches and [caches[block] for block in self.blocks])
+        held = None if caches is None else [caches[block] for block in self.blocks]
+        x = model.through(self.blocks, x, positions, batch.mask, held)
         return model.norm(x) if self.last else x
 
 

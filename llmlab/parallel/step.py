@@ -126,8 +126,6 @@ class Step:
         batch, seq = tokens.shape
         device, n_row = self.axes.world.device, batch // (self.layout.microbatches * self.layout.dp)
         held = columns(seq, self.axes.cp, self.layout.context)
-        place = self.model.place
-        place.step, place.columns = self.n_step, held.to(device) if self.layout.cp > 1 else None
         whole = Microbatch(tokens, targets, positions, mask)
         rows = [(i * self.layout.dp + self.axes.dp.rank) * n_row for i in range(self.layout.microbatches)]
         return [whole.rows(slice(row, row + n_row)).columns(held).on(device) for row in rows]
@@ -182,7 +180,6 @@ def accumulate(
     """
     batches, total = list(batches), torch.zeros((), dtype=scale.dtype, device=scale.device)
     for i, batch in enumerate(batches):
-        stage.model.place.row = batch.row
         with nullcontext() if i == len(batches) - 1 else quiet():
             _, loss = stage.forward(batch, None)
             assert loss is not None

@@ -213,7 +213,7 @@ def check_not_split(call: str, model: Transformer, axis: str) -> None:
 def use_as_whole(model: Transformer, whole: SplitModel) -> None:
     """Let the split model itself give the whole one's logits, and refuse what would give but a part of the answer."""
     model.whole = whole
-    model.forward = whole.logits  # type: ignore[method-assign]
+    model.forward = whole.logits  # type: ignore[method-assign, assignment]
     for name in ("loss", "features", "last_logits", "make_caches"):
         setattr(model, name, partial(refused, name, whole))
 
