@@ -208,6 +208,7 @@ def global_mean(loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:
     Ranks with more targets weigh more, in the value and in the gradient: the mean of the ranks' means would be wrong.
     The gradient is made for data_parallel, which averages over ranks. When gradients are accumulated, `count` is this
     rank's count of the whole step, and the micro-batches' values add up to the step's mean.
+    Without a target on any rank it is nan, with gradients of 0.
     """
     return _GlobalMean.apply(loss_sum, count, group)
 
@@ -217,7 +218,7 @@ class _GlobalMean(Function):
     def forward(ctx: Any, loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:
         here = torch.stack([loss_sum.double(), torch.as_tensor(count, dtype=torch.float64, device=loss_sum.device)])
         total, n_target = group.all_reduce(here)
-        ctx.scale = group.size / n_target  # averaging divides by group.size again
+        ctx.scale = group.size / n_target.clamp(min=1)  # averaging divides by group.size again
         return (total / n_target).to(loss_sum.dtype)
 
     @staticmethod

@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
-from llmlab.model import Transformer
+from llmlab.model import IGNORE, Transformer
 from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.schedules import Schedule
 
@@ -39,7 +39,8 @@ class Stage:
         if self.first:
             x = model.embedding(batch.tokens, positions)
         assert x is not None
-        x = model.through(self.blocks, x, positions, batch.mask)  # [b, t, D]
+        with model.place.counting(batch.targets != IGNORE):
+            x = model.through(self.blocks, x, positions, batch.mask)  # [b, t, D]
         if not self.last:
             return x, model.balance_loss(batch.targets, "sum", self.blocks)
         return None, model.loss_of(model.head(model.norm(x)), batch.targets, "sum", self.blocks)

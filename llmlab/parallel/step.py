@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -115,6 +116,8 @@ class Step:
             raise ValueError(f"positions want shape [{seq}] or [{batch}, {seq}], got {list(positions.shape)}")
         if mask is not None and mask.shape not in ((1, 1, seq, seq), (batch, 1, seq, seq)):
             raise ValueError(f"a mask wants shape [{batch} or 1, 1, {seq}, {seq}], got {list(mask.shape)}")
+        if not targets.is_meta and not bool((targets != IGNORE).any()):
+            raise ValueError("a step wants at least one target token, got none")
         if not tokens.is_meta and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.model.config.vocab_size:
             raise ValueError(
                 f"token wants numbers from 0 to {self.model.config.vocab_size - 1}, "
@@ -127,7 +130,8 @@ class Step:
         return torch.autocast(self.axes.world.device.type, self.autocast)
 
     def _sum_dtype(self) -> torch.dtype:
-        return torch.promote_types(self.model.config.dtype, torch.float32)
+        """The parameters' dtype, of all stages alike, and no less than fp32."""
+        return reduce(torch.promote_types, (x.dtype for x in self.gathering.like.values()), torch.float32)
 
     # --- the update -------------------------------------------------------------------------------------------------
 
@@ -136,7 +140,9 @@ class Step:
         owned = [x for x in self.gradients.owned.values() if x.requires_grad]
         finite = None
         if self.scaler is not None:
-            finite = self.axes.world.all_reduce(self.scaler.unscale(owned), "min")  # one rank's veto is everyone's
+            finite = self.axes.world.all_reduce(
+                self.scaler.unscale(owned).to(self.axes.world.device), "min"
+            )  # one rank's veto is everyone's
         if self.clip is not None:
             self.grad_norm = self._norm()
             clip_grad_norm(owned, self.clip, self.grad_norm)
