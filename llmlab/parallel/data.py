@@ -78,10 +78,23 @@ def reduce_gradients(
     deal_rows_by(parameters, group)
     trained = [p for p in parameters if p.requires_grad]
     leave_partial(trained)  # `finish` adds them up, once all that comes together has
+    if op == "sum" and finish_with_backward:  # a mean again and again is itself, and a sum is not: backward may come
+        _multiply(trained, group.size)  # twice before a step, without no_sync, to gradients that are summed already
+        op = "avg"
     buckets = [Bucket(ps, comm_dtype) for ps in make_buckets(trained, bucket_mb)]
     reducer = Reducer(group, buckets, overlap, as_view, find_unused, op, finish_with_backward)
     reducer.watch()
     return reducer
+
+
+def _multiply(parameters: Iterable[nn.Parameter], n: int) -> None:
+    """Let each backward add n times its gradient, so that the mean over n ranks is their sum."""
+
+    def times(grad: Tensor) -> Tensor:
+        return grad * n
+
+    for parameter in parameters:
+        parameter.register_hook(times)
 
 
 def broadcast_weights(model: nn.Module, group: Group, src: int = 0) -> None:
