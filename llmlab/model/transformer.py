@@ -18,6 +18,7 @@ from llmlab.model.dropout import Dropout
 from llmlab.model.embedding import Rotation
 from llmlab.model.language_model import LanguageModel, Positions, Tokens
 from llmlab.model.layers import make_norm
+from llmlab.model.loss import IGNORE
 from llmlab.model.mlp import make_mlp
 from llmlab.model.moe import MoE
 
@@ -85,6 +86,16 @@ class Transformer(LanguageModel):
             positions = torch.arange(before, before + tokens.shape[1], device=tokens.device)
         return self.norm(self.through(self.blocks, self.embedding(tokens, positions), positions, mask, caches))
 
+    def last_logits(
+        self,
+        tokens: Tokens,
+        positions: Positions | None = None,
+        mask: Mask | None = None,
+        caches: Sequence[KVCache] | None = None,
+    ) -> Float[Tensor, "B V"]:
+        """Compute the logits of the token after the last: the others' are not even computed."""
+        return self.head(self.features(tokens, positions, mask, caches)[:, -1])
+
     def through(
         self,
         blocks: Iterable[nn.Module],
@@ -108,7 +119,9 @@ class Transformer(LanguageModel):
         reduction: str = "mean",
     ) -> Float[Tensor, ""]:
         """Compute the cross-entropy in nats, averaged (or summed) over the target tokens (-100: not one)."""
-        return self.loss_of(self(tokens, positions, mask), targets, reduction)
+        with self.place.counting(targets != IGNORE):
+            logits = self(tokens, positions, mask)
+        return self.loss_of(logits, targets, reduction)
 
     def make_caches(self, batch: int, length: int | None = None) -> list[KVCache]:
         """Make an empty cache per block, for `batch` sequences of up to `length` (default max_seq) tokens."""

@@ -24,6 +24,7 @@ from torch.autograd import Function, Variable
 from llmlab.comm.group import Group
 from llmlab.parallel.buckets import Bucket, make_buckets
 from llmlab.parallel.partial_sums import leave_partial, sum_partial
+from llmlab.parallel.rows import deal_rows, deal_rows_by
 
 
 def data_parallel(
@@ -50,6 +51,7 @@ def data_parallel(
     model.to(group.device)
     if init_sync:
         broadcast_weights(model, group)
+    deal_rows(model, group)
     vars(model)["reducer"] = reduce_gradients(  # not a submodule, nor anything of the model's state
         model.parameters(), group, bucket_mb, overlap, comm_dtype, gradient_as_bucket_view, find_unused_parameters
     )
@@ -72,12 +74,27 @@ def reduce_gradients(
     op: "avg", or "sum" where the loss is divided already.  finish_with_backward: False where the caller calls `finish`,
     once per step, because a backward pass may meet none of these parameters.
     """
+    parameters = list(parameters)
+    deal_rows_by(parameters, group)
     trained = [p for p in parameters if p.requires_grad]
     leave_partial(trained)  # `finish` adds them up, once all that comes together has
-    buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
+    if op == "sum" and finish_with_backward:  # a mean again and again is itself, and a sum is not: backward may come
+        _multiply(trained, group.size)  # twice before a step, without no_sync, to gradients that are summed already
+        op = "avg"
+    buckets = [Bucket(ps, comm_dtype) for ps in make_buckets(trained, bucket_mb)]
     reducer = Reducer(group, buckets, overlap, as_view, find_unused, op, finish_with_backward)
     reducer.watch()
     return reducer
+
+
+def _multiply(parameters: Iterable[nn.Parameter], n: int) -> None:
+    """Let each backward add n times its gradient, so that the mean over n ranks is their sum."""
+
+    def times(grad: Tensor) -> Tensor:
+        return grad * n
+
+    for parameter in parameters:
+        parameter.register_hook(times)
 
 
 def broadcast_weights(model: nn.Module, group: Group, src: int = 0) -> None:
@@ -130,6 +147,12 @@ class Reducer:
         n, when = len(self.buckets), "during" if self.overlap else "after"
         plural = "" if n == 1 else "s"
         return f"Reducer({n} bucket{plural} over {self.group.axis}={self.group.size}, sent {when} backward)"
+
+    def __deepcopy__(self, memo: object) -> Reducer:
+        raise ValueError(
+            "copy.deepcopy wants a model that is not data parallel, as nothing would average the copy's gradients: "
+            "copy it before data_parallel(), or keep model.state_dict()"
+        )
 
     def watch(self) -> None:
         """Put the hook on every parameter."""
@@ -198,6 +221,7 @@ def global_mean(loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:
     Ranks with more targets weigh more, in the value and in the gradient: the mean of the ranks' means would be wrong.
     The gradient is made for data_parallel, which averages over ranks. When gradients are accumulated, `count` is this
     rank's count of the whole step, and the micro-batches' values add up to the step's mean.
+    Without a target on any rank it is nan, with gradients of 0.
     """
     return _GlobalMean.apply(loss_sum, count, group)
 
@@ -207,7 +231,7 @@ class _GlobalMean(Function):
     def forward(ctx: Any, loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:
         here = torch.stack([loss_sum.double(), torch.as_tensor(count, dtype=torch.float64, device=loss_sum.device)])
         total, n_target = group.all_reduce(here)
-        ctx.scale = group.size / n_target  # averaging divides by group.size again
+        ctx.scale = group.size / n_target.clamp(min=1)  # averaging divides by group.size again
         return (total / n_target).to(loss_sum.dtype)
 
     @staticmethod

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from llmlab.comm.call import Handle
 from llmlab.comm.group import Group
+from llmlab.parallel.rows import deal_rows
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -56,6 +57,7 @@ def parameter_server(
             parameter.data = parameter.data.new_empty(0)
     else:
         role = Worker(owned, world)
+        deal_rows(model, role.workers)
     vars(model)["server"] = role  # not a submodule, nor anything of the model's state
     return role
 

@@ -36,9 +36,9 @@ def even_load(config: Config, tokens: int, ep: int, rank: int) -> tuple[int, int
 
 
 def balance_bytes(config: Config) -> int:
-    """Bytes a rank hands to `all_reduce` in one step for `global_balance`: load and probability, and their gradient."""
+    """Bytes a rank hands to `all_reduce` in one step for `global_balance`: 2 E + 1 sums, and their gradient."""
     width = torch.promote_types(config.dtype, torch.float32).itemsize
-    return config.n_layer * 2 * 2 * config.n_expert * width
+    return config.n_layer * 2 * (2 * config.n_expert + 1) * width
 
 
 def expert_param(config: Config, ep: int = 1) -> int:
