@@ -21,6 +21,7 @@ _NAMES = {
     ],
     "model": ["Config", "Transformer"],
     "model.pretrained": ["load_pretrained"],
+    "finite": ["check_finite"],
     "generation": ["generate"],
     "parallel.data": ["data_parallel"],
     "parallel.agreement": ["disagreement"],

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "llmlab"
 
 LEVELS = [
     {"arguments", "model", "text", "optim", "comm", "hardware"},
-    {"training", "generation", "evaluate", "checkpoint"},
+    {"training", "generation", "evaluate", "checkpoint", "finite"},
     {"parallel"},
     {"cost", "measuring", "diagnosing"},
     {"plot"},
