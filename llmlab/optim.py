@@ -322,9 +322,16 @@ class LRScheduler:
 
 @torch.no_grad()
 def grad_norm(params: Iterable[Tensor]) -> Tensor:
-    """Compute the 2-norm of all gradients taken as one vector; 0-dimensional."""
-    norms = [torch.linalg.vector_norm(p.grad) for p in params if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+    """Compute the 2-norm of all gradients taken as one vector; 0-dimensional.
+
+    Where a mode of parallelism has spread gradients over ranks it is the norm of the whole: every rank calls this.
+    """
+    grads = [grad for p in params if (grad := p.grad) is not None]
+    if not grads:
+        return torch.zeros(())
+    norms = torch._foreach_norm(grads)  # all in one call, so that ranks exchange them in one message
+    dtype = max((norm.dtype for norm in norms), key=lambda dtype: torch.finfo(dtype).bits)
+    return torch.linalg.vector_norm(torch.stack([norm.to(dtype) for norm in norms]))
 
 
 @torch.no_grad()
@@ -369,10 +376,13 @@ class LossScaler:
     @torch.no_grad()
     def unscale(self, params: Iterable[Tensor]) -> Tensor:
         """Divide the gradients by the scale in place; return a 0-dimensional 1.0 if all are finite, else 0.0."""
-        grads = [p.grad for p in params if p.grad is not None]
+        grads = [grad for p in params if (grad := p.grad) is not None]
         for g in grads:
             g.mul_(1 / self.value)
-        return torch.stack([g.isfinite().all() for g in grads]).all().float()
+        if not grads:  # a pipeline stage with nothing to train
+            return torch.ones(())
+        # the largest magnitude, which nan and inf survive; a norm is the same on all ranks that share a gradient
+        return torch.stack([norm.isfinite() for norm in torch._foreach_norm(grads, math.inf)]).all().float()
 
     def step(self, optimizer: torch.optim.Optimizer, finite: Tensor | None = None) -> bool:
         """Step if every gradient is finite, adapt the scale, and return whether it stepped.

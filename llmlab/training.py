@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from llmlab.evaluate import mean_loss, on_device
 from llmlab.evaluate.scores import Batch
-from llmlab.model import IGNORE, Place
+from llmlab.model import IGNORE
+from llmlab.model.dropout import places
 from llmlab.optim import LRScheduler, clip_grad_norm, grad_norm
 
 Curves = dict[str, dict[int, float]]  # name -> step -> nats per token: what plot.losses draws
@@ -139,15 +140,13 @@ class Trainer:
         if not n_token:
             raise ValueError("a step wants at least one target token, got none")
         self.optimizer.zero_grad()
-        mean, row = 0.0, 0
-        for batch, target in zip(batches, targets, strict=True):
-            self._place(row)
+        mean = 0.0
+        for batch in batches:
             with self._precision():
                 loss = self.loss(self.model, batch) / n_token
             self._finite("loss", loss)
             loss.backward()
             mean += loss.item()
-            row += len(target)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = grad_norm(parameters) if self.clip is None else clip_grad_norm(parameters, self.clip)
         self._finite("gradient's norm", norm)
@@ -165,6 +164,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "early_stop": None if stop is None else {k: v for k, v in vars(stop).items() if k != "patience"},
+            "forwards": [(place.base, dict(place.drawn)) for place in places(self.model)],  # of dropout
             "progress": (self.n_step, self.n_batch, self.n_token),
             "curves": self.curves,
         }
@@ -181,6 +181,8 @@ class Trainer:
             self.schedule.load_state_dict(state["schedule"])
         if self.early_stop is not None:
             vars(self.early_stop).update(state["early_stop"])
+        for place, forwards in zip(places(self.model), state["forwards"], strict=True):
+            place.resume(*forwards)
         self.n_step, self.n_batch, self.n_token = state["progress"]
         self.curves = {name: dict(curve) for name, curve in state["curves"].items()}
 
@@ -190,13 +192,6 @@ class Trainer:
     def _precision(self) -> torch.autocast:
         device = next(self.model.parameters()).device
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
-
-    def _place(self, row: int) -> None:
-        """Tell the dropouts which step this is and where the microbatch lies in the batch: they draw by it."""
-        for module in self.model.modules():
-            place = getattr(module, "place", None)
-            if isinstance(place, Place):
-                place.step, place.row = self.n_step, row
 
     def _finite(self, what: str, value: Tensor) -> None:
         if not math.isfinite(value.item()):

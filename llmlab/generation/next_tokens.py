@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from llmlab.arguments import string, whole
 from llmlab.evaluate import evaluating
-from llmlab.generation.prompts import check_prompts
+from llmlab.evaluate.scores import finite
+from llmlab.generation.prompts import check_prompts, pad
 from llmlab.hardware.facts import read_facts
-from llmlab.model.language_model import LanguageModel
+from llmlab.model.whole import model_of, used_whole
 from llmlab.text import BPE
 
 RECORDED = ("recorded", "next_tokens.csv")  # under data/; benchmarks/next_tokens.py writes it
@@ -32,12 +35,13 @@ class NextTokens:
             raise ValueError(f"a logit for each token, and at least one: got {len(self.logits)}, {len(self.tokens)}")
 
 
-def next_tokens(model: LanguageModel, tokenizer: BPE, prompt: str, keep: int = 500, source: str = "") -> NextTokens:
-    """Ask a model for the `keep` likeliest tokens after a prompt."""
-    ids = torch.tensor([tokenizer.encode(prompt)])
-    check_prompts(model, ids, 1)
-    with evaluating(model):
-        logits = model(ids.to(next(model.parameters()).device))[0, -1].cpu()
+def next_tokens(model: Any, tokenizer: BPE, prompt: str, keep: int = 500, source: str = "") -> NextTokens:
+    """Ask a model, or a step's, for the `keep` likeliest tokens after a prompt."""
+    keep = whole("next_tokens", "keep", keep, least=1)
+    ids, _ = pad(tokenizer.encode(string("next_tokens", "prompt", prompt)))
+    check_prompts(model_of("next_tokens", model), ids, 1)
+    with used_whole("next_tokens", model) as one, evaluating(one):
+        logits = finite("next_tokens", one(ids.to(next(one.parameters()).device))[0, -1]).cpu()
     best = logits.topk(min(keep, len(logits)))
     return NextTokens(prompt, [tokenizer.decode([i]) for i in best.indices.tolist()], best.values, source)
 

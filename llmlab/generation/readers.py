@@ -9,6 +9,7 @@ from torch import Tensor
 from llmlab.generation.prompts import Padding
 from llmlab.model import EncoderDecoder, Transformer
 from llmlab.model.language_model import LanguageModel, Tokens
+from llmlab.model.whole import Whole
 
 
 class Reader:
@@ -38,21 +39,33 @@ class Reader:
 
 
 class TransformerReader(Reader):
-    """A Transformer, which with a cache reads only what is new, and can be told where padding ends."""
+    """A Transformer, which with a cache reads only what is new, and can be told where padding ends.
+
+    Of a split one, `whole` answers. What looks ahead (causal=False) sees every token anew with each that is added, so
+    nothing of it can be kept.
+    """
 
     model: Transformer
     takes_padding = True
 
-    def __init__(self, model: Transformer, tokens: Tokens, padding: Padding | None, room: int, use_cache: bool):
+    def __init__(
+        self,
+        model: Transformer,
+        tokens: Tokens,
+        padding: Padding | None,
+        room: int,
+        use_cache: bool,
+        whole: Whole | None = None,
+    ):
         """room: the largest number of tokens a text may grow to."""
         super().__init__(model, tokens, padding)
-        self.caches = model.make_caches(len(tokens), room) if use_cache else None
+        self.whole = model if whole is None else whole
+        self.caches = self.whole.make_caches(len(tokens), room) if use_cache and model.config.causal else None
 
     def logits(self) -> Float[Tensor, "B V"]:
         seen = self.caches[0].length if self.caches else 0
         positions, mask = self.places(seen)
-        features = self.model.features(self.tokens[:, seen:], positions, mask, self.caches)
-        return self.model.head(features[:, -1])
+        return self.whole.last_logits(self.tokens[:, seen:], positions, mask, self.caches)
 
     def places(self, seen: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B 1 1 S"]] | tuple[None, None]:
         """Count positions from the end of each row's padding, and hide the padding from everybody."""
@@ -77,13 +90,10 @@ class Translator(Reader):
         model: EncoderDecoder,
         tokens: Tokens,
         padding: Padding | None,
-        source: Int[Tensor, "B S"] | None,
+        source: Int[Tensor, "B S"],
         mask: Bool[Tensor, "#B #h #T #S"] | None,
     ):
         super().__init__(model, tokens, padding)
-        if source is None or len(source) != len(tokens):
-            got = "none" if source is None else f"{len(source)} for {len(tokens)}"
-            raise ValueError(f"an EncoderDecoder wants a source for each prompt, got {got}")
         # rows that `select` exchanges are beams of one source, so the memory stays in its place
         self.memory, self.mask = model.encode(source, mask), mask
 
@@ -99,9 +109,11 @@ def make_reader(
     use_cache: bool,
     source: Int[Tensor, "B S"] | None = None,
     source_mask: Bool[Tensor, "#B #h #T #S"] | None = None,
+    whole: Whole | None = None,
 ) -> Reader:
     if isinstance(model, EncoderDecoder):
+        assert source is not None
         return Translator(model, tokens, padding, source, source_mask)
     if isinstance(model, Transformer):
-        return TransformerReader(model, tokens, padding, room, use_cache)
+        return TransformerReader(model, tokens, padding, room, use_cache, whole)
     return Reader(model, tokens, padding)

@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from llmlab.arguments import instance, real, whole
+from llmlab.evaluate.scores import finite
+
 Choose = Callable[[Float[Tensor, "B V"], int], Int[Tensor, " B"]]  # (logits, step) -> a token for each row
 
 
@@ -21,10 +24,11 @@ def probabilities(
     """Compute softmax(logits / temperature) of the `top_k` likeliest, then of the fewest that reach `top_p` together.
 
     A lower temperature sharpens, a higher one flattens. What is cut has probability 0, the rest adds up to 1; of equal
-    logits at the border of `top_k` all stay. Raises ValueError for a choice that leaves nothing to draw from.
+    logits at the border of `top_k` all stay. Raises ValueError for a choice that leaves nothing to draw from, and for
+    logits that are not finite.
     """
-    check_choice(temperature, top_k, top_p)
-    logits = wide(logits)
+    check_choice("probabilities", temperature, top_k, top_p)
+    logits = finite("probabilities", wide(instance("probabilities", "logits", logits, Tensor)))
     logits = logits - logits.amax(-1, keepdim=True)  # so that a tiny temperature can only overflow to -inf
     if top_k is not None and top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
@@ -37,16 +41,14 @@ def probabilities(
     return p
 
 
-def check_choice(temperature: float, top_k: int | None, top_p: float | None, beams: int = 1) -> None:
+def check_choice(call: str, temperature: float, top_k: int | None, top_p: float | None, beams: int = 1) -> None:
     """Refuse choices that leave nothing to choose from, and beams of random tokens."""
-    if not temperature >= 0:
-        raise ValueError(f"temperature wants at least 0, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k wants at least 1 token, or None for all, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p wants a share above 0 and up to 1, or None for all, got {top_p}")
-    if beams < 1:
-        raise ValueError(f"beams wants at least 1, got {beams}")
+    real(call, "temperature", temperature, least=0)
+    if top_k is not None:
+        whole(call, "top_k, tokens to draw from (None: all),", top_k, least=1)
+    if top_p is not None:
+        real(call, "top_p, a share (None: all),", top_p, above=0, most=1)
+    whole(call, "beams", beams, least=1)
     if beams > 1 and temperature > 0:
         raise ValueError(f"beams look for the likeliest text and want temperature 0, got {temperature}")
 

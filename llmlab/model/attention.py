@@ -124,10 +124,10 @@ class Attention(nn.Module):
     def __init__(self, config: Config, causal: bool | None = None):
         super().__init__()
         d, k, dtype = config.d_model, config.head_dim, config.dtype
-        self.query = Linear(d, config.n_head * k, config.bias, dtype)
-        self.key = Linear(d, config.n_kv_head * k, config.bias, dtype)
-        self.value = Linear(d, config.n_kv_head * k, config.bias, dtype)
-        self.output = Linear(config.n_head * k, d, config.bias, dtype)
+        self.query = Linear(d, config.n_head * k, config.qkv_bias, dtype)
+        self.key = Linear(d, config.n_kv_head * k, config.qkv_bias, dtype)
+        self.value = Linear(d, config.n_kv_head * k, config.qkv_bias, dtype)
+        self.output = Linear(config.n_head * k, d, config.output_bias, dtype)
         self.head_dim = k
         self.causal = config.causal if causal is None else causal
         self.attend = attend_fused

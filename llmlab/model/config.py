@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from llmlab.arguments import choice, flag, real, string, whole
+from llmlab.arguments import choice, flag, listing, real, string, whole
 
 NORMS = ("layernorm", "rmsnorm")
 MLPS = ("gelu", "gelu_tanh", "relu", "swiglu")
@@ -25,6 +25,11 @@ NUMBERS: dict[str, dict[str, Any]] = {
     "norm_eps": {"above": 0}, "rotary_base": {"above": 0}, "balance_loss": {"least": 0},
     "dropout": {"least": 0, "below": 1}, "label_smoothing": {"least": 0, "below": 1},
 }  # fmt: skip
+ATTENTION_BIASES = (None, "all", "qkv", "none")
+
+
+class Derived(int):
+    """A size that follows from others: where `dataclasses.replace` hands it on, it follows from the new ones."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Config:
     """The sizes of a Transformer; what is not given is as in GPT-2 (Radford et al. 2019).
 
     n_kv_head and d_ff are filled in at once, so `dataclasses.replace` keeps them: give them again, or 0, with a new
-    d_model or n_head. Raises ValueError for sizes that make no model.
+    d_model or n_head; a head_dim that was not given follows by itself. Raises ValueError for sizes that make no model.
     """
 
     vocab_size: int
@@ -59,6 +64,9 @@ class Config:
     tie_embeddings: bool = True
     label_smoothing: float = 0.0
     dtype: torch.dtype = torch.float32
+    head_dim: int = 0  # 0: d_model / n_head, after `replace` too
+    attention_bias: str | None = None  # None: as `bias`; "all", "qkv" (query, key and value, as in Qwen2) or "none"
+    rotary_factors: tuple[float, ...] = ()  # divide the K/2 rotary frequencies, to reach further; (): by nothing
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -67,11 +75,20 @@ class Config:
         if not self.d_ff:
             width = -(-8 * self.d_model // 96) * 32 if self.mlp == "swiglu" else 4 * self.d_model
             object.__setattr__(self, "d_ff", width)
+        if isinstance(self.head_dim, Derived) or not self.head_dim:
+            object.__setattr__(self, "head_dim", Derived(self.d_model // self.n_head))
         self._check_sizes()
+        self._check_heads()
 
     @property
-    def head_dim(self) -> int:
-        return self.d_model // self.n_head
+    def qkv_bias(self) -> bool:
+        """Whether query, key and value have biases."""
+        return self.bias if self.attention_bias is None else self.attention_bias != "none"
+
+    @property
+    def output_bias(self) -> bool:
+        """Whether the output of attention has a bias."""
+        return self.bias if self.attention_bias is None else self.attention_bias == "all"
 
     # --- counts ---------------------------------------------------------------------------------------------------
 
@@ -111,8 +128,8 @@ class Config:
 
     @property
     def _attention_params(self) -> int:
-        biases = self.head_dim * (self.n_head + 2 * self.n_kv_head) + self.d_model
-        return self._attention_weights + biases * self.bias
+        qkv = self.head_dim * (self.n_head + 2 * self.n_kv_head)
+        return self._attention_weights + qkv * self.qkv_bias + self.d_model * self.output_bias
 
     @property
     def _mlp_weights(self) -> int:
@@ -134,25 +151,40 @@ class Config:
         for names, least in ((SIZES, 1), (MAY_BE_ZERO, 0)):
             for name in names:
                 object.__setattr__(self, name, whole("Config", name, getattr(self, name), least))
+        whole("Config", "head_dim", self.head_dim, 0)  # kept as it came: it may be a Derived one
         for name, choices in (("norm", NORMS), ("mlp", MLPS), ("position", POSITIONS)):
             choice("Config", name, string("Config", name, getattr(self, name)), choices)
+        choice("Config", "attention_bias", self.attention_bias, ATTENTION_BIASES)
         for name in ("norm_first", "causal", "bias", "tie_embeddings"):
             flag("Config", name, getattr(self, name))
         for name, bounds in NUMBERS.items():
             real("Config", name, getattr(self, name), **bounds)
+        factors = listing("Config", "rotary_factors", self.rotary_factors, "numbers")
+        factors = [real("Config", "each of rotary_factors", factor, above=0) for factor in factors]
+        object.__setattr__(self, "rotary_factors", tuple(factors))
         if self.capacity_factor is not None:
             real("Config", "capacity_factor (or None)", self.capacity_factor, above=0)
         if not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
             raise ValueError(f"Config wants dtype as a floating-point torch.dtype; got {self.dtype!r}")
 
     def _check_sizes(self) -> None:
-        if self.d_model % self.n_head:
-            raise ValueError(f"d_model wants a multiple of n_head={self.n_head}, got {self.d_model}")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_kv_head wants a divisor of n_head={self.n_head}, got {self.n_kv_head}")
-        if self.position == "rotary" and self.head_dim % 2:
-            raise ValueError(f"rotary positions turn pairs and want an even head_dim, got {self.head_dim}")
         if self.position == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"sinusoidal positions come in pairs and want an even d_model, got {self.d_model}")
         if self.n_expert and not 1 <= self.n_expert_active <= self.n_expert:
             raise ValueError(f"n_expert_active wants 1 to n_expert={self.n_expert}, got {self.n_expert_active}")
+
+    def _check_heads(self) -> None:
+        if isinstance(self.head_dim, Derived) and self.d_model % self.n_head:
+            raise ValueError(
+                f"d_model wants a multiple of n_head={self.n_head}, got {self.d_model}: change it, or give a head_dim"
+            )
+        if self.position == "rotary" and self.head_dim % 2:
+            raise ValueError(f"rotary positions turn pairs and want an even head_dim, got {self.head_dim}")
+        factors = self.rotary_factors
+        if factors and (self.position != "rotary" or len(factors) != self.head_dim // 2):
+            raise ValueError(
+                f"rotary_factors wants position='rotary' and one for each of head_dim/2={self.head_dim // 2} "
+                f"frequencies, got position={self.position!r} and {len(factors)} factors"
+            )

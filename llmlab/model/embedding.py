@@ -6,9 +6,12 @@ between calls but learned tables: sines are computed where they are needed, in t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from llmlab.model.config import Config
@@ -33,6 +36,15 @@ class Table(nn.Module):
             raise ValueError(f"{self.what} wants numbers from 0 to {top}, got {low} to {high}") from None
 
 
+def as_index(what: str, numbers: Tensor) -> Int[Tensor, "*B"]:
+    """Return integers in a dtype that torch can look up by: it cannot by those of 8 and 16 bits, nor unsigned ones."""
+    if numbers.dtype in (torch.int64, torch.int32):
+        return numbers
+    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+        raise ValueError(f"{what} wants integers, got {numbers.dtype}")
+    return numbers.long()
+
+
 class Embedding(nn.Module):
     """Token embedding plus, where the config says so, learned or sinusoidal positions. [B, T] -> [B, T, D]"""
 
@@ -45,9 +57,9 @@ class Embedding(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(
-        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"] | None = None
+        self, tokens: Integer[Tensor, "B T"], positions: Int[Tensor, "*B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
-        x = self.token(tokens)
+        x = self.token(as_index("token", tokens))
         if self.sinusoidal:  # sines reach 1, so tokens are scaled up to match: Vaswani et al. 2017, section 3.4
             x = x * x.shape[-1] ** 0.5 + sinusoids(count(x, positions), x.shape[-1]).to(x.dtype)
         elif self.position is not None:
@@ -72,12 +84,34 @@ def angles_of(positions: Int[Tensor, "*B T"], dim: int, base: float) -> Float[Te
     return positions[..., None] * base**-exponents
 
 
-def rotary(positions: Int[Tensor, "*B T"], head_dim: int, base: float, dtype: torch.dtype) -> Rotation:
-    """Cosines and sines that `rotate` turns queries and keys by (Su et al. 2021); 16-bit models get them in fp32."""
+def rotary(
+    positions: Int[Tensor, "*B T"], head_dim: int, base: float, dtype: torch.dtype, factors: Sequence[float] = ()
+) -> Rotation:
+    """Cosines and sines that `rotate` turns queries and keys by (Su et al. 2021); 16-bit models get them in fp32.
+
+    factors: what each frequency is divided by, so that a model trained on short sequences can be taught long ones.
+    """
     angles = angles_of(positions, head_dim, base)
+    if factors:
+        angles = angles / torch.tensor(factors, dtype=angles.dtype, device=angles.device)
     angles = angles if angles.dim() == 2 else angles[:, None]  # one row of angles per sequence: the heads share it
     dtype = torch.promote_types(dtype, torch.float32)
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def llama3_factors(
+    head_dim: int, base: float, factor: float, low: float, high: float, trained: float
+) -> tuple[float, ...]:
+    """Divide slow frequencies by `factor`, leave fast ones alone, and go from one to the other in between.
+
+    A frequency f turns n = trained f / 2π times over the `trained` positions of before: it is slow where n < low, fast
+    where n > high. In between f becomes (1 - s) f / factor + s f, s going from 0 to 1 as n does from low to high.
+    (Llama 3.1, Grattafiori et al. 2024; the form is that of the code published with it.)
+    """
+    frequencies = (base ** (-2 * i / head_dim) for i in range(head_dim // 2))
+    turns = [trained * f / (2 * math.pi) for f in frequencies]
+    shares = [min(max((n - low) / (high - low), 0.0), 1.0) for n in turns]
+    return tuple(1 / ((1 - s) / factor + s) for s in shares)
 
 
 def rotate(x: Float[Tensor, "B h T K"], rotation: Rotation) -> Float[Tensor, "B h T K"]:

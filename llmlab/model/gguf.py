@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from llmlab.model.quantised import PACKINGS, Packing
-from llmlab.model.stored import Raw, Stored, check_extents, label, raw_bytes
+from llmlab.model.quantised import PACKINGS, UNREAD, Packing
+from llmlab.model.stored import Raw, Stored, check_extents, label, raw_bytes, refuse_foreign
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # for `struct`
 STRING, ARRAY = 8, 9
@@ -37,6 +38,7 @@ def read_gguf(source: Path | bytes) -> GGUF:
     what, raw = label(source), raw_bytes(source)
     reader = Reader(what, memoryview(raw.numpy().data))
     if (magic := bytes(reader.take(4))) != b"GGUF":
+        refuse_foreign(what, bytes(raw[:64].tolist()), "GGUF")
         raise ValueError(f"{what} must begin with GGUF, got {magic!r}")
     if (version := reader.number("I")) not in (2, 3):
         raise ValueError(f"{what} must be of GGUF version 2 or 3, little-endian; got {version}")
@@ -56,7 +58,8 @@ def read_gguf(source: Path | bytes) -> GGUF:
 
 
 def _read(data: Raw, packing: Packing, shape: tuple[int, ...]) -> Tensor:
-    return packing.unpack(data.clone().view(-1, packing.nbytes)).view(shape)
+    raw = data.numpy().reshape(-1, packing.nbytes)
+    return torch.from_numpy(packing.unpack(raw).reshape(shape))
 
 
 class Reader:
@@ -68,7 +71,9 @@ class Reader:
     def take(self, count: int) -> memoryview:
         """Give the next bytes."""
         if count > len(self.data) - self.at:
-            raise ValueError(f"{self.what} must have {count} bytes after byte {self.at}, got {len(self.data)} in all")
+            raise ValueError(
+                f"{self.what} must have {count} bytes after byte {self.at}, got {len(self.data)} in all: it was cut off"
+            )
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -118,8 +123,8 @@ class Reader:
         shape = tuple(self.number("Q") for _ in range(n_dim))[::-1]  # the file names the innermost first
         kind, start = self.number("I"), self.number("Q")
         if kind not in PACKINGS:
-            known = ", ".join(f"{packing.name} ({number})" for number, packing in PACKINGS.items())
-            raise ValueError(f"{self.what}: {name!r} must be packed as one of {known}; got type {kind}")
+            known, got = ", ".join(packing.name for packing in PACKINGS.values()), UNREAD.get(kind, f"type {kind}")
+            raise ValueError(f"{self.what}: {name!r} must be packed as one of {known}; got {got}")
         packing = PACKINGS[kind]
         if shape and shape[-1] % packing.numbers:
             raise ValueError(

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from llmlab.model.config import Config
-from llmlab.model.dropout import Dropout, Place
+from llmlab.model.dropout import Place, note_place, settle
 from llmlab.model.embedding import Embedding, Rotation, count, rotary
 from llmlab.model.initial import draw_weights
 from llmlab.model.layers import Linear
 from llmlab.model.loss import IGNORE, cross_entropy
 from llmlab.model.moe import MoE
+from llmlab.model.whole import Whole, check_in_one_piece
 
-Tokens = Int[Tensor, "B T"]
+Tokens = Integer[Tensor, "B T"]
 Positions = Int[Tensor, "*B T"]
 Model = TypeVar("Model", bound="LanguageModel")
 
@@ -33,6 +34,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: Config, seed: int):
         super().__init__()
         self.config, self.seed, self.place = config, seed, Place()
+        self.whole: Whole | None = None  # set by whoever splits the model: see whole.py
         self.embedding = Embedding(config)
         self.cross_entropy = partial(cross_entropy, label_smoothing=config.label_smoothing)
 
@@ -41,9 +43,7 @@ class LanguageModel(nn.Module):
         self.head = Linear(self.config.d_model, self.config.vocab_size, False, self.config.dtype)
         self.tie()
         draw_weights(self, self.config, self.seed)
-        for path, module in self.named_modules():
-            if isinstance(module, Dropout):
-                module.seed, module.path, module.place = self.seed, path, self.place
+        settle(self, self.seed, self.place)
 
     def tie(self) -> None:
         """Let the output layer read the embedding's own table, if the config says so (Press and Wolf 2017)."""
@@ -62,10 +62,16 @@ class LanguageModel(nn.Module):
         super()._apply(fn, recurse)
         if tied:
             self.tie()
+        note_place(self)
         return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        note_place(self)  # a copied parameter has lost its notes
 
     def materialize(self: Model, device: torch.device | str = "cpu") -> Model:
         """Give a model made on the meta device its weights, the ones it would have had if made on `device`."""
+        check_in_one_piece("materialize", self)
         self.to_empty(device=device)
         draw_weights(self, self.config, self.seed)
         return self
@@ -80,7 +86,8 @@ class LanguageModel(nn.Module):
         """Give what the blocks turn queries and keys by, or None where positions are not rotary."""
         if self.config.position != "rotary":
             return None
-        return rotary(count(x, positions), self.config.head_dim, self.config.rotary_base, x.dtype)
+        config = self.config
+        return rotary(count(x, positions), config.head_dim, config.rotary_base, x.dtype, config.rotary_factors)
 
     def loss_of(
         self,

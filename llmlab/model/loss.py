@@ -4,24 +4,49 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
+
+from llmlab.model.embedding import as_index
 
 IGNORE = -100  # a target that does not count
 
 
 def cross_entropy(
-    logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"], label_smoothing: float = 0.0, reduction: str = "mean"
+    logits: Float[Tensor, "*B V"], targets: Integer[Tensor, "*B"], label_smoothing: float = 0.0, reduction: str = "mean"
 ) -> Float[Tensor, "*C"]:
     """Compute -log softmax(logits)[target] in nats: the mean over targets that are not IGNORE, the "sum", or "none".
 
     The mean over no target at all is nan. Label smoothing e moves a share e of each target evenly over the vocabulary
-    (Szegedy et al. 2016, section 7). 16-bit logits are taken to fp32 first.
+    (Szegedy et al. 2016, section 7). 16-bit logits are taken to fp32 first. Raises ValueError for targets of another
+    shape than the tokens', that are no integers, or outside the vocabulary (on a GPU torch's own error, and later).
     """
+    targets = as_targets(targets, logits)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     flat = logits.flatten(0, -2), targets.flatten()
-    loss = F.cross_entropy(*flat, ignore_index=IGNORE, label_smoothing=label_smoothing, reduction=reduction)
+    try:
+        loss = F.cross_entropy(*flat, ignore_index=IGNORE, label_smoothing=label_smoothing, reduction=reduction)
+    except IndexError:  # asked only now: looking at the values first would cost every step
+        raise outside_vocabulary(targets, logits.shape[-1]) from None
     return loss.view_as(targets) if reduction == "none" else loss
+
+
+def as_targets(targets: Tensor, logits: Float[Tensor, "*B v"]) -> Int[Tensor, "*B"]:
+    """Return the targets as integers that torch can look up by, one for each row of logits."""
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"targets want the shape of the tokens, {tuple(logits.shape[:-1])}, got {tuple(targets.shape)}"
+        )
+    return as_index("targets", targets).long()
+
+
+def outside_vocabulary(targets: Tensor, vocab_size: int) -> ValueError:
+    """Make the error for a target that is no token, and not IGNORE."""
+    wrong = targets[(targets != IGNORE) & ((targets < 0) | (targets >= vocab_size))]
+    return ValueError(
+        f"targets wants numbers from 0 to {vocab_size - 1}, got {int(wrong[0])}; "
+        f"where there is nothing to predict (padding, a document's end) write the ignore_index, {IGNORE}"
+    )
 
 
 def next_token(tokens: Int[Tensor, "B T1"]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:

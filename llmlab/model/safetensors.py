@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmlab.model.stored import Raw, Stored, check_extents, label, raw_bytes
+from llmlab.model.stored import Raw, Stored, check_extents, label, raw_bytes, refuse_foreign
 
 DTYPES = {
     "F64": torch.float64,
@@ -49,14 +49,19 @@ def read_safetensors(source: Path | bytes) -> dict[str, Stored]:
 
 def _split(what: str, raw: Raw) -> tuple[dict[str, Any], Raw]:
     """Take the header from the data."""
-    length = int.from_bytes(bytes(raw[:8].tolist()), "little")
+    head = bytes(raw[:64].tolist())
+    length = int.from_bytes(head[:8], "little")
     if not 2 <= length <= min(len(raw) - 8, LONGEST_HEADER):
+        refuse_foreign(what, head, "safetensors")
+        if len(raw) < 8 or len(raw) - 8 < length <= LONGEST_HEADER:
+            raise ValueError(f"{what} must hold a header, got {len(raw)} bytes in all: it was cut off")
         raise ValueError(
             f"{what} must begin with the length of its header, at most the {len(raw)} bytes it has, got {length}"
         )
     try:
         header = json.loads(raw[8 : 8 + length].numpy().tobytes(), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
+        refuse_foreign(what, head, "safetensors")
         raise ValueError(f"{what} must have a header in JSON, got {error}") from None
     if not isinstance(header, dict):
         raise ValueError(f"{what} must have a header that names its tensors, got {type(header).__name__}")

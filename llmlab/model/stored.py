@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,32 @@ def raw_bytes(source: Path | bytes) -> Raw:
 def label(source: Path | bytes) -> str:
     """Name the source in an error message."""
     return source.name if isinstance(source, Path) else "the file of weights"
+
+
+POINTER = "a pointer to a file that Git LFS keeps elsewhere: fetch the file itself, with `git lfs pull` in its folder"
+PICKLE = "a pickle, and loading it could run any code: convert it to safetensors on a machine you would lose"
+OLD = "a file of ggml's from before GGUF: convert it with llama.cpp"
+FOREIGN = {  # what a file begins with that is taken for weights or settings and is neither
+    rb"version https://git-lfs": POINTER,
+    rb"\s*<(!doctype|html|head|body|\?xml|error)": "a page of HTML or XML, such as an error: download the file itself",
+    rb"PK\x03\x04": f"a zip archive; if torch.save wrote it, it holds {PICKLE}",
+    rb"\x80[\x02-\x05]": PICKLE,
+    rb"\x1f\x8b": "compressed by gzip: unpack it",
+    rb"\x89HDF": "an HDF5 file, as Keras writes: only safetensors and GGUF are read",
+    rb"GGUF": "a GGUF file: let its name end in .gguf",
+    rb"ggjt|lmgg|tjgg": OLD,
+    rb".{6}\0\0{": "a safetensors file: it belongs into a folder, beside its config.json",
+}
+
+
+def refuse_foreign(what: str, head: bytes, wanted: str) -> None:
+    """Raise ValueError for what begins like another kind of file, and say which; asked once it makes no sense as ours.
+
+    (A sound file may begin so by chance: safetensors begin with a length, of any bytes.)
+    """
+    for beginning, kind in FOREIGN.items():
+        if not kind.startswith(f"a {wanted}") and re.match(beginning, head, re.IGNORECASE | re.DOTALL):
+            raise ValueError(f"{what} must hold {wanted}, but it is {kind}")
 
 
 def check_extents(what: str, extents: dict[str, tuple[int, int]], size: int, gaps: bool) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmlab.model.attention import padding_mask
 from llmlab.model.config import Config
-from llmlab.model.dropout import Dropout, Place
+from llmlab.model.dropout import Dropout, Place, settle
 from llmlab.model.embedding import Embedding, Table
 from llmlab.model.initial import draw_weights
 from llmlab.model.layers import make_norm
@@ -38,10 +38,7 @@ class TextEncoder(nn.Module):
         self.embedding_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         draw_weights(self, config, seed)
-        place = Place()
-        for path, module in self.named_modules():
-            if isinstance(module, Dropout):
-                module.seed, module.path, module.place = seed, path, place
+        settle(self, seed, Place())
 
     def forward(
         self,

@@ -85,6 +85,16 @@ class Transformer(LanguageModel):
             positions = torch.arange(before, before + tokens.shape[1], device=tokens.device)
         return self.norm(self.through(self.blocks, self.embedding(tokens, positions), positions, mask, caches))
 
+    def last_logits(
+        self,
+        tokens: Tokens,
+        positions: Positions | None = None,
+        mask: Mask | None = None,
+        caches: Sequence[KVCache] | None = None,
+    ) -> Float[Tensor, "B V"]:
+        """Compute the logits of the token after the last: the others' are not even computed."""
+        return self.head(self.features(tokens, positions, mask, caches)[:, -1])
+
     def through(
         self,
         blocks: Iterable[nn.Module],

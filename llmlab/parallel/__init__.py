@@ -20,7 +20,7 @@ schedules.py, timetable.py, microbatches.py, stages.py, mail.py and zero_bubble.
 local SGD; jobs.py for task.
 
 Then all at once: layout.py says which layouts are legal, axes.py makes their groups, compose.py stacks the modes in the
-one right order (replicas.py is data parallelism in ZeRO's terms), step.py runs a training step of the result,
-gathering.py gives its weights back whole, inspection.py shows what was changed. Nothing is imported here: `import
-llmlab` finds the public names where they live.
+one right order (replicas.py is data parallelism in ZeRO's terms), step.py runs a training step of the result, whole.py
+uses it as the whole model, gathering.py gives its weights back whole, inspection.py shows what was changed. Nothing is
+imported here: `import llmlab` finds the public names where they live.
 """

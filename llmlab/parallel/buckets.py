@@ -35,16 +35,21 @@ def make_buckets(parameters: Iterable[nn.Parameter], bucket_mb: float = 25) -> l
 class Bucket:
     """Parameters whose gradients travel together, side by side in one buffer."""
 
-    def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype):
-        self.parameters = parameters
-        sizes = [p.numel() for p in parameters]
-        self.flat = torch.empty(sum(sizes), dtype=dtype, device=parameters[0].device)
-        self.views = [piece.view_as(p) for p, piece in zip(parameters, self.flat.split(sizes), strict=True)]
+    def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype | None = None):
+        self.parameters, self.dtype = parameters, dtype  # None: the parameters' own
+        self.make_room()
         self.missing = len(parameters)  # gradients not yet made in this backward
         self.handle: Handle | None = None
 
+    def make_room(self) -> None:
+        like, sizes = self.parameters[0], [p.numel() for p in self.parameters]
+        self.flat = torch.empty(sum(sizes), dtype=self.dtype or like.dtype, device=like.device)
+        self.views = [piece.view_as(p) for p, piece in zip(self.parameters, self.flat.split(sizes), strict=True)]
+
     def start(self, group: Group, op: str) -> None:
         """Copy the gradients in and begin to average them, or add them up."""
+        if self.flat.dtype != (self.dtype or self.parameters[0].dtype):  # the model was converted since
+            self.make_room()
         made = []
         for p, view in zip(self.parameters, self.views, strict=True):
             if p.grad is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -24,11 +25,14 @@ from llmlab.parallel.expert import expert_parallel, global_balance
 from llmlab.parallel.gathering import Gathering
 from llmlab.parallel.layout import Layout
 from llmlab.parallel.microbatches import Microbatch
+from llmlab.parallel.part_gradients import make_plain
 from llmlab.parallel.pipeline import Pipeline, pipeline_parallel
 from llmlab.parallel.placement import shard_of
 from llmlab.parallel.replicas import Replicas
+from llmlab.parallel.stages import Stage
 from llmlab.parallel.step import Gradients, Step, accumulate
 from llmlab.parallel.tensor import tensor_parallel
+from llmlab.parallel.whole import SplitModel, refuse_state, use_as_whole
 from llmlab.parallel.zero import ZeRO
 
 PRECISIONS = {"full": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -76,6 +80,7 @@ def parallelize(
     if not layout.zero:  # which places no more than its shards
         model.to(world.device)
     gathering.hold(model)
+    make_plain(model.parameters())  # a step knows who holds which part
     optimizer = make_optimizer(model.parameters())
     table = None if pipeline is None else pipeline.shared_table
     gradients: Gradients
@@ -84,10 +89,18 @@ def parallelize(
     else:
         gradients = Replicas(model, group_of, bucket_mb)
     gradients.adopt(optimizer)
+    model.place.part, model.place.parts = axes.dp.rank, layout.dp  # of each microbatch's rows
     if recompute != "none":
         recompute_activations(model, recompute)
+    whole = model.whole if isinstance(model.whole, SplitModel) else SplitModel(model)
+    whole = replace(whole, autocast=PRECISIONS[precision])
+    if model.whole is not None:
+        use_as_whole(model, whole)
+    if layout.tp * layout.pp * layout.ep > 1:
+        model.register_state_dict_pre_hook(refuse_state)
     return Step(
         model=model,
+        whole=replace(whole, dp=axes.dp),
         optimizer=optimizer,
         layout=layout,
         axes=axes,
@@ -107,7 +120,8 @@ def _runner(
 ) -> Callable[[list[Microbatch], Tensor], Tensor]:
     """What takes all microbatches forward and backward: a pipeline's schedule, or one after the other."""
     if pipeline is None:  # with ZeRO 2 and 3 no whole gradient may outlive its microbatch
-        return partial(accumulate, model, quiet=nullcontext if layout.zero >= 2 else gradients.no_sync)
+        stage = Stage(model, list(model.blocks), first=True, last=True)
+        return partial(accumulate, stage, quiet=nullcontext if layout.zero >= 2 else gradients.no_sync)
 
     def run(batches: list[Microbatch], scale: Tensor) -> Tensor:
         with gradients.no_sync():  # the schedule says when a microbatch's gradients are complete
@@ -132,7 +146,7 @@ def _check(
 ) -> None:
     if type(model) is not Transformer:
         raise ValueError(f"parallelize wants a plain Transformer, got {type(model).__name__}")
-    if any(shard_of(parameter) for parameter in model.parameters()):
+    if model.whole is not None or any(shard_of(parameter) for parameter in model.parameters()):
         raise ValueError("parallelize wants a model that holds all its weights, got one that is already split")
     layout.check_model(model.config, world.size)
     if clip is not None and not clip > 0:

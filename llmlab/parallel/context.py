@@ -12,6 +12,7 @@ Seam: `attend`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -21,6 +22,7 @@ from llmlab.comm.group import Group
 from llmlab.model.transformer import Block, Transformer
 from llmlab.parallel.ring import attend_ring, order_of
 from llmlab.parallel.ulysses import attend_ulysses
+from llmlab.parallel.whole import check_not_split, note_split
 
 ORDER = {"ring": "zigzag", "contiguous": "contiguous", "striped": "striped", "ulysses": "contiguous"}
 
@@ -32,7 +34,7 @@ def columns(seq: int, group: Group, context: str = "ring") -> Tensor:
     over every c-th token) or "ulysses". Raises ValueError for a length that does not split evenly.
     """
     check_context(context)
-    parts = group.size * (2 if context == "ring" and group.size > 1 else 1)
+    parts = slices(group, context)
     if seq % parts:
         raise ValueError(
             f'context="{context}" splits a sequence into {parts} slices over {group.axis}={group.size}, got {seq}'
@@ -40,24 +42,46 @@ def columns(seq: int, group: Group, context: str = "ring") -> Tensor:
     return order_of(seq, group.rank, group.size, ORDER[context])
 
 
+def slices(group: Group, context: str) -> int:
+    """Count the slices of a sequence: one a rank, or two in zigzag."""
+    return group.size * (2 if context == "ring" and group.size > 1 else 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The numbers, in the whole sequence, of the t tokens held here: what dropout draws by."""
+
+    group: Group
+    context: str
+
+    def __call__(self, t: int) -> Tensor:
+        return columns(t * self.group.size, self.group, self.context)
+
+
 def context_parallel(model: Transformer, group: Group, context: str = "ring") -> Transformer:
     """Let every attention of the model's blocks look over the whole sequence, of which each rank holds `columns`.
 
     In place. Call the model with `positions=columns(...)`. The gradients of the weights are partial afterwards: reduce
-    them over the group, as data_parallel does. Raises ValueError for an unknown `context`, and for "ulysses" where the
-    heads here do not split over the group.
+    them over the group, as data_parallel does. Raises ValueError for an unknown `context`, a model whose sequences
+    are split already, and for "ulysses" where the heads here do not split over the group.
     """
     check_context(context)
+    check_not_split("context_parallel", model, "cp")
     blocks = cast(Iterable[Block], model.blocks)
     if context == "ulysses":
         for block in blocks:
             check_heads(block, group)
+    if group.size > 1:
+        model.place.columns = Columns(group, context)
     for block in blocks if group.size > 1 else ():
         attention = block.attention
         if context == "ulysses":
             attention.attend = partial(attend_ulysses, group=group, attend=attention.attend)
         else:
             attention.attend = partial(attend_ring, group=group, order=ORDER[context])
+    if group.size > 1:
+        held = partial(columns, group=group, context=context)
+        note_split(model, cp=group, columns=held, slices=slices(group, context))
     return model
 
 

@@ -24,6 +24,7 @@ from torch.autograd import Function, Variable
 from llmlab.comm.group import Group
 from llmlab.parallel.buckets import Bucket, make_buckets
 from llmlab.parallel.partial_sums import leave_partial, sum_partial
+from llmlab.parallel.rows import deal_rows, deal_rows_by
 
 
 def data_parallel(
@@ -50,6 +51,7 @@ def data_parallel(
     model.to(group.device)
     if init_sync:
         broadcast_weights(model, group)
+    deal_rows(model, group)
     vars(model)["reducer"] = reduce_gradients(  # not a submodule, nor anything of the model's state
         model.parameters(), group, bucket_mb, overlap, comm_dtype, gradient_as_bucket_view, find_unused_parameters
     )
@@ -72,9 +74,11 @@ def reduce_gradients(
     op: "avg", or "sum" where the loss is divided already.  finish_with_backward: False where the caller calls `finish`,
     once per step, because a backward pass may meet none of these parameters.
     """
+    parameters = list(parameters)
+    deal_rows_by(parameters, group)
     trained = [p for p in parameters if p.requires_grad]
     leave_partial(trained)  # `finish` adds them up, once all that comes together has
-    buckets = [Bucket(ps, comm_dtype or ps[0].dtype) for ps in make_buckets(trained, bucket_mb)]
+    buckets = [Bucket(ps, comm_dtype) for ps in make_buckets(trained, bucket_mb)]
     reducer = Reducer(group, buckets, overlap, as_view, find_unused, op, finish_with_backward)
     reducer.watch()
     return reducer
@@ -130,6 +134,12 @@ class Reducer:
         n, when = len(self.buckets), "during" if self.overlap else "after"
         plural = "" if n == 1 else "s"
         return f"Reducer({n} bucket{plural} over {self.group.axis}={self.group.size}, sent {when} backward)"
+
+    def __deepcopy__(self, memo: object) -> Reducer:
+        raise ValueError(
+            "copy.deepcopy wants a model that is not data parallel, as nothing would average the copy's gradients: "
+            "copy it before data_parallel(), or keep model.state_dict()"
+        )
 
     def watch(self) -> None:
         """Put the hook on every parameter."""

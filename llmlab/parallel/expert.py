@@ -23,6 +23,8 @@ from torch.autograd import Function
 
 from llmlab.comm.group import Group
 from llmlab.model.moe import MoE, dispatch, even_share
+from llmlab.parallel.part_gradients import slice_over
+from llmlab.parallel.rows import deal_rows
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -40,12 +42,15 @@ def expert_parallel(model: Model, group: Group) -> Model:
             raise ValueError(f"{n_expert} experts do not split over {group.axis}={group.size}: it must divide")
         if any(isinstance(expert, Elsewhere) for expert in moe.experts):
             raise ValueError("expert_parallel wants a model whose experts are all here, got one it has split already")
+    deal_rows(model, group)
     for moe in mixtures(model):
         share = len(moe.experts) // group.size
         for e in range(len(moe.experts)):
             if e // share != group.rank:
                 moe.experts[e] = Elsewhere(e // share)
         moe.dispatch = partial(dispatch_across, group=group)
+        for parameter in moe.experts.parameters():
+            slice_over(parameter, group)
     return model
 
 
@@ -55,6 +60,7 @@ def global_balance(model: Model, group: Group) -> Model:
     The mean of the ranks' own losses is another function: a rank's experts may be unevenly used while all ranks'
     together are not (Qiu et al. 2025, "Demons in the detail"). Raises ValueError if there is no mixture.
     """
+    deal_rows(model, group)
     for moe in mixtures(model):
         moe.average = partial(average_over, group=group)
     return model

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from llmlab.comm.call import Handle
 from llmlab.comm.group import Group
+from llmlab.parallel.part_gradients import held_grad, hold_grad
 
 
 class FlatBucket:
@@ -81,6 +82,7 @@ class FlatBucket:
     def show(self, flat: Tensor) -> None:
         """Let the parameters be views of a whole buffer."""
         for p, view in zip(self.parameters, self.views(flat), strict=True):
+            self._check_own(p, p.dtype != self.dtype)
             p.data = view
 
     def hide(self) -> None:
@@ -101,7 +103,17 @@ class FlatBucket:
     def publish(self) -> Handle:
         """Shard(0) -> Replicate, into the whole weights every rank keeps."""
         assert self.flat is not None
+        if not self.flat.is_meta:
+            for p, view in zip(self.parameters, self.views(self.flat), strict=True):
+                self._check_own(p, p.dtype != self.dtype or p.data_ptr() != view.data_ptr())
         return self.group.all_gather_into_tensor(self.flat, self.shard.detach(), async_op=True)
+
+    def _check_own(self, p: nn.Parameter, replaced: bool) -> None:
+        if replaced:
+            raise ValueError(
+                f"ZeRO wants the weights it has cut, of {self.dtype}, got others in their place, of {p.dtype}: convert "
+                "or move a model (.double(), .half(), .to()) before it is sharded, and write into weights in place"
+            )
 
     def whole(self, p: nn.Parameter) -> Tensor:
         """Shard(0) -> Replicate: one parameter's weights."""
@@ -111,8 +123,8 @@ class FlatBucket:
         """Shard(0) -> Replicate: one parameter's gradient, from the owned pieces'."""
         shard = torch.zeros_like(self.shard.detach())
         for owned, piece in zip(self.owned.values(), self.pieces(shard), strict=True):
-            if owned.grad is not None:
-                piece.copy_(owned.grad)
+            if (grad := held_grad(owned)) is not None:
+                piece.copy_(grad)
         return self._find(p, self.group.all_gather(shard))
 
     def _find(self, p: nn.Parameter, flat: Tensor) -> Tensor:
@@ -125,8 +137,9 @@ class FlatBucket:
         """Move the gradient autograd made for p to its place in the buffer; what comes later is added there."""
         self._make_room()
         view = self._gradient_of[p]
-        if p.grad is not None and p.grad is not view:
-            p.grad = view.copy_(p.grad)  # of p's shape still, but its memory is the buffer's: backward adds in place
+        grad = held_grad(p)
+        if grad is not None and grad is not view:
+            hold_grad(p, view.copy_(grad))  # of p's shape still, but its memory is the buffer's: backward adds in place
 
     def _make_room(self) -> None:
         if self.gradient is None:
@@ -139,9 +152,9 @@ class FlatBucket:
         """Partial -> Shard(0): begin to reduce what has piled up; what has not come counts as zero."""
         self._make_room()
         for p, view in self._gradient_of.items():
-            if p.grad is None:
+            if held_grad(p) is None:
                 view.zero_()
-            p.grad = None
+            hold_grad(p, None)
         assert self.gradient is not None
         if self.numel < self.gradient.shape[0]:
             self.gradient[self.numel :].zero_()
@@ -158,10 +171,10 @@ class FlatBucket:
         announce(self.shard, received)
         sums = []
         for owned, piece in zip(self.owned.values(), self.pieces(received), strict=True):
-            if owned.grad is None:
-                owned.grad = piece  # of what was received, not copied
+            if (grad := held_grad(owned)) is None:
+                hold_grad(owned, piece)  # of what was received, not copied
             else:
-                sums.append((owned.grad, piece))
+                sums.append((grad, piece))
         if sums:
             torch._foreach_add_([to for to, _ in sums], [piece for _, piece in sums])
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from llmlab import optim
 from llmlab.comm.group import Group
+from llmlab.parallel.rows import deal_rows_by
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -121,6 +122,7 @@ def _share(weight: float, group: Group) -> Tensor:
 def begin_alike(optimizer: torch.optim.Optimizer, group: Group) -> list[nn.Parameter]:
     """One -> Replicate: the optimizer's parameters as rank 0 has them; and give them."""
     parameters = [p for param_group in optimizer.param_groups for p in param_group["params"]]
+    deal_rows_by(parameters, group)
     for parameter in parameters:
         group.broadcast_(parameter, 0)
     return parameters

@@ -17,6 +17,7 @@ from torch.autograd import Variable
 from torch.utils.hooks import RemovableHandle
 
 from llmlab.comm.group import Group
+from llmlab.parallel.part_gradients import held_grad, hold_grad
 from llmlab.parallel.placement import partial_over
 
 
@@ -33,8 +34,9 @@ def sum_partial(parameters: Iterable[Tensor]) -> None:
             together.setdefault((group, parameter.dtype), []).append(parameter)
     for (group, _), members in together.items():
         for parameter in members:
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        grads = [parameter.grad for parameter in members if parameter.grad is not None]
+            if held_grad(parameter) is None:
+                hold_grad(parameter, torch.zeros_like(parameter))
+        grads = [grad for parameter in members if (grad := held_grad(parameter)) is not None]
         summed = group.all_reduce(torch.cat([grad.flatten() for grad in grads]))  # [n], all side by side
         pieces = summed.split([grad.numel() for grad in grads])
         torch._foreach_copy_(grads, [piece.view_as(grad) for piece, grad in zip(pieces, grads, strict=True)])
@@ -72,15 +74,17 @@ class SummedAfterBackward:
 
         def set_aside(grad: Tensor) -> None:
             self.begin()
-            if parameter.grad is not None:
-                self.before[parameter], parameter.grad = parameter.grad, None
+            if (before := held_grad(parameter)) is not None:
+                self.before[parameter] = before
+                hold_grad(parameter, None)
 
         @torch.no_grad()
         def sum_over_ranks(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            self.made[parameter] = parameter.grad
+            made = held_grad(parameter)
+            assert made is not None
+            self.made[parameter] = made
             if parameter in self.before:  # show what torch would, until the sum is there
-                parameter.grad = self.before[parameter] + parameter.grad
+                hold_grad(parameter, self.before[parameter] + made)
 
         trained = parameter.requires_grad
         parameter.requires_grad_(True)  # torch hooks trained ones only, and a frozen one may be trained later
@@ -108,12 +112,13 @@ class SummedAfterBackward:
         """Sum what was made, the same parameters on every rank, and put what had come together before back to it."""
         if self.made:  # torch.autograd.grad gives gradients away, and makes none here
             for parameter in self.hooks:
-                if parameter not in self.made and parameter.grad is not None:
-                    self.before[parameter] = parameter.grad
-                parameter.grad = self.made.get(parameter)
+                if parameter not in self.made and (grad := held_grad(parameter)) is not None:
+                    self.before[parameter] = grad
+                hold_grad(parameter, self.made.get(parameter))
             sum_partial(self.hooks)
         for parameter, before in self.before.items():
-            parameter.grad = before if parameter.grad is None else before.add_(parameter.grad)
+            grad = held_grad(parameter)
+            hold_grad(parameter, before if grad is None else before.add_(grad))
         self.before.clear()
         self.made.clear()
         self.backward = -1

@@ -10,8 +10,9 @@ clusters using Megatron-LM", section 2.2. The order of work is a `Schedule`: dat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.schedules import Action, Schedule, make_schedule
 from llmlab.parallel.stages import Stage, cut, split_layers
 from llmlab.parallel.timetable import check
+from llmlab.parallel.whole import Caches, Read, check_not_split, note_split
 from llmlab.parallel.zero_bubble import DeferredWeights, Product, defer_weights, pay
 
 OnBackward = Callable[[list[nn.Parameter]], None]
@@ -43,10 +45,11 @@ def pipeline_parallel(
     The embedding stays with the first stage, final norm and output layer with the last; a tied table with both.
     schedule: a name, for so many `microbatches` and `virtual_stages` (stages per rank; "interleaved" only), or a
     Schedule of one's own.  split: blocks per stage (None: as even as can be). Raises ValueError for any model but a
-    plain Transformer, a schedule that does not run, and a split that does not fit.
+    plain Transformer that is not cut yet, a schedule that does not run, and a split that does not fit.
     """
     if type(model) is not Transformer:
         raise ValueError(f"pipeline_parallel wants a plain Transformer, one list of blocks; got {type(model).__name__}")
+    check_not_split("pipeline_parallel", model, "pp")
     if isinstance(schedule, str):
         schedule = make_schedule(schedule, group.size, microbatches, virtual_stages)
     if len(check(schedule).actions) != group.size:
@@ -57,7 +60,11 @@ def pipeline_parallel(
     stages = cut(model, schedule, group.rank, sizes)
     model.to(group.device)
     deferred = defer_weights(model) if schedule.splits_backward else None
-    return Pipeline(model, group, schedule, stages, table, deferred)
+    pipeline = Pipeline(model, group, schedule, stages, table, deferred)
+    if group.size > 1:
+        last, pieces = schedule.rank_of(schedule.stages - 1), schedule.microbatches
+        note_split(model, pp=group, last=last, run=pipeline.forward, pieces=pieces)
+    return pipeline
 
 
 @dataclass(eq=False)
@@ -108,11 +115,32 @@ class Pipeline:
             raise ValueError(f"{self!r} wants {self.schedule.microbatches} microbatches, got {len(batches)}")
         return Interpreter(self, [self._complete(batch) for batch in batches], scale, on_backward).run()
 
+    def forward(self, batches: Sequence[Microbatch], read: Read, caches: Caches | None = None) -> list[Tensor]:
+        """Take microbatches forward only, at most as many as the schedule has, in its order; keep nothing of them.
+
+        Give what `read` makes of each: on the last stage's rank, and nothing elsewhere.
+        """
+        schedule = self.schedule.forward_only(len(batches))
+        mail = Mail(self.group, schedule, partial(like, self, batches))
+        found: dict[int, Tensor] = {}
+        for action in asked_early(schedule.actions[self.group.rank], mail):
+            stage, batch = self.stages[action.stage], batches[action.microbatch]
+            x = None if stage.first else mail.take(action)
+            with self.group.span(str(action)):
+                x = stage.features(batch, x, caches)
+                if stage.last:
+                    found[action.microbatch] = read(batch, x)
+            if not stage.last:
+                mail.hand_on(action, x)
+        mail.close()
+        return [found[i] for i in sorted(found)]
+
     @property
     def shared_table(self) -> nn.Parameter | None:
-        """A tied table that this rank and one other hold, as the first and the last stage lie on two; else None."""
+        """A tied table that this rank and one other hold, and train; else None: one rank may have both ends."""
         first, last = self._ends()
-        return self.table if first != last and self.group.rank in (first, last) else None
+        split = self.table is not None and self.table.requires_grad and first != last
+        return self.table if split and self.group.rank in (first, last) else None
 
     @torch.no_grad()
     def sum_tied(self, owned: Tensor | None = None) -> None:
@@ -121,7 +149,7 @@ class Pipeline:
         owned: what holds this rank's gradient, where that is not the table itself but a piece of it (ZeRO).
         """
         owned = self.shared_table if owned is None else owned
-        if owned is None or not owned.requires_grad:
+        if owned is None:
             return
         first, last = self._ends()
         peer = last if self.group.rank == first else first
@@ -159,39 +187,29 @@ class Interpreter:
     def __init__(self, pipeline: Pipeline, batches: list[Microbatch], scale: Any, on_backward: OnBackward | None):
         self.pipeline, self.batches, self.scale, self.on_backward = pipeline, batches, scale, on_backward
         self.held: dict[tuple[int, int], Held] = {}
+        self.first = pipeline.model.place.forwards
         parameter = next(pipeline.model.parameters())
         self.dtype, self.device = parameter.dtype, parameter.device
-        self.mail = Mail(pipeline.group, pipeline.schedule, self.like)
-        block = next(iter(pipeline.model.blocks))
-        assert isinstance(block, Block)
-        self.parts = block.attention_dropout.part[1]  # by how many sequence parallelism divides the tokens held here
+        self.mail = Mail(pipeline.group, pipeline.schedule, partial(like, pipeline, batches))
         wide = torch.promote_types(self.dtype, torch.float32)
         self.loss_sum = torch.zeros((), dtype=wide, device=self.device)
 
     def run(self) -> Tensor:
-        """Interpret this rank's list. Each message is asked for one action early, so that it travels meanwhile."""
+        """Interpret this rank's list."""
         do = {"F": self.forward, "B": self.backward, "W": self.weights}
         actions = self.pipeline.schedule.actions[self.pipeline.group.rank]
-        for action, following in zip(actions, [*actions[1:], None], strict=True):
-            for asked in (action, following):
-                if asked is not None:
-                    self.mail.ask(asked)
+        for action in asked_early(actions, self.mail):
             do[action.kind](action)
             if self.on_backward is not None and self.pipeline.schedule.last(action):
                 self.on_backward(self.pipeline.stages[action.stage].parameters)
         self.mail.close()
+        self.count(len(self.batches))
         return self.loss_sum
-
-    def like(self, action: Action) -> Tensor:
-        """An empty [b, t, D] as it travels for this action, in the residual stream's dtype."""
-        b, t = self.batches[action.microbatch].tokens.shape
-        shape = b, t // self.parts, self.pipeline.model.config.d_model
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def forward(self, action: Action) -> None:
         stage, batch = self.pipeline.stages[action.stage], self.batches[action.microbatch]
         x = None if stage.first else self.mail.take(action).requires_grad_()
-        self.pipeline.model.place.row = batch.row
+        self.count(action.microbatch)
         with self.pipeline.group.span(str(action)):
             y, loss = stage.forward(batch, x)
         edge = get_gradient_edge(y) if y is not None and y.requires_grad else None
@@ -200,6 +218,11 @@ class Interpreter:
             self.loss_sum += loss.detach()
         if y is not None:
             self.mail.hand_on(action, y.detach())
+
+    def count(self, microbatches: int) -> None:
+        """Tell dropout how many forwards one process has had before this one, in whatever order they come here."""
+        if self.pipeline.model.training:
+            self.pipeline.model.place.resume(self.first + microbatches)
 
     def backward(self, action: Action) -> None:
         stage, held = self.pipeline.stages[action.stage], self.held[action.stage, action.microbatch]
@@ -224,3 +247,21 @@ class Interpreter:
     def weights(self, action: Action) -> None:
         with self.pipeline.group.span(str(action)):
             pay(self.held.pop((action.stage, action.microbatch)).owed)
+
+
+def asked_early(actions: Sequence[Action], mail: Mail) -> Iterator[Action]:
+    """Go through a rank's list. Each message is asked for one action early, so that it travels meanwhile."""
+    for action, following in zip(actions, [*actions[1:], None], strict=True):
+        for asked in (action, following):
+            if asked is not None:
+                mail.ask(asked)
+        yield action
+
+
+def like(pipeline: Pipeline, batches: Sequence[Microbatch], action: Action) -> Tensor:
+    """An empty [b, t, D] as it travels for an action, in the residual stream's dtype."""
+    model, (b, t) = pipeline.model, batches[action.microbatch].tokens.shape
+    block, parameter = next(iter(model.blocks)), next(model.parameters())
+    assert isinstance(block, Block)
+    parts = block.attention_dropout.part[1]  # by how many sequence parallelism divides the tokens held here
+    return torch.empty(b, t // parts, model.config.d_model, dtype=parameter.dtype, device=parameter.device)

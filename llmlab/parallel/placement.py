@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from llmlab.comm.group import Group
+from llmlab.parallel.part_gradients import slice_over
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def shard(parameter: nn.Parameter, group: Group, dim: int) -> None:
     placement = Shard(group, dim, parameter.shape[dim])
     parameter.data = placement.take(parameter.data)
     vars(parameter)["shard"] = placement
+    slice_over(parameter, group)
 
 
 def shard_of(parameter: Tensor) -> Shard | None:

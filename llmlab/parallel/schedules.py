@@ -97,6 +97,11 @@ class Schedule:
             return Action("B", action.stage - 1, action.microbatch)
         return None
 
+    def forward_only(self, microbatches: int) -> Schedule:
+        """Keep the forwards of the first so many microbatches: in an order that runs, as the whole one does."""
+        kept = (tuple(a for a in row if a.kind == "F" and a.microbatch < microbatches) for row in self.actions)
+        return Schedule(f"{self.name}, forward only", tuple(kept))
+
     def last(self, action: Action) -> bool:
         """Whether this action makes the last gradient of its microbatch at its stage, and frees what was held."""
         return action.kind == ("W" if self.splits_backward else "B")

@@ -27,6 +27,7 @@ from llmlab.arguments import function, instance, whole
 from llmlab.comm.call import Handle
 from llmlab.comm.group import Group
 from llmlab.optim import make_over
+from llmlab.parallel.rows import deal_rows
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -61,6 +62,7 @@ def parameter_server(
             parameter.data = parameter.data.new_empty(0)
     else:
         role = Worker(owned, world)
+        deal_rows(model, role.workers)
     vars(model)["server"] = role  # not a submodule, nor anything of the model's state
     return role
 

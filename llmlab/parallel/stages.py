@@ -14,7 +14,7 @@ from itertools import accumulate
 from torch import Tensor, nn
 
 from llmlab.arguments import listing, whole
-from llmlab.model import Transformer
+from llmlab.model import KVCache, Transformer
 from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.schedules import Schedule
 
@@ -35,15 +35,23 @@ class Stage:
         x: [b, t, D] from the stage before; the first stage takes the tokens. The last stage's part is the
         cross-entropy; a stage with experts adds their balancing loss.
         """
+        model, x = self.model, self.features(batch, x)
+        if not self.last:
+            return x, model.balance_loss(batch.targets, "sum", self.blocks)
+        return None, model.loss_of(model.head(x), batch.targets, "sum", self.blocks)
+
+    def features(
+        self, batch: Microbatch, x: Tensor | None, caches: Mapping[nn.Module, KVCache] | None = None
+    ) -> Tensor:
+        """Compute what the next stage takes, or on the last the output layer: [b, t, D]."""
         model, positions = self.model, batch.positions
         assert positions is not None
         if self.first:
             x = model.embedding(batch.tokens, positions)
         assert x is not None
-        x = model.through(self.blocks, x, positions, batch.mask)  # [b, t, D]
-        if not self.last:
-            return x, model.balance_loss(batch.targets, "sum", self.blocks)
-        return None, model.loss_of(model.head(model.norm(x)), batch.targets, "sum", self.blocks)
+        held = None if caches is None else [caches[block] for block in self.blocks]
+        x = model.through(self.blocks, x, positions, batch.mask, held)
+        return model.norm(x) if self.last else x
 
 
 def split_layers(n_layer: int, stages: int, split: Sequence[int] | None = None) -> list[int]:

@@ -10,14 +10,20 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from llmlab.evaluate import mean_loss
+from llmlab.evaluate.scores import Batch
+from llmlab.generation import generate
+from llmlab.generation.prompts import Prompts
 from llmlab.model import IGNORE, Transformer
 from llmlab.optim import LossScaler, clip_grad_norm
 from llmlab.parallel.axes import Axes
 from llmlab.parallel.context import columns
 from llmlab.parallel.gathering import Gathering
 from llmlab.parallel.layout import Layout
-from llmlab.parallel.microbatches import Microbatch
+from llmlab.parallel.microbatches import Microbatch, check_batch
 from llmlab.parallel.pipeline import Pipeline
+from llmlab.parallel.stages import Stage
+from llmlab.parallel.whole import SplitModel
 
 
 class Gradients(Protocol):
@@ -40,11 +46,13 @@ class Gradients(Protocol):
 class Step:
     """loss = step(tokens, targets): made by `parallelize`.
 
-    model: what this rank keeps of it.  optimizer: over what this rank owns; its learning rates may be changed between
-    steps.  grad_norm: the global norm of the last step's gradients, if it clips.
+    model: what this rank keeps of it.  whole: what the ranks' models do together as one.  optimizer: over what this
+    rank owns; its learning rates may be changed between steps.  grad_norm: the global norm of the last
+    step's gradients, if it clips.
     """
 
     model: Transformer
+    whole: SplitModel
     optimizer: torch.optim.Optimizer
     layout: Layout
     axes: Axes
@@ -81,6 +89,26 @@ class Step:
         self.n_step += 1
         return self.axes.losses.all_reduce(total.to(n_target.dtype)) / n_target
 
+    def evaluate(self, batches: Iterable[Batch]) -> float:
+        """Compute the cross-entropy in nats per target token, as `lab.evaluate.mean_loss` does for a whole model.
+
+        batches: (tokens, targets), or (tokens, positions, mask, targets), each whole on every rank and of any size: the
+        replicas share its rows. No label smoothing, no balancing loss, no dropout. The same on every rank.
+        """
+        return mean_loss(self, batches)
+
+    def logits(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Take tokens forward only, [B, T] -> [B, T, V] on every rank, given whole on every rank; without gradients."""
+        return self.whole.logits(tokens, positions, mask)
+
+    def generate(self, prompt_ids: Prompts, *choices: Any, **more: Any) -> Tensor | list[Tensor]:
+        """Continue prompts, given on every rank; give the same texts on every rank. Arguments: those of `lab.generate`.
+
+        A cache is kept by heads under tensor parallelism and by layers in a pipeline. Where the tokens of a text are
+        spread over ranks (context and sequence parallelism) there is none, whatever `use_cache` says.
+        """
+        return generate(self, prompt_ids, *choices, **more)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The weights with the single process's names and shapes, on every rank."""
         return self.gathering.gather(self.gradients.whole)
@@ -98,30 +126,13 @@ class Step:
         batch, seq = tokens.shape
         device, n_row = self.axes.world.device, batch // (self.layout.microbatches * self.layout.dp)
         held = columns(seq, self.axes.cp, self.layout.context)
-        place = self.model.place
-        place.step, place.columns = self.n_step, held.to(device) if self.layout.cp > 1 else None
         whole = Microbatch(tokens, targets, positions, mask)
         rows = [(i * self.layout.dp + self.axes.dp.rank) * n_row for i in range(self.layout.microbatches)]
         return [whole.rows(slice(row, row + n_row)).columns(held).on(device) for row in rows]
 
     def _check(self, tokens: Tensor, targets: Tensor, positions: Tensor | None, mask: Tensor | None) -> None:
-        if tokens.dim() != 2 or tokens.shape != targets.shape:
-            raise ValueError(
-                f"a step wants tokens and targets of one shape [B, T], got {list(tokens.shape)} and "
-                f"{list(targets.shape)}"
-            )
-        batch, seq = tokens.shape
-        self.layout.check_batch(batch, seq)
-        self.model.check_length(tokens)
-        if positions is not None and positions.shape not in ((seq,), (batch, seq)):
-            raise ValueError(f"positions want shape [{seq}] or [{batch}, {seq}], got {list(positions.shape)}")
-        if mask is not None and mask.shape not in ((1, 1, seq, seq), (batch, 1, seq, seq)):
-            raise ValueError(f"a mask wants shape [{batch} or 1, 1, {seq}, {seq}], got {list(mask.shape)}")
-        if not tokens.is_meta and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.model.config.vocab_size:
-            raise ValueError(
-                f"token wants numbers from 0 to {self.model.config.vocab_size - 1}, "
-                f"got {int(tokens.min())} to {int(tokens.max())}"
-            )
+        check_batch(self.model, Microbatch(tokens, targets, positions, mask))
+        self.layout.check_batch(*tokens.shape)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
@@ -161,7 +172,7 @@ class Step:
 
 
 def accumulate(
-    model: Transformer, batches: Iterable[Microbatch], scale: Tensor, quiet: Callable[[], AbstractContextManager[None]]
+    stage: Stage, batches: Iterable[Microbatch], scale: Tensor, quiet: Callable[[], AbstractContextManager[None]]
 ) -> Tensor:
     """Forward and backward of each microbatch in turn, on one stage; gradients are sent during the last backward.
 
@@ -169,9 +180,9 @@ def accumulate(
     """
     batches, total = list(batches), torch.zeros((), dtype=scale.dtype, device=scale.device)
     for i, batch in enumerate(batches):
-        model.place.row = batch.row
         with nullcontext() if i == len(batches) - 1 else quiet():
-            loss = model.loss(batch.tokens, batch.targets, batch.positions, batch.mask, reduction="sum")
+            _, loss = stage.forward(batch, None)
+            assert loss is not None
             (loss * scale).backward()
         total += loss.detach()
     return total

@@ -34,6 +34,7 @@ from llmlab.parallel.partial_sums import sum_after_backward
 from llmlab.parallel.placement import mark_partial, shard, shard_of
 from llmlab.parallel.sequence import gather_tokens, split_tokens
 from llmlab.parallel.vocabulary import split_table, split_targets
+from llmlab.parallel.whole import note_split
 
 
 def tensor_parallel(model: Transformer, group: Group, sequence_parallel: bool = False) -> Transformer:
@@ -62,6 +63,7 @@ def tensor_parallel(model: Transformer, group: Group, sequence_parallel: bool = 
         split_tokens(model, group)
     split_vocabulary(model, region)
     sum_after_backward(model.parameters())
+    note_split(model, tp=group, sequence_parallel=sequence_parallel)
     return model
 
 

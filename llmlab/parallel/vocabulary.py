@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -27,6 +27,7 @@ from llmlab.comm.autograd import gather_from, reduce_from
 from llmlab.comm.group import Group
 from llmlab.model import IGNORE, Transformer
 from llmlab.model.embedding import Table
+from llmlab.model.loss import as_targets, outside_vocabulary
 from llmlab.parallel.placement import Shard, shard
 
 
@@ -86,7 +87,7 @@ def split_targets(model: Transformer, group: Group) -> None:
 
 def vocabulary_cross_entropy(
     logits: Float[Tensor, "*B v"],
-    targets: Int[Tensor, "*B"],
+    targets: Integer[Tensor, "*B"],
     rows: Shard,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
@@ -96,6 +97,7 @@ def vocabulary_cross_entropy(
     Shard(-1) -> Replicate. The mean is over targets that are not IGNORE; 16-bit logits are taken to fp32 first.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    targets = as_targets(targets, logits)
     ignored = targets == IGNORE
     loss = _TokenLoss.apply(logits, targets.masked_fill(ignored, 0), rows, label_smoothing)
     loss = loss.masked_fill(ignored, 0.0)
@@ -145,4 +147,4 @@ def pick(
     try:
         return -F.nll_loss(logits.flatten(0, -2), local.flatten(), reduction="none").view_as(targets)
     except IndexError:
-        raise out_of_range("targets", targets, rows.size) from None
+        raise outside_vocabulary(targets, rows.size) from None

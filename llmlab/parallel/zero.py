@@ -22,7 +22,9 @@ from torch.autograd import Variable
 from llmlab.comm.group import Group
 from llmlab.parallel.families import GroupOf, divided, group_for, parameter_families
 from llmlab.parallel.flat import FlatBucket
+from llmlab.parallel.part_gradients import PartGradient, held_grad, hold_grad, make_plain, note_part, over
 from llmlab.parallel.partial_sums import leave_partial, sum_partial
+from llmlab.parallel.rows import deal_rows
 from llmlab.parallel.zero3 import Units
 
 
@@ -37,18 +39,25 @@ def zero(
     """Shard the model over the group, in place; return an optimizer for the usual loop: backward, step, zero_grad.
 
     Every rank must give the same weights. Gradients are averaged over ranks. `model.zero` is the ZeRO object, whose
-    `no_sync()` accumulates.  Raises ValueError for a stage that is not 1, 2 or 3.
+    `no_sync()` accumulates. Norms and clipping, torch's own and `lab.optim`'s, are the whole gradient's, over the
+    model's parameters and the optimizer's alike; `model.state_dict()` is whole. Every rank must ask for them, as they
+    are collectives. In stage 3 parameters read nan between uses.  Raises ValueError for a stage that is not 1, 2 or 3.
     """
+    deal_rows(model, group)
     sharded = ZeRO(model, group, stage, bucket_mb=bucket_mb, prefetch=prefetch)
     optimizer = make_optimizer(model.parameters())
     sharded.adopt(optimizer)
+    pieces = [owned for owned in sharded.owned.values() if owned.requires_grad]
 
     def finish(*_: object) -> None:
-        sharded.finish()
+        sharded.complete()
+        make_plain(pieces)
 
     def publish(*_: object) -> None:
         sharded.publish()
+        show_gradients(sharded)
 
+    show_gradients(sharded)
     optimizer.register_step_pre_hook(finish)
     optimizer.register_step_post_hook(publish)
     return optimizer
@@ -90,7 +99,7 @@ class ZeRO:
         ]
         held = {p: piece for bucket in self.buckets for p, piece in bucket.owned.items()}
         # in the model's order, not the buckets': an optimizer numbers its state by it
-        self.owned: dict[nn.Parameter, Tensor] = {p: held[p] for p in model.parameters() if p in held}
+        self.owned: dict[nn.Parameter, nn.Parameter] = {p: held[p] for p in model.parameters() if p in held}
         self.bucket_of = {p: bucket for bucket in self.buckets for p in bucket.parameters}
         for x in [*model.parameters(), *model.buffers()]:
             if x not in self.bucket_of and self.buckets:  # frozen, or no parameter: every rank keeps it
@@ -98,6 +107,8 @@ class ZeRO:
         self.order = [bucket for bucket in reversed(self.buckets) if bucket.trained]  # about that of backward
         self._due = set(self.order)  # buckets that must still be reduced in this step
         self._waiting: dict[FlatBucket, int] = {}  # gradients not yet made in this backward
+        self._pending: set[nn.Parameter] = set()  # whose gradients some backward has made since the last `finish`
+        self._complete = False  # since the last backward
         self._running = False  # a backward is under way
         self._in_flight: FlatBucket | None = None
         vars(model)["zero"] = self  # not a submodule, nor anything of the model's state
@@ -105,6 +116,11 @@ class ZeRO:
         if stage == 3:
             self.units.cut(model, self.bucket_of)
         self._watch()
+
+    def __deepcopy__(self, memo: object) -> ZeRO:
+        raise ValueError(
+            "copy.deepcopy wants a model that is not sharded: copy it before zero(), or keep model.state_dict()"
+        )
 
     def __repr__(self) -> str:
         ahead = ", weights fetched ahead" if self.stage == 3 and self.prefetch else ""
@@ -143,10 +159,18 @@ class ZeRO:
         self._settle()
         sum_partial(self.owned.values())
         self._due = set(self.order)
+        self._pending.clear()
+
+    def complete(self) -> None:
+        """Finish, unless nothing has come since: a gradient's norm wants it before the optimizer does."""
+        if not self._complete:
+            self.finish()
+            self._complete = True
 
     def publish(self) -> None:
         """After optimizer.step(): let all ranks have the new weights. Stage 3 gathers them when it needs them."""
         self.units.stepped()
+        self._complete = False
         if self.stage < 3:
             for handle in [bucket.publish() for bucket in self.buckets]:
                 handle.wait()
@@ -184,7 +208,8 @@ class ZeRO:
         """The first of a backward's calls here says that its end be told."""
         if self._running:
             return
-        self._running = True
+        self._running, self._complete = True, False
+        self._pending.update(p for p, bucket in self.bucket_of.items() if bucket.trained)
         self._waiting = {bucket: len(bucket.parameters) for bucket in self.order}
         if self.syncing:
             self._due = set(self.order)
@@ -224,3 +249,56 @@ class ZeRO:
         if self._in_flight is not None:
             self._in_flight.receive()
             self._in_flight = None
+
+
+# --- what a loop sees of gradients ------------------------------------------------------------------------------------
+
+REFUSED = (
+    "under ZeRO a parameter's gradient lies in pieces on all ranks: its norm can be taken and it can be scaled, as "
+    "clipping does; for its numbers call model.zero.finish() and model.zero.whole_gradient(parameter) on every rank"
+)
+
+
+class Spread:
+    """The gradient of one parameter and of its owned piece, as whoever holds the one or the other may ask for it."""
+
+    def __init__(self, zero: ZeRO, parameter: nn.Parameter):
+        self.zero, self.parameter, self.owned = zero, parameter, zero.owned[parameter]
+        self.over = (zero.bucket_of[parameter].group, *over(parameter))
+
+    def show(self, parameter: nn.Parameter) -> Tensor | None:
+        """A gradient without numbers until it is asked for them: reading `grad` sends nothing."""
+        here = [held_grad(self.parameter), held_grad(self.owned)]
+        if self.parameter not in self.zero._pending and here == [None, None]:
+            return None
+        refused = REFUSED if parameter is self.parameter else None
+        nothing = torch.empty((), dtype=parameter.dtype, device=parameter.device).expand(parameter.shape)
+        return PartGradient.of(nothing, self.over, self.complete, refused)
+
+    def complete(self) -> Tensor:
+        """Partial -> Shard(0), if it has not been done: the owned piece's gradient."""
+        self.zero.complete()
+        grad = held_grad(self.owned)
+        if grad is None:  # set to None after it was finished
+            grad = torch.zeros_like(self.owned)
+            hold_grad(self.owned, grad)
+        return grad
+
+    def replace(self, parameter: nn.Parameter, grad: Tensor | None) -> None:
+        """Forget the gradient, wherever it is. Raises ValueError for one to put in its place."""
+        if isinstance(grad, PartGradient) and grad.over == self.over:
+            return  # g *= x assigns what it changed in place
+        if grad is not None:
+            raise ValueError(f"{REFUSED}; got a gradient to put in its place")
+        hold_grad(self.parameter, None)
+        hold_grad(self.owned, None)
+        self.zero._pending.discard(self.parameter)
+
+
+def show_gradients(zero: ZeRO) -> None:
+    """Let `parameter.grad` be what is said above, for the model's parameters and the optimizer's."""
+    for parameter, owned in zero.owned.items():
+        if owned.requires_grad:
+            part = Spread(zero, parameter) if not isinstance(known := vars(parameter).get("part"), Spread) else known
+            note_part(parameter, part)
+            note_part(owned, part)

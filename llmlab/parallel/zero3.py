@@ -75,11 +75,19 @@ class Units:
             needs = list(dict.fromkeys(gathered[bucket_of[p]] for p in module.parameters()))
             if needs:
                 self.members.append(Unit(self, module, needs, index=len(self.members)))
+        self.open_for_state(model, gathered, bucket_of)
         for bucket, weights in gathered.items():
             users = [unit for unit in self.members if weights in unit.needs]
             if not users:
                 raise ValueError("ZeRO stage 3 wants every parameter in a submodule, got one that is the model's own")
             users[0].last_of.append(bucket)
+
+    def open_for_state(self, model: nn.Module, gathered: Mapping[FlatBucket, Gathered], bucket_of: Any) -> None:
+        """Let `state_dict` and `load_state_dict`, of the model or of any module in it, see whole weights."""
+        for module in model.modules():
+            needs = list(dict.fromkeys(gathered[bucket_of[p]] for p in module.parameters()))
+            if needs:
+                WholeState(needs).watch(module)
 
     def free(self) -> None:
         for unit in self.members:
@@ -89,6 +97,40 @@ class Units:
         """Let go of weights that are old now."""
         self.n_step += 1
         self.free()
+
+
+@dataclass(eq=False)
+class WholeState:
+    """Whole weights while a module's state is read or written: a collective, so every rank must do it."""
+
+    needs: list[Gathered]
+    opened: list[Gathered] = field(default_factory=list)
+
+    def watch(self, module: nn.Module) -> None:
+        def gather(module: nn.Module, *_: Any) -> None:
+            self.opened = [weights for weights in self.needs if weights.whole is None]
+            for weights in self.needs:
+                weights.get()
+
+        def free(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+            kept = [name for name, value in state.items() if isinstance(value, nn.Parameter)]
+            for weights in self.opened:
+                weights.free()
+            if kept:
+                raise ValueError(f"ZeRO stage 3 has no parameters to keep, got keep_vars=True: {kept[0]} would be nan")
+
+        @torch.no_grad()
+        def keep_shards(module: nn.Module, _: Any) -> None:
+            for weights in self.needs:
+                bucket, whole = weights.bucket, weights.get()
+                bucket.shard.copy_(whole[bucket.mine])
+            for weights in self.opened:
+                weights.free()
+
+        module.register_state_dict_pre_hook(gather)
+        module.register_state_dict_post_hook(free)
+        module.register_load_state_dict_pre_hook(gather)
+        module.register_load_state_dict_post_hook(keep_shards)
 
 
 @dataclass(eq=False)

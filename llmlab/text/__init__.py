@@ -9,6 +9,7 @@ from .packing import IGNORE, Batch, Batches, batches, pack
 from .published import gpt2_tokenizer
 from .quality import CHINESE, STOP_WORDS, Limits, content_words, faults
 from .segmentation import Segmenter, join_words, words
+from .sentencepiece import SentencePiece
 from .tokenizers import CharTokenizer, WordTokenizer
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "CharTokenizer",
     "Limits",
     "Segmenter",
+    "SentencePiece",
     "WordTokenizer",
     "batches",
     "clean",

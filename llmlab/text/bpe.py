@@ -9,19 +9,22 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 
+from .checks import checked_documents, checked_ids, checked_list
+from .joining import join
 from .merging import Pair, learn_merges
-from .pieces import PATTERNS, pieces
+from .pieces import PATTERNS, normal, pieces
 
 CACHED_PIECES = 1 << 18  # a bound on memory: megabytes of text have fewer different pieces
+CACHED_LENGTH = 64  # characters; what is longer than a word rarely comes twice
 
 
 class BPE:
     """A byte-level BPE tokenizer: `vocab[i]` is the bytes of token i, `merges` the pairs in the order learned.
 
     specials: whole tokens such as "<|endoftext|>", id by text; they are never made by merging.
-    pattern: how text is cut into pieces first, see `pieces`.
+    pattern: how text is cut into pieces first, see `pieces`.  whole_pieces: take a piece that is a token as that token,
+    even if no merges lead to it (as Llama 3 does).
     """
 
     def __init__(
@@ -30,23 +33,24 @@ class BPE:
         merges: Iterable[tuple[bytes, bytes]],
         specials: dict[str, int] | None = None,
         pattern: str = "gpt2",
+        whole_pieces: bool = False,
     ):
         if pattern not in PATTERNS:
             raise ValueError(f"pattern must be one of {PATTERNS}, got {pattern!r}")
-        self.vocab, self.merges, self.specials, self.pattern = list(vocab), list(merges), dict(specials or {}), pattern
+        self.vocab, self.merges, self.specials = list(vocab), list(merges), dict(specials or {})
+        self.pattern, self.whole_pieces = pattern, whole_pieces
         special_ids = set(self.specials.values())
         id_of = {token: i for i, token in enumerate(self.vocab) if i not in special_ids}
         missing = [byte for byte in range(256) if bytes([byte]) not in id_of]
         if missing:
             raise ValueError(f"a byte-level vocabulary needs all 256 bytes, {len(missing)} are missing: {missing[:8]}")
         self._byte_ids = [id_of[bytes([byte])] for byte in range(256)]
-        self._rank: dict[Pair, int] = {}  # the earlier a pair was learned, the sooner it is merged
-        self._made: list[int] = []  # the id that each merge makes
+        self._rules: dict[Pair, tuple[int, int]] = {}  # the earlier a pair was learned, the sooner it is merged
         for rank, (a, b) in enumerate(self.merges):
             if a not in id_of or b not in id_of or a + b not in id_of:
                 raise ValueError(f"merge {rank} joins {a!r} and {b!r}: both and the result must be in the vocabulary")
-            self._rank[id_of[a], id_of[b]] = rank
-            self._made.append(id_of[a + b])
+            self._rules[id_of[a], id_of[b]] = rank, id_of[a + b]
+        self._whole = id_of if whole_pieces else {}
         self._cache: dict[str, list[int]] = {}
 
     @classmethod
@@ -61,6 +65,7 @@ class BPE:
 
         Ids: 0 to 255 are the bytes, then the merges in order, then the specials. Ties go to the pair of smaller ids.
         """
+        specials = checked_list("specials", specials, "specials=[text]")
         if vocab_size < 256 + len(specials):
             extra = f" and {len(specials)} specials" if specials else ""
             raise ValueError(f"byte-level BPE starts from 256 bytes{extra}, got vocab_size={vocab_size}")
@@ -81,11 +86,12 @@ class BPE:
         """Return the tokenizer as it was after its first `merges` merges; the specials follow them."""
         if not 0 <= merges <= len(self.merges):
             raise ValueError(f"merges must be 0 to {len(self.merges)}, as many as were learned, got {merges}")
-        kept = sorted({i for i in [*self._byte_ids, *self._made[:merges]] if i < self.vocab_size})
+        made = [token for rank, token in self._rules.values() if rank < merges]
+        kept = sorted({i for i in [*self._byte_ids, *made] if i < self.vocab_size})
         specials = sorted(self.specials, key=self.specials.__getitem__)
         vocab = [self.vocab[i] for i in kept] + [special.encode() for special in specials]
         ids = {special: len(kept) + i for i, special in enumerate(specials)}
-        return BPE(vocab, self.merges[:merges], ids, self.pattern)
+        return BPE(vocab, self.merges[:merges], ids, self.pattern, self.whole_pieces)
 
     def encode(self, text: str | bytes, specials: bool = False) -> list[int]:
         """Turn text, or any bytes, into token ids.
@@ -99,7 +105,7 @@ class BPE:
             return self._encode_with_specials(text)
         ids: list[int] = []
         cache = self._cache
-        for piece in pieces(text, self.pattern):
+        for piece in pieces(normal(text, self.pattern), self.pattern):
             known = cache.get(piece)
             ids += known if known is not None else self._encode_piece(piece)
         return ids
@@ -120,53 +126,21 @@ class BPE:
     def _encode_piece(self, piece: str) -> list[int]:
         """Apply the earliest-learned merge that fits, everywhere, until none fits."""
         try:
-            ids = [self._byte_ids[byte] for byte in piece.encode("utf-8", "surrogateescape")]
+            raw = piece.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"text must be Unicode without lone surrogates, got {error.object[error.start]!r}"
             ) from None
-        none = len(self._made)
-        ranks = list(map(self._rank.get, zip(ids, ids[1:], strict=False), repeat(none)))  # of each pair of neighbours
-        while ranks and (rank := min(ranks)) < none:
-            self._merge(ids, ranks, rank)
-        if len(self._cache) >= CACHED_PIECES:
-            self._cache.clear()
-        self._cache[piece] = ids
+        whole = self._whole.get(raw)
+        ids = join([self._byte_ids[byte] for byte in raw], self._rules) if whole is None else [whole]
+        if len(piece) <= CACHED_LENGTH:
+            if len(self._cache) >= CACHED_PIECES:
+                self._cache.clear()
+            self._cache[piece] = ids
         return ids
 
-    def _merge(self, ids: list[int], ranks: list[int], rank: int) -> None:
-        """Carry out one rule everywhere in a piece, from the left, and look up the pairs that come of it."""
-        none, place = len(self._made), 0
-        for _ in range(ranks.count(rank)):
-            try:
-                place = ranks.index(rank, place)
-            except ValueError:  # in "aaa" the second pair went with the first
-                return
-            ids[place : place + 2] = [self._made[rank]]
-            del ranks[place]
-            if place > 0:
-                ranks[place - 1] = self._rank.get((ids[place - 1], ids[place]), none)
-            if place < len(ranks):
-                ranks[place] = self._rank.get((ids[place], ids[place + 1]), none)
-
     def __reduce__(self) -> tuple:  # the cache does not travel
-        return BPE, (self.vocab, self.merges, self.specials, self.pattern)
+        return BPE, (self.vocab, self.merges, self.specials, self.pattern, self.whole_pieces)
 
     def __repr__(self) -> str:
         return f"BPE(vocab_size={self.vocab_size}, pattern={self.pattern!r})"
-
-
-def checked_documents(documents: Iterable[str]) -> Iterable[str]:
-    """Return the documents, or raise ValueError for one string, which would be taken for a list of characters."""
-    if isinstance(documents, str):
-        raise ValueError("documents must be a list of strings, got one string: pass [text]")
-    return documents
-
-
-def checked_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
-    """Return ids as a list of ints (a tensor will do), or raise ValueError if one is outside the vocabulary."""
-    ids = [int(i) for i in ids]
-    outside = next((i for i in ids if not 0 <= i < vocab_size), None)
-    if outside is not None:
-        raise ValueError(f"token ids must be in 0..{vocab_size - 1}, got {outside}")
-    return ids

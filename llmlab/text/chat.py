@@ -28,7 +28,7 @@ def chat_prompt(
     if absent:
         raise ValueError(f"a chat needs a tokenizer with {START} and {END}, got one without {absent}")
     turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-    if not turns or any(turn.keys() != {"role", "content"} for turn in turns):
+    if not turns or any(not isinstance(turn, Mapping) or turn.keys() != {"role", "content"} for turn in turns):
         raise ValueError(f"a conversation is a list of messages, each with role and content; got {turns}")
     if system is not None and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": system}, *turns]

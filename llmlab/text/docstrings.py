@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from .checks import checked_documents, checked_list
+
 SHORTEST = 40  # characters; a docstring below that says little
 NO_CORPUS = ("test", "tests", "testing", "site-packages", "dist-packages", "__pycache__")
 
@@ -46,6 +48,7 @@ def docstrings(folder: str | Path, skip: Sequence[str] = ()) -> list[str]:
 
     skip: names of folders to leave out.
     """
+    skip = checked_list("skip", skip, "[name]")
     found: dict[str, None] = {}  # a dict keeps the order in which they were first met
     for path, folders, files in os.walk(folder):
         folders[:] = sorted(set(folders).difference(skip))  # os.walk goes only where this list says
@@ -57,7 +60,7 @@ def docstrings(folder: str | Path, skip: Sequence[str] = ()) -> list[str]:
 
 def summary_pairs(documents: Sequence[str]) -> list[tuple[str, str]]:
     """Return (body, first line) of the docstrings that have both, as PEP 257 asks: summaries written by hand."""
-    parts = (document.partition("\n\n") for document in documents)
+    parts = (document.partition("\n\n") for document in checked_documents(documents))
     return [
         (body.strip(), summary)
         for summary, _, body in parts

@@ -19,6 +19,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import checked_documents
 from .segmentation import words
 
 SHINGLE = 5  # words
@@ -32,7 +33,7 @@ def deduplicate(documents: Sequence[str], near: float | None = None) -> list[str
     at least this similarity to a document kept before, such as 0.8.
     """
     different: dict[str, str] = {}
-    for document in documents:
+    for document in checked_documents(documents):
         different.setdefault(_canonical(document), document)
     kept = list(different.values())
     if near is None:
@@ -48,7 +49,7 @@ def near_duplicates(documents: Sequence[str], threshold: float = 0.8) -> list[tu
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"a similarity threshold is above 0 and at most 1, got {threshold}")
-    sets = [shingles(document) for document in documents]
+    sets = [shingles(document) for document in checked_documents(documents)]
     buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
     found = []
     for j, mine in enumerate(sets):

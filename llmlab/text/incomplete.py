@@ -20,10 +20,11 @@ class IncompleteBPE(BPE):
         merges: Iterable[tuple[bytes, bytes]],
         specials: dict[str, int] | None = None,
         pattern: str = "gpt2",
+        whole_pieces: bool = False,
     ):
         present = {token for i, token in enumerate(vocab) if i not in set((specials or {}).values())}
         self.absent = [bytes([byte]) for byte in range(256) if bytes([byte]) not in present]
-        super().__init__([*vocab, *self.absent], merges, specials, pattern)
+        super().__init__([*vocab, *self.absent], merges, specials, pattern, whole_pieces)
         del self.vocab[len(vocab) :]  # what stands for them while encoding is no token of the model's
 
     def encode(self, text: str | bytes, specials: bool = False) -> list[int]:
@@ -35,7 +36,7 @@ class IncompleteBPE(BPE):
         return ids
 
     def __reduce__(self) -> tuple:
-        return IncompleteBPE, (self.vocab, self.merges, self.specials, self.pattern)
+        return IncompleteBPE, (self.vocab, self.merges, self.specials, self.pattern, self.whole_pieces)
 
 
 def bpe_of_spelled(
@@ -43,10 +44,12 @@ def bpe_of_spelled(
     merges: Iterable[str | tuple[str, str] | list[str]],
     specials: Iterable[str] = (),
     pattern: str = "gpt2",
+    whole_pieces: bool = False,
 ) -> BPE:
     """Make a BPE as `from_spelled` does, if need be one without some bytes."""
     absent = [spelled for byte in range(256) if (spelled := spell(bytes([byte]))) not in vocab]
-    whole = from_spelled({**vocab, **{x: len(vocab) + i for i, x in enumerate(absent)}}, merges, specials, pattern)
+    padded = {**vocab, **{x: len(vocab) + i for i, x in enumerate(absent)}}
+    whole = from_spelled(padded, merges, specials, pattern, whole_pieces)
     if not absent:
         return whole
-    return IncompleteBPE(whole.vocab[: len(vocab)], whole.merges, whole.specials, pattern)
+    return IncompleteBPE(whole.vocab[: len(vocab)], whole.merges, whole.specials, pattern, whole_pieces)

@@ -8,13 +8,19 @@ begins. Attention still looks across the border, unless it gets a document mask,
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int
+from numpy.typing import NDArray
 from torch import Tensor
 
+from .checks import whole_number
+from .streams import Ids, lay_out
+
+Documents = Sequence[Sequence[int] | Tensor | Ids] | Sequence[int] | Tensor | Ids
 IGNORE = -100  # what torch's cross-entropy leaves out by default
 
 
@@ -41,27 +47,63 @@ class Batch:
         return Batch(self.tokens[rows], self.targets[rows], self.documents[rows], self.positions[rows])
 
 
-def pack(documents: Sequence[Sequence[int]] | Sequence[int] | Tensor, seq: int, end: int | None = None) -> Batch:
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All rows, as a list of them would be; what is in a row is looked up when it is asked for, and not before.
+
+    stream: the tokens of all documents, perhaps in a file.  starts: where each document begins.  asking: the numbers of
+    the rows that have a target.
+    """
+
+    stream: Ids
+    starts: NDArray[np.int64]
+    seq: int
+    asking: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.asking)
+
+    def __getitem__(self, rows: slice | Tensor) -> Batch:
+        numbers = self.asking[rows if isinstance(rows, slice) else rows.numpy()]
+        place = numbers[:, None] * self.seq + np.arange(self.seq)  # [B, T], in the stream
+        size = len(self.stream)
+        document = np.searchsorted(self.starts, place, side="right") - 1
+        stops = np.append(self.starts[1:], size)
+        more = place + 1 < stops[document]
+        found = (
+            (self.stream[np.minimum(place, size - 1)], 0),
+            (np.where(more, self.stream[np.minimum(place + 1, size - 1)].astype(np.int64), IGNORE), IGNORE),
+            (document, -1),
+            (place - self.starts[document], 0),
+        )  # and what stands in the place of each beyond the end
+        return Batch(*(torch.from_numpy(np.where(place < size, x.astype(np.int64), fill)) for x, fill in found))
+
+
+def rows_of(documents: Documents, seq: int, end: int | None = None) -> Rows:
+    """Lay documents end to end and cut them into rows, as `pack` does, reading none of them yet."""
+    stream, starts = lay_out(documents, end)
+    if not 1 <= whole_number("seq", seq) < len(stream):
+        raise ValueError(f"seq must be at least 1 and below the number of tokens, {len(stream)}, got {seq}")
+    last = np.append(starts[1:], len(stream)) - 1  # of each document: no target
+    n_row = -(-len(stream) // seq)
+    filled = np.full(n_row, seq)
+    filled[-1] = len(stream) - (n_row - 1) * seq
+    asking = np.flatnonzero(
+        np.bincount(last // seq, minlength=n_row) < filled
+    )  # a row that asks nothing teaches nothing
+    if not len(asking):
+        raise ValueError("a target is the next token of the same document, but no document has two tokens")
+    return Rows(stream, starts, seq, asking)
+
+
+def pack(documents: Documents, seq: int, end: int | None = None) -> Batch:
     """Lay documents of token ids end to end and cut them into rows of `seq` tokens: all rows, as one Batch.
 
-    documents: lists of ids, or the ids of one document.  end: an id put after every document, which its last token then
-    has to predict; without it that last token has no target. Every token but a document's first is a target once.
+    documents: lists of ids, arrays or tensors of any integer dtype, or the ids of one document.  end: an id put after
+    every document, which its last token then has to predict; without it that last token has no target. Every token but
+    a document's first is a target once.
     """
-    documents = _documents(documents)
-    if end is not None:
-        documents = [[*document, end] for document in documents]
-    stream = torch.tensor([i for document in documents for i in document], dtype=torch.long)
-    if not 1 <= seq < len(stream):
-        raise ValueError(f"seq must be at least 1 and below the number of tokens, {len(stream)}, got {seq}")
-    number = torch.tensor([n for n, document in enumerate(documents) for _ in document])
-    place = torch.tensor([i for document in documents for i in range(len(document))])
-    targets = torch.full_like(stream, IGNORE)
-    targets[:-1] = torch.where(number[1:] == number[:-1], stream[1:], IGNORE)
-    if (targets == IGNORE).all():
-        raise ValueError("a target is the next token of the same document, but no document has two tokens")
-    filled = zip((stream, targets, number, place), (0, IGNORE, -1, 0), strict=True)
-    rows = Batch(*(_rows(values, seq, fill) for values, fill in filled))
-    return rows[(rows.targets != IGNORE).any(dim=1)]  # a row that asks nothing teaches nothing
+    return rows_of(documents, seq, end)[:]
 
 
 @dataclass(frozen=True)
@@ -72,7 +114,7 @@ class Batches:
     after step 1000 goes on with `start=1000`.
     """
 
-    rows: Batch
+    rows: Rows
     batch: int
     seed: int | None
     start: int
@@ -100,7 +142,7 @@ class Batches:
 
 
 def batches(
-    documents: Sequence[Sequence[int]] | Sequence[int] | Tensor,
+    documents: Documents,
     batch: int = 8,
     seq: int = 64,
     seed: int | None = 0,
@@ -111,34 +153,19 @@ def batches(
 ) -> Batches:
     """Pack documents of token ids and go through them in batches: `for tokens, targets in batches(ids, 8, 64): ...`.
 
+    documents: see `pack`. Of `np.memmap("train.bin", dtype=np.uint16, mode="r")`, the tokens of one document in a file,
+    no more is read than each batch needs (with an `end`, all of it).
     seed: of the shuffle, a new one each epoch; None keeps the order.  start: the batch to begin at, to resume.
     epochs: None for ever.  drop_last: leave out a last batch of fewer rows, so that all have one shape; for an
     evaluation that counts every token, take False.  end: see `pack`.
     """
-    if batch < 1:
+    if whole_number("batch", batch) < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    if start < 0:
+    if whole_number("start", start) < 0:
         raise ValueError(f"start must be at least 0, got {start}")
-    if epochs is not None and epochs < 1:
+    if epochs is not None and whole_number("epochs", epochs) < 1:
         raise ValueError(f"epochs must be at least 1, or None for ever, got {epochs}")
-    rows = pack(documents, seq, end)
+    rows = rows_of(documents, seq, end)
     if drop_last and len(rows) < batch:
         raise ValueError(f"the text must fill a batch of {batch} rows of {seq} tokens, got {len(rows)} rows")
     return Batches(rows, batch, seed, start, epochs, drop_last)
-
-
-def _documents(documents: Iterable) -> list[list[int]]:
-    """Accept the ids of one document where a list of documents is wanted; drop empty ones."""
-    documents = documents.tolist() if isinstance(documents, Tensor) else list(documents)
-    if documents and isinstance(documents[0], int):
-        documents = [documents]
-    documents = [list(document) for document in documents if len(document)]
-    if not documents:
-        raise ValueError("batches need tokens, got an empty corpus")
-    return documents
-
-
-def _rows(stream: Tensor, seq: int, fill: int) -> Tensor:
-    """Cut into rows of `seq`, the last one filled up."""
-    missing = -len(stream) % seq
-    return torch.nn.functional.pad(stream, (0, missing), value=fill).view(-1, seq)

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+from .checks import checked_list
+
 # Articles, pronouns, prepositions, conjunctions, auxiliaries, particles and the like. A classifier or a search index
 # does without them; a language model keeps them: they are half of what it has to say.
 STOP_WORDS = {
@@ -88,7 +90,9 @@ def faults(text: str, limits: Limits = Limits(), cut: Callable[[str], list[str]]
     bullets = _share(line.startswith(BULLETS) for line in lines)
     ellipses = _share(line.endswith(ELLIPSES) for line in lines)
     alphabetic = _share(any(map(str.isalpha, word)) for word in found)
-    common = len(set(limits.common).intersection(word.lower() for word in found))
+    common = len(
+        set(checked_list("limits.common", limits.common, "[word]")).intersection(word.lower() for word in found)
+    )
     repeated = 1 - len(set(lines)) / len(lines)
     pair = _top_pair(found)
     rules = [
@@ -116,6 +120,7 @@ def content_words(found: Iterable[str], language: str = "en") -> list[str]:
     """Leave out the stop words of a language, "en" or "zh", whatever their case."""
     if language not in STOP_WORDS:
         raise ValueError(f"stop words are known for {sorted(STOP_WORDS)}, got {language!r}")
+    found = checked_list("found", found, "words(text)")
     return [word for word in found if word.lower() not in STOP_WORDS[language]]
 
 

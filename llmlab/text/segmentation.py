@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import log
 
+from .checks import checked_list
+
 # Han characters as ranges of a character class: the ideographs with their extensions, 々 and 〇.
 HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # With the marks that are set without blanks around them: 、 。 and the full-width forms.
@@ -28,7 +30,7 @@ def words(text: str) -> list[str]:
 def join_words(cut: Iterable[str]) -> str:
     """Put words side by side, a blank between them unless one of the two is Chinese."""
     text = ""
-    for word in cut:
+    for word in checked_list("the words to join", cut, "[word]"):
         blank = text and word and not _UNSPACED.match(text[-1]) and not _UNSPACED.match(word[0])
         text += f" {word}" if blank else word
     return text
@@ -54,7 +56,8 @@ class Segmenter:
     @classmethod
     def train(cls, sentences: Iterable[Sequence[str]]) -> Segmenter:
         """Count the words of sentences that people have cut, such as those of `tagged` without their tags."""
-        return cls(Counter(word for sentence in sentences for word in sentence))
+        lists = (checked_list("a sentence", s, "its words") for s in checked_list("sentences", sentences, "[words]"))
+        return cls(Counter(word for sentence in lists for word in sentence))
 
     def __call__(self, text: str) -> list[str]:
         runs = enumerate(_HAN_RUN.split(text))  # every second one is Chinese

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from .bpe import checked_documents, checked_ids
+from .checks import checked_documents, checked_ids, checked_list
 from .segmentation import join_words, words
 
 UNKNOWN = "<unk>"
@@ -63,7 +63,7 @@ class WordTokenizer:
 
     def __init__(self, vocab: Iterable[str], cut: Callable[[str], list[str]] = words):
         """vocab: the words, in the order of their ids from 1 on."""
-        self.vocab, self.cut = [UNKNOWN, *vocab], cut
+        self.vocab, self.cut = [UNKNOWN, *checked_list("vocab", vocab, "[word]")], cut
         self._id = {word: i for i, word in enumerate(self.vocab)}
 
     @classmethod

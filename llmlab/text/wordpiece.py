@@ -12,7 +12,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from .bpe import checked_ids
+from .checks import checked_ids, checked_list
 
 MARK = "##"
 CHINESE = (  # the blocks of CJK ideographs that the published code names
@@ -26,8 +26,9 @@ class WordPiece:
 
     def __init__(self, vocab: Sequence[str], lower: bool = True, unknown: str = "[UNK]", longest_word: int = 100):
         """longest_word: characters; longer ones are not even tried."""
-        self.vocab, self.lower, self.longest_word = list(vocab), lower, longest_word
+        self.vocab, self.lower, self.longest_word = list(checked_list("vocab", vocab, "[token]")), lower, longest_word
         self._id = {token: i for i, token in enumerate(self.vocab)}
+        self._longest = max(map(len, self.vocab), default=0)
         absent = [token for token in (unknown, "[CLS]", "[SEP]", "[PAD]") if token not in self._id]
         if absent or len(self._id) != len(self.vocab):
             raise ValueError(
@@ -52,7 +53,9 @@ class WordPiece:
         """Make rows of [CLS] text [SEP], all padded to the longest, and say how long each is; long ones are cut."""
         if max_seq < 2:
             raise ValueError(f"max_seq must leave room for [CLS] and [SEP], got {max_seq}")
-        rows = [[self.start, *self.encode(text)[: max_seq - 2], self.end] for text in texts]
+        rows = [
+            [self.start, *self.encode(text)[: max_seq - 2], self.end] for text in checked_list("texts", texts, "[text]")
+        ]
         lengths = [len(row) for row in rows]
         longest = max(lengths, default=0)
         return [row + [self.pad] * (longest - len(row)) for row in rows], lengths
@@ -63,7 +66,7 @@ class WordPiece:
             return [self.unknown]
         ids, start = [], 0
         while start < len(word):
-            for stop in range(len(word), start, -1):
+            for stop in range(min(len(word), start + self._longest), start, -1):
                 found = self._id.get((MARK if start else "") + word[start:stop])
                 if found is not None:
                     break

@@ -50,6 +50,20 @@ def nobody_takes(world):
         world.isend(torch.ones(3), 1)
 
 
+def nobody_waits(world):
+    world.all_reduce(torch.ones(3), async_op=True)
+
+
+def two_of_three_are_left(world):
+    x = torch.ones(2)
+    if world.rank == 0:
+        world.isend(x, 1)
+        world.isend(x, 1)
+        world.isend(x, 1)
+    else:
+        world.recv(x, 0)
+
+
 def crossed(world):
     world.recv(torch.ones(3), 1 - world.rank)
 
@@ -70,6 +84,8 @@ MISTAKES = {
         "a message does not fit what its receiver asked for: the dtype is float32 and float64",
     ),
     nobody_takes: (lab.MismatchError, "the ranks returned, and left what nobody took:"),
+    nobody_waits: (lab.MismatchError, "the ranks returned, and left what nobody waited for:"),
+    two_of_three_are_left: (lab.MismatchError, "the ranks returned, and left what nobody took:"),
     crossed: (lab.DeadlockError, "deadlock: no rank can go on"),
     one_has_returned: (lab.DeadlockError, "deadlock: no rank can go on"),
 }

@@ -1,5 +1,9 @@
 """Sizes: what follows from them by formula equals what is counted, and sizes that make no model are refused."""
 
+import copy
+import pickle
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,6 +17,10 @@ VARIANTS = [
     {"position": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "n_kv_head": 2, "bias": False, "tie_embeddings": False},
     {"position": "none", "mlp": "swiglu", "d_ff": 40},
     {"n_expert": 4, "n_expert_shared": 1, "mlp": "swiglu"},
+    {"head_dim": 10, "n_kv_head": 2},
+    {"head_dim": 4, "attention_bias": "qkv", "bias": False},
+    {"attention_bias": "none"},
+    {"attention_bias": "all", "bias": False},
 ]
 
 
@@ -55,6 +63,27 @@ def test_flops_per_token_are_narayanans():
     assert config.flops_per_token() == pytest.approx(72 * layers * h**2 * (1 + s / (6 * h) + V / (12 * layers * h)))
 
 
+def test_a_head_dim_that_was_not_given_follows_d_model_and_n_head():
+    config = Config(**SIZES)
+    assert config.head_dim == 6 and replace(config, n_head=8, n_kv_head=0).head_dim == 3
+    assert replace(config, d_model=48).head_dim == 12 and copy.deepcopy(replace(config, d_model=48)).head_dim == 12
+    assert pickle.loads(pickle.dumps(config)) == config == Config(**SIZES, head_dim=6)
+    assert replace(pickle.loads(pickle.dumps(config)), d_model=48).head_dim == 12
+    given = Config(**SIZES, head_dim=10)
+    assert replace(given, d_model=48).head_dim == 10 and replace(given, d_model=48, head_dim=0).head_dim == 12
+
+
+def test_biases_of_attention_follow_bias_unless_they_are_named():
+    has = {kind: Config(**SIZES, attention_bias=kind, bias=False) for kind in (None, "all", "qkv", "none")}
+    assert {kind: (config.qkv_bias, config.output_bias) for kind, config in has.items()} == {
+        None: (False, False),
+        "all": (True, True),
+        "qkv": (True, False),
+        "none": (False, False),
+    }
+    assert replace(has[None], bias=True).output_bias and not replace(has["none"], bias=True).qkv_bias
+
+
 def test_defaults_are_gpt2s():
     config = Config(vocab_size=50257, d_model=768, n_layer=12, n_head=12, max_seq=1024)
     assert config.n_param == 124439808  # as counted in the released model (Radford et al. 2019; "124M")
@@ -69,6 +98,15 @@ def test_defaults_are_gpt2s():
         ({"n_layer": 0}, "n_layer as a whole number of at least 1; got 0"),
         ({"vocab_size": -1}, "vocab_size as a whole number"),
         ({"d_model": 12, "position": "rotary"}, "even head_dim, got 3"),
+        ({"head_dim": -1}, "head_dim as a whole number of at least 0; got -1"),
+        ({"head_dim": 5, "position": "rotary"}, "even head_dim, got 5"),
+        ({"attention_bias": "some"}, "attention_bias as one of None, 'all', 'qkv', 'none'; got 'some'"),
+        ({"rotary_factors": (2.0,) * 3}, "rotary_factors wants position='rotary'"),
+        (
+            {"rotary_factors": (2.0,) * 2, "position": "rotary"},
+            "one for each of head_dim/2=3 frequencies, .* 2 factors",
+        ),
+        ({"rotary_factors": (2.0, 0.0, 1.0), "position": "rotary"}, "each of rotary_factors as a number above 0"),
         ({"norm": "batchnorm"}, "norm as one of 'layernorm', 'rmsnorm'; got 'batchnorm'"),
         ({"mlp": "tanh"}, "mlp as one of"),
         ({"position": "absolute"}, "position as one of"),

@@ -9,6 +9,14 @@ import torch.nn.functional as F
 from llmlab.model import Config, Embedding, draw_weights, rotary, rotate, sinusoids
 
 
+def test_a_factor_divides_the_frequency_of_its_pair():
+    t, factors = torch.arange(5), (1.0, 2.0, 8.0)
+    cos, sin = rotary(t, 6, 100.0, torch.float64, factors)
+    for i, factor in enumerate(factors):
+        angle = t.double() * 100.0 ** (-2 * i / 6) / factor
+        torch.testing.assert_close((cos[:, i], sin[:, i]), (angle.cos(), angle.sin()), atol=1e-15, rtol=0)
+
+
 def embedding(**options):
     config = Config(10, 8, 1, 2, 6, dtype=torch.float64, **options)
     module = Embedding(config)

@@ -1,15 +1,21 @@
 """GGUF: tiny files written here, their blocks taken apart a second time in plain NumPy, and damage refused."""
 
+import random
 import struct
 
+import gguf
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from transformers import LlamaTokenizer
 
 from llmlab.model import Config, Transformer
 from llmlab.model.gguf import read_gguf
-from llmlab.model.pretrained import load_pretrained
-from llmlab.text.published import spell
+from llmlab.model.pretrained import gguf_tokenizer, load_pretrained
+from llmlab.text import BPE
+from llmlab.text.published import spell, tokenizer_json
+from llmlab.text.sentencepiece import BYTES
 
 F32, F16, Q4_1, Q8_0 = 0, 1, 3, 8
 NUMBERS = {int: ("I", 4), float: ("f", 6), bool: ("?", 7)}
@@ -63,8 +69,7 @@ def test_blocks_mean_what_numpy_makes_of_them(kind):
     raw, numbers = blocks(kind, 6)
     stored = read_gguf(gguf_bytes({"w": ((3, 64), kind, raw)})).tensors["w"]
     assert stored.shape == (3, 64)
-    # one product and one sum, which may be fused into a single rounding: the product's own, at most 2^-24 of it
-    np.testing.assert_allclose(stored.read().numpy(), numbers.reshape(3, 64), rtol=0, atol=2**-24 * 15 * 4)
+    np.testing.assert_array_equal(stored.read().numpy(), numbers.reshape(3, 64))
 
 
 def test_plain_numbers_and_facts_come_back_from_bytes_and_from_a_file(tmp_path):
@@ -101,7 +106,8 @@ PLACE = struct.pack("<QIQ", 8, F32, 0)  # the shape, type and offset of ROW
         (b"GGML" + gguf_bytes(ROW)[4:], "begin with GGUF, got b'GGML'"),
         (gguf_bytes(ROW, version=1), "version 2 or 3, little-endian; got 1"),
         (gguf_bytes(ROW, version=3 << 24), "version 2 or 3"),
-        (replaced(ROW, PLACE, struct.pack("<QIQ", 8, 12, 0)), r"packed as one of F32 \(0\), .*got type 12"),
+        (replaced(ROW, PLACE, struct.pack("<QIQ", 8, 29, 0)), "packed as one of F32, .*Q4_K.*; got IQ1_M"),
+        (replaced(ROW, PLACE, struct.pack("<QIQ", 8, 99, 0)), "packed as one of .*got type 99"),
         (replaced(ROW, PLACE, struct.pack("<QIQ", 8, Q8_0, 0)), "whole blocks of 32, got 8 numbers"),
         (replaced(ROW, PLACE, struct.pack("<QIQ", 8, F32, 1 << 60)), "it was cut off"),
         (replaced(ROW, PLACE, struct.pack("<QIQ", 1 << 60, F32, 0)), "it was cut off"),
@@ -129,6 +135,96 @@ def test_a_file_that_cannot_be_is_refused(raw, message):
         read_gguf(raw)
 
 
+# --- tokenizers -------------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    *(
+        "the cat's thing",
+        "  I'LL don'T (see) 12345  ",
+        "naïve 今天 ½ \n\n\t x_1",
+        " " * 50,
+        "a" * 33,
+        "<|end|>the",
+        "e\u0301",
+    ),
+    "".join(random.Random(0).choices("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", k=500)),
+]
+
+
+@pytest.mark.parametrize(
+    "pre, pattern", [("llama-bpe", "llama3"), ("qwen2", "qwen2"), ("smollm", "digits"), ("gpt-2", "gpt2")]
+)
+def test_a_byte_level_tokenizer_gives_the_ids_of_tokenizers(pre, pattern):
+    whole = pattern == "llama3"
+    trained = BPE.train(["the cat and the dog, don't see 12345 things I'll"] * 3, 300, ["<|end|>"], pattern)
+    vocab = [*trained.vocab[:-1], b"unreachable", b"<|end|>"]  # no merges lead there: only a whole piece can be it
+    bpe = BPE(vocab, trained.merges, {"<|end|>": len(vocab) - 1}, pattern, whole_pieces=whole)
+    facts = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": [*map(spell, vocab[:-1]), "<|end|>"],
+        "tokenizer.ggml.token_type": [1] * (len(vocab) - 1) + [3],
+        "tokenizer.ggml.merges": [f"{spell(a)} {spell(b)}" for a, b in bpe.merges],
+    }
+    read, theirs = gguf_tokenizer(facts), Tokenizer.from_str(tokenizer_json(bpe))
+    for text in [*TEXTS, "unreachable"]:
+        assert read.encode(text, specials=True) == theirs.encode(text).ids
+    assert read.encode("unreachable") == ([len(vocab) - 2] if whole else bpe.encode("unreachable"))
+    assert (len(read.encode("unreachable")) == 1) == whole
+
+
+PIECES = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    *BYTES,
+    "▁t",
+    "he",
+    "▁the",
+    "▁▁",
+    "▁▁▁▁",
+    "in",
+    "ing",
+    "aa",
+    *"▁thecaindog",
+    "<|end|>",
+]
+
+
+def test_a_sentencepiece_tokenizer_gives_the_ids_of_transformers(tmp_path):
+    ordinary = range(259, len(PIECES) - 1)
+    writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(PIECES)
+    writer.add_token_scores([0.0] * 259 + [-float(i) for i in range(len(ordinary))] + [0.0])
+    writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * len(ordinary) + [4])
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    read = gguf_tokenizer(read_gguf(tmp_path / "t.gguf").facts)
+    vocab = {piece: i for i, piece in enumerate(PIECES)}
+    splits = [(p[:i], p[i:]) for p in map(PIECES.__getitem__, ordinary) for i in range(1, len(p))]
+    merges = [(a, b) for a, b in splits if vocab.get(a, 0) >= 259 and vocab.get(b, 0) >= 259]
+    theirs = LlamaTokenizer(vocab=vocab, merges=merges)
+    for text in [text for text in TEXTS if text[0] not in " <"]:
+        assert read.encode(text) == theirs.encode(text, add_special_tokens=False)
+    assert read.encode("<|end|></s>", specials=True) == [len(PIECES) - 1, 2] and 2 not in read.encode("</s>")
+    assert (
+        read.prefix == "every" and gguf_tokenizer({**BARE, "tokenizer.ggml.add_space_prefix": False}).prefix == "none"
+    )
+
+
+BARE = {
+    **{"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": BYTES, "tokenizer.ggml.token_type": [6] * 256},
+    "tokenizer.ggml.scores": [0.0] * 256,
+}
+
+
+def test_a_sentencepiece_tokenizer_that_changes_text_first_is_refused():
+    with pytest.raises(ValueError, match="must take text as it is"):
+        gguf_tokenizer({**BARE, "tokenizer.ggml.remove_extra_whitespaces": True})
+
+
 # --- a whole model ----------------------------------------------------------------------------------------------------
 
 NAMES = {
@@ -136,7 +232,7 @@ NAMES = {
     **{"attention.value": "attn_v", "attention.output": "attn_output", "mlp_norm": "ffn_norm"},
     **{"mlp.gate": "ffn_gate", "mlp.up": "ffn_up", "mlp.down": "ffn_down"},
 }
-BYTES = [spell(bytes([byte])) for byte in range(256)]
+SPELLED = [spell(bytes([byte])) for byte in range(256)]
 FACTS = {
     **{"general.architecture": "llama", "llama.block_count": 2, "llama.context_length": 16},
     **{"llama.embedding_length": 32, "llama.feed_forward_length": 24, "llama.attention.head_count": 4},
@@ -144,7 +240,7 @@ FACTS = {
     **{
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.tokens": ["<end>", *BYTES, "th"],
+        "tokenizer.ggml.tokens": ["<end>", *SPELLED, "th"],
     },
     **{"tokenizer.ggml.token_type": [3] + [1] * 257, "tokenizer.ggml.merges": ["t h"]},
 }
@@ -157,10 +253,10 @@ def as_stored(name, weight):
     return tuple(weight.shape), F32, weight.detach().numpy().tobytes()
 
 
-def llama(tied):
+def llama(tied, **options):
     sizes = {"vocab_size": 258, "d_model": 32, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_ff": 24, "max_seq": 16}
     kinds = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rotary", "rotary_base": 500.0, "bias": False}
-    model = Transformer(Config(**sizes, **kinds, tie_embeddings=tied), seed=5)
+    model = Transformer(Config(**sizes, **kinds, tie_embeddings=tied, **options), seed=5)
     weights = {"token_embd.weight": model.embedding.token.weight, "output_norm.weight": model.norm.weight}
     if not tied:
         weights["output.weight"] = model.head.weight
@@ -179,16 +275,82 @@ def test_a_llama_and_its_tokenizer_come_out_of_one_file(tmp_path, tied):
     assert tokenizer.pattern == "digits" and tokenizer.encode("th<end>", specials=True) == [257, 0]
 
 
+def loaded_from(tmp_path, tensors, **facts):
+    (tmp_path / "llama.gguf").write_bytes(gguf_bytes(tensors, {**FACTS, **facts}))
+    return load_pretrained(tmp_path / "llama.gguf")[0]
+
+
+def test_llama_3s_own_factors_are_read_and_used(tmp_path):
+    model, tensors = llama(tied=True, rotary_factors=(1.0, 1.5, 4.0, 8.0))
+    tensors["rope_freqs.weight"] = ((4,), F32, np.array([1, 1.5, 4, 8], np.float32).tobytes())
+    loaded, tokens = loaded_from(tmp_path, tensors), torch.randint(258, (2, 9))
+    assert loaded.config == model.config and torch.equal(loaded(tokens), model(tokens))
+    assert not torch.allclose(loaded(tokens), llama(tied=True)[0](tokens), atol=1e-4)
+
+
+def test_a_linear_stretch_is_used(tmp_path):
+    model, tensors = llama(tied=True, rotary_factors=(4.0,) * 4)
+    loaded = loaded_from(tmp_path, tensors, **{"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0})
+    assert loaded.config == model.config
+
+
+def test_heads_may_be_wider_than_their_share_of_the_model(tmp_path):
+    model, tensors = llama(tied=True, head_dim=16)
+    tensors |= {  # the order of the rows of heads of 16
+        name: as_stored_wide(name, model) for name in tensors if "attn_q" in name or "attn_k" in name
+    }
+    keys = {"llama.attention.key_length": 16, "llama.attention.value_length": 16, "llama.rope.dimension_count": 16}
+    loaded, tokens = loaded_from(tmp_path, tensors, **keys), torch.randint(258, (2, 9))
+    assert loaded.config == model.config and torch.equal(loaded(tokens), model(tokens))
+
+
+def as_stored_wide(name, model):
+    _, i, short, _ = name.split(".")
+    weight = model.blocks[int(i)].get_parameter(
+        {"attn_q": "attention.query", "attn_k": "attention.key"}[short] + ".weight"
+    )
+    rows = torch.arange(16).view(2, 8).T.flatten()  # 0, 8, 1, 9 ...
+    weight = weight.detach().view(-1, 16, 32)[:, rows].reshape(weight.shape)
+    return tuple(weight.shape), F32, weight.numpy().tobytes()
+
+
+def test_a_qwen2_has_biases_and_keeps_the_order_of_rows(tmp_path):
+    sizes = {"vocab_size": 258, "d_model": 32, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_ff": 24, "max_seq": 16}
+    kinds = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rotary", "rotary_base": 500.0, "bias": False}
+    model = Transformer(Config(**sizes, **kinds, attention_bias="qkv"))
+    weights = {"token_embd.weight": model.embedding.token.weight, "output_norm.weight": model.norm.weight}
+    for i, block in enumerate(model.blocks):
+        for ours, theirs in NAMES.items():
+            for kind, parameter in block.get_submodule(ours).named_parameters():
+                torch.nn.init.normal_(parameter)
+                weights[f"blk.{i}.{theirs}.{kind}"] = parameter
+    tensors = {n: (tuple(w.shape), F32, w.detach().numpy().tobytes()) for n, w in weights.items()}
+    facts = {name.replace("llama.", "qwen2."): value for name, value in FACTS.items()}
+    facts |= {"general.architecture": "qwen2", "tokenizer.ggml.pre": "qwen2"}
+    (tmp_path / "qwen.gguf").write_bytes(gguf_bytes(tensors, facts))
+    loaded, tokenizer = load_pretrained(tmp_path / "qwen.gguf")
+    tokens = torch.randint(258, (2, 9))
+    assert loaded.config == model.config and torch.equal(loaded(tokens), model(tokens))
+    assert tokenizer.pattern == "qwen2"
+
+
 @pytest.mark.parametrize(
     "facts, lost, message",
     [
-        ({"general.architecture": "mamba"}, None, "general.architecture must be 'llama'"),
-        ({"llama.rope.scaling.type": "yarn"}, None, "scaling.type must be 'none'"),
+        ({"general.architecture": "mamba"}, None, "general.architecture must be one of llama, qwen2; got 'mamba'"),
+        ({"llama.rope.scaling.type": "yarn"}, None, "scaling.type must be none or linear, got 'yarn'"),
         ({"llama.rope.dimension_count": 2}, None, "dimension_count must be 8"),
         ({"llama.embedding_length": "32"}, None, "embedding_length must be an integer"),
         ({"llama.block_count": 1 << 30}, None, "1073741824 layers need more tensors than the 20 stored"),
-        ({"tokenizer.ggml.pre": "qwen2"}, None, "cuts like 'qwen2'"),
-        ({"tokenizer.ggml.model": "llama"}, None, "got 'llama' that cuts"),
+        ({"tokenizer.ggml.pre": "tekken"}, None, "cuts like 'tekken'"),
+        ({"tokenizer.ggml.model": "t5"}, None, "got 't5' that cuts"),
+        (
+            {"tokenizer.ggml.model": "llama"},
+            None,
+            "must come as tokens, token_type and merges .or scores., got KeyError",
+        ),
+        ({"llama.expert_count": 8}, None, "expert_count must be 0"),
+        ({"llama.attention.sliding_window": 8}, None, "sliding_window must be at least context_length=16"),
         ({"tokenizer.ggml.merges": 3}, None, "must come as tokens, token_type and merges"),
         ({}, "blk.1.ffn_up.weight", r"1 missing: \['blk\.1\.ffn_up\.weight'\]"),
     ],

@@ -5,7 +5,20 @@ import math
 import pytest
 import torch
 
-from llmlab.model import IGNORE, cross_entropy, masked_tokens, next_token, shifted_right
+from llmlab.evaluate import mean_loss
+from llmlab.model import (
+    IGNORE,
+    LSTM,
+    Config,
+    EncoderDecoder,
+    Transformer,
+    cross_entropy,
+    masked_tokens,
+    next_token,
+    shifted_right,
+)
+from llmlab.model.embedding import as_index
+from llmlab.model.loss import as_targets
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -30,6 +43,59 @@ def test_a_batch_without_targets_sums_to_zero_and_has_no_mean():
     total.backward()
     assert total.item() == 0 and (logits.grad == 0).all()
     assert math.isnan(cross_entropy(logits, targets).item())
+
+
+EVERY = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64]
+
+
+@pytest.mark.parametrize("dtype", EVERY)
+def test_targets_and_tokens_may_be_integers_of_any_dtype(dtype):
+    model, tokens, targets = Transformer(Config(11, 8, 1, 2, 6)), torch.randint(11, (2, 5)), torch.randint(11, (2, 5))
+    if dtype.is_signed:
+        targets[0, 1] = IGNORE
+    loss = model.loss(tokens.to(dtype), targets.to(dtype))
+    assert torch.equal(loss, model.loss(tokens, targets))
+    assert torch.equal(
+        cross_entropy(model(tokens), targets.to(dtype), reduction="none"),
+        cross_entropy(model(tokens), targets, reduction="none"),
+    )
+
+
+MODELS = {
+    "decoder": lambda targets: Transformer(Config(11, 8, 1, 2, 6)).loss(torch.zeros(2, 5, dtype=torch.long), targets),
+    "experts": lambda targets: Transformer(Config(11, 8, 1, 2, 6, n_expert=2)).loss(
+        torch.zeros(2, 5, dtype=torch.long), targets, reduction="sum"
+    ),
+    "smoothed": lambda targets: Transformer(Config(11, 8, 1, 2, 6, label_smoothing=0.1)).loss(
+        torch.zeros(2, 5, dtype=torch.long), targets
+    ),
+    "encoder and decoder": lambda targets: EncoderDecoder(Config(11, 8, 1, 2, 6)).loss(
+        torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, 5, dtype=torch.long), targets
+    ),
+    "lstm": lambda targets: LSTM(Config(11, 8, 1, 1, 6)).loss(torch.zeros(2, 5, dtype=torch.long), targets),
+    "evaluation": lambda targets: mean_loss(
+        Transformer(Config(11, 8, 1, 2, 6)), [(torch.zeros(2, 5, dtype=torch.long), targets)]
+    ),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("wrong", [-1, 11, -101, 2**40])
+def test_a_target_outside_the_vocabulary_is_refused_and_the_ignore_index_named(model, wrong):
+    targets = torch.randint(11, (2, 5))
+    targets[0, 0], targets[1, 2] = IGNORE, wrong
+    with pytest.raises(ValueError, match=f"targets wants numbers from 0 to 10, got {wrong};.* the ignore_index, -100"):
+        MODELS[model](targets)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_targets_of_another_shape_or_that_are_no_integers_are_refused(dtype):
+    with pytest.raises(ValueError, match=r"targets want the shape of the tokens, \(2, 5\), got \(2, 4\)"):
+        as_targets(torch.zeros(2, 4, dtype=torch.long), torch.randn(2, 5, 11))
+    with pytest.raises(ValueError, match=f"targets wants integers, got {dtype}"):
+        as_targets(torch.zeros(2, 5, dtype=dtype), torch.randn(2, 5, 11))
+    with pytest.raises(ValueError, match=f"token wants integers, got {dtype}"):
+        as_index("token", torch.zeros(2, 5, dtype=dtype))
 
 
 def test_next_token_moves_by_one():

@@ -1,5 +1,6 @@
 """Folders in Hugging Face's layout, written by `transformers` with random weights, in our own modules."""
 
+import gzip
 import json
 import shutil
 
@@ -7,11 +8,26 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from llmlab.generation import generate
 from llmlab.model import Config, Transformer
+from llmlab.model.embedding import llama3_factors
 from llmlab.model.families import FAMILIES
 from llmlab.model.pretrained import load_pretrained
+from llmlab.model.safetensors import read_safetensors
 from llmlab.model.text_encoder import TextEncoder
 from llmlab.text import BPE
 from llmlab.text.published import tokenizer_json
@@ -20,6 +36,10 @@ GPT2 = {"vocab_size": 300, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions
 LLAMA = {
     **{"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
     **{"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 16},
+}
+LLAMA3 = {  # of the 8 frequencies of a head some turn often in 8 positions, some hardly, some in between
+    **{"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 0.1, "high_freq_factor": 1.0},
+    "original_max_position_embeddings": 8,
 }
 BERT = {
     **{"vocab_size": 8, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3},
@@ -38,6 +58,16 @@ DECODERS = {
         )
     ),
     "llama with biases": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True)),
+    "llama with biases of attention": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True)),
+    "llama with biases of the mlp": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, mlp_bias=True)),
+    "llama with wide heads": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, head_dim=12)),
+    "llama 3": lambda: LlamaForCausalLM(LlamaConfig(**{**LLAMA, "head_dim": 16}, rope_parameters=LLAMA3)),
+    "llama, linear": lambda: LlamaForCausalLM(
+        LlamaConfig(**LLAMA, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0})
+    ),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**LLAMA, head_dim=6, sliding_window=None)),
+    "mistral, window of all": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=16)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**LLAMA, tie_word_embeddings=True)),
 }  # fmt: skip
 
 
@@ -73,9 +103,12 @@ def upcasts_to_fp64(monkeypatch):
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
         if hasattr(model, "lm_head") and hasattr(model.base_model, "rotary_emb"):
             rope, config = model.base_model.rotary_emb, model.config
-            K = config.hidden_size // config.num_attention_heads
-            base = config.rope_parameters["rope_theta"]
+            K = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+            base, kind = config.rope_parameters["rope_theta"], config.rope_parameters["rope_type"]
             rope.inv_freq = base ** -(torch.arange(0, K, 2, dtype=torch.float64) / K)
+            if kind != "default":  # their own function, now in fp64
+                rope.inv_freq = ROPE_INIT_FUNCTIONS[kind](config, "cpu")[0]
+                assert rope.inv_freq.dtype == torch.float64
 
     return patch
 
@@ -117,6 +150,38 @@ def test_decoders_equal_transformers_in_logits_and_gradients(
         [logits], [with_them], terms=48
     )  # the longest sums of the forward pass; of the backward, those over 300 logits
     check_gradients(agree, theirs, ours)
+
+
+@pytest.mark.parametrize("variant", ["llama 3", "llama with wide heads", "mistral", "qwen2"])
+def test_cached_generation_equals_transformers(tmp_path, variant):
+    theirs = randomised(DECODERS[variant](), torch.float64)
+    ours, _ = load_pretrained(saved(theirs, tmp_path), dtype=torch.float64)
+    prompt = torch.randint(300, (1, 3))
+    wanted = theirs.generate(prompt, max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert generate(ours, prompt, max_new_tokens=10, use_cache=True).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("trained", [8192, 4096])
+def test_llama_3s_factors_equal_those_of_transformers(trained):
+    rope = {**LLAMA3, "rope_theta": 500000.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    sizes = {"head_dim": 128, "max_position_embeddings": 131072}
+    config = LlamaConfig(**sizes, rope_parameters={**rope, "original_max_position_embeddings": trained})
+    theirs = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0]
+    factors = torch.tensor(llama3_factors(128, 500000.0, 8.0, 1.0, 4.0, float(trained)), dtype=torch.float64)
+    frequencies = 500000.0 ** -(torch.arange(0, 128, 2, dtype=torch.float64) / 128)
+    assert factors[0] == 1.0 and factors[-1] == 8.0 and ((factors > 1) & (factors < 8)).sum() > 3
+    # theirs are fp32, of a power, a few products and a quotient
+    torch.testing.assert_close(theirs.double(), frequencies / factors, rtol=20 * 2**-24, atol=0)
+
+
+def test_the_older_way_to_write_llama_3s_settings_means_the_same(tmp_path):
+    folder = saved(randomised(DECODERS["llama 3"](), torch.float32), tmp_path)
+    config = load_pretrained(folder)[0].config
+    content = json.loads((folder / "config.json").read_text())
+    rope = content.pop("rope_parameters")
+    old = {**content, "rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+    (folder / "config.json").write_text(json.dumps(old))
+    assert load_pretrained(folder)[0].config == config and len(set(config.rotary_factors)) > 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -220,7 +285,7 @@ def test_tensors_that_do_not_fit_are_refused_before_anything_is_built(folder, da
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"model_type": "mamba"}, "model_type must be one of gpt2, llama, bert; got 'mamba'"),
+        ({"model_type": "mamba"}, "model_type must be one of gpt2, llama, mistral, qwen2, bert; got 'mamba'"),
         ({"model_type": ["llama"]}, "model_type must be one of"),
         ({"hidden_size": None}, "must give 'hidden_size'"),
         ({"hidden_size": 64, "num_attention_heads": 8}, "must have shape"),
@@ -228,10 +293,20 @@ def test_tensors_that_do_not_fit_are_refused_before_anything_is_built(folder, da
         ({"num_hidden_layers": 10**9}, "1000000000 layers need more tensors than the 21 stored"),
         ({"vocab_size": 10**12}, r"must have shape \(1000000000000, 32\)"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
-        ({"head_dim": 16}, "head_dim must be 8"),
-        ({"attention_bias": True}, "mlp_bias must be True"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type must be 'default'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type must be 'default'"),
+        ({"head_dim": 16}, r"must have shape \(64, 32\) as the config says, got \(32, 32\)"),
+        ({"head_dim": -8}, "head_dim must be an integer of at least 1, got -8"),
+        ({"attention_bias": True}, r"4 missing|8 missing: \['layers\.0\.self_attn\.k_proj\.bias'"),
+        ({"attention_bias": "yes"}, "attention_bias must be true or false"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "must give 'factor'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "one of default, linear, llama3; got 'yarn'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "of one rope_type, got .'default', 'linear'."),
+        (
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None},
+            "one of default, linear, llama3; got 'dynamic'",
+        ),
+        ({"rope_scaling": "linear"}, "rope_scaling must be a JSON object, got 'linear'"),
+        ({"model_type": "mistral", "sliding_window": 8}, "sliding_window must be at least max_position_embeddings=16"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8}, "sliding_window must be at least"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number above 0"),
     ],
 )
@@ -261,6 +336,84 @@ def test_settings_that_are_no_json_object_are_refused(folder, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(ValueError, match="settings must be"):
         load_pretrained(folder)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a2146" * 8 + b"\nsize 12345\n"
+FOREIGN = {
+    "a pointer to a file that Git LFS keeps elsewhere: fetch the file itself, with `git lfs pull`": POINTER,
+    "a page of HTML or XML": b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>",
+    "an empty file": b"",
+    "a zip archive; if torch.save wrote it, it holds a pickle": b"PK\x03\x04\x00\x00\x08\x08" + bytes(100),
+    "a pickle, and loading it could run any code": b"\x80\x02}q\x00X\x01\x00\x00\x00aK\x01s." * 5,
+    "compressed by gzip": gzip.compress(b"{}" * 100, mtime=0),
+    "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("message", FOREIGN)
+def test_files_of_another_kind_are_refused_by_what_they_are(whole, tmp_path, name, message):
+    folder = shutil.copytree(whole, tmp_path / "llama")
+    (folder / name).write_bytes(FOREIGN[message])
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("message", FOREIGN)
+def test_a_gguf_that_is_none_is_refused_by_what_it_is(tmp_path, message):
+    (tmp_path / "m.gguf").write_bytes(FOREIGN[message])
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(tmp_path / "m.gguf")
+
+
+def test_weights_under_the_other_formats_name_are_refused_by_what_they_are(folder, tmp_path):
+    shutil.copy(folder / "model.safetensors", tmp_path / "m.gguf")
+    with pytest.raises(ValueError, match=r"m\.gguf must hold GGUF, but it is a safetensors file"):
+        load_pretrained(tmp_path / "m.gguf")
+    (folder / "model.safetensors").write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(100))
+    with pytest.raises(ValueError, match="but it is a GGUF file"):
+        load_pretrained(folder)
+
+
+def test_a_header_that_only_begins_like_another_kind_is_read(tmp_path):
+    for length in (0x0280, 0x3C):  # as a pickle does, and as a page does
+        header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'.ljust(length)
+        (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + header + b"\x07")
+        assert read_safetensors(tmp_path / "a.safetensors")["a"].read().item() == 7
+
+
+@pytest.mark.parametrize("wrappers", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."])
+def test_what_a_wrapper_put_before_every_name_is_taken_off(whole, tmp_path, wrappers):
+    folder = shutil.copytree(whole, tmp_path / "llama")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({wrappers + name: tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    wrapped, plain = load_pretrained(folder)[0].state_dict(), load_pretrained(whole)[0].state_dict()
+    assert all(torch.equal(wrapped[name], plain[name]) for name in plain)
+
+
+def test_a_prefix_before_some_names_or_an_unknown_one_is_named_with_what_is_there(folder):
+    tensors = load_file(folder / "model.safetensors")
+    some = {("module." if "layers.0" in name else "") + name: tensor for name, tensor in tensors.items()}
+    for odd in (some, {f"net.{name}": tensor for name, tensor in tensors.items()}):
+        save_file(odd, folder / "model.safetensors")
+        with pytest.raises(ValueError, match=r"missing: .*; there are 21: \['(embed|net\.lm_head)"):
+            load_pretrained(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_tied_head_that_differs_from_the_embedding_is_refused(tmp_path, family):
+    theirs = randomised(DECODERS["llama tied, other base" if family == "llama" else "gpt2 tied"](), torch.float32)
+    folder, table = saved(theirs, tmp_path), theirs.get_input_embeddings().weight.detach()
+    rewritten(folder, lambda tensors: tensors.update({"lm_head.weight": table.clone()}))
+    assert load_pretrained(folder)[0].tied  # a second copy of the table
+    for other in (table + 1e-3 * (torch.arange(300) == 7)[:, None], table[:299].clone()):
+        rewritten(folder, lambda tensors, other=other: tensors.update({"lm_head.weight": other}))
+        with pytest.raises(ValueError, match=r"lm_head\.weight must be equal to .*write false into config\.json"):
+            load_pretrained(folder)
+    rewritten(folder, lambda tensors: tensors.update({"lm_head.weight": table + 1}))
+    reset(folder, tie_word_embeddings=False)
+    model = load_pretrained(folder)[0]
+    assert not model.tied and torch.equal(model.head.weight, table + 1)
 
 
 def test_pickles_are_refused_and_never_loaded(folder, monkeypatch):

@@ -177,7 +177,6 @@ def train_alone(case: Case):
         with torch.autocast("cpu", torch.bfloat16, enabled=case.precision == "bf16"):
             for row in range(0, case.batch, rows):
                 part = {k: None if v is None else v[row : row + rows] for k, v in batch.items()}
-                model.place.step, model.place.row = step, row
                 share = model.loss(**part, reduction="sum") / n_target
                 share.backward()
                 loss += share.detach()

@@ -56,7 +56,6 @@ def train_alone(config: Config, packed: bool):
     positions, mask = documents() if packed else (None, None)
     for step in range(3):
         tokens, targets = batch(step)
-        model.place.step = step
         optimizer.zero_grad()
         loss = cross_entropy(model(tokens, positions, mask).flatten(0, 1), targets.flatten())
         loss.backward()
@@ -74,11 +73,9 @@ def train(world, config: Config, packed: bool, how: str, again: str = "none"):
     held = columns(T, world, how)
     positions, mask = documents() if packed else (torch.arange(T).expand(B, T), None)
     positions, mask = positions[:, held].to(world.device), None if mask is None else mask[:, :, held].to(world.device)
-    model.place.columns = held.to(world.device)
     for step in range(3):
         tokens, targets = batch(step)
         n_target = (targets != -100).sum().to(world.device)
-        model.place.step = step
         optimizer.zero_grad()
         logits = model(tokens[:, held].to(world.device), positions, mask)
         loss = cross_entropy(logits.flatten(0, 1), targets[:, held].flatten().to(world.device), reduction="sum")

@@ -49,7 +49,6 @@ def train_alone(config: Config, steps: int = 3) -> tuple[torch.Tensor, dict, dic
     model, losses = Transformer(config), []
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     for step in range(steps):
-        model.place.step = step
         optimizer.zero_grad()
         loss = model.loss(*batch(step))
         loss.backward()
@@ -71,7 +70,6 @@ def train(world, config: Config, sequence_parallel: bool = False, steps: int = 3
     model, losses = tensor_parallel(Transformer(config), world, sequence_parallel), []
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     for step in range(steps):
-        model.place.step = step
         optimizer.zero_grad()
         loss = model.loss(*batch(step))
         loss.backward()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from llmlab.comm.group import Group
-from llmlab.model import IGNORE
+from llmlab.model import IGNORE, cross_entropy
 from llmlab.model.embedding import Table
 from llmlab.parallel import vocabulary
 from llmlab.parallel.placement import Shard, shard_of
@@ -136,6 +136,32 @@ def test_a_number_outside_the_vocabulary_is_refused_on_every_rank(token):
             vocabulary_cross_entropy(torch.zeros(2, rows.part), torch.tensor([token, 1]), rows)
 
     numbers(4).run(worker)
+
+
+@pytest.mark.parametrize("target", [-1, V, 2**40])
+def test_a_target_outside_the_vocabulary_is_refused_in_the_words_of_one_process(target):
+    targets = torch.tensor([IGNORE, 3, target, 4])
+    with pytest.raises(ValueError, match="the ignore_index, -100") as alone:
+        cross_entropy(torch.zeros(4, V), targets)
+
+    def worker(world):
+        rows = Shard(world, 1, V)
+        with pytest.raises(ValueError) as split:
+            vocabulary_cross_entropy(torch.zeros(4, rows.part), targets, rows)
+        return str(split.value)
+
+    assert numbers(4).run(worker).results == [str(alone.value)] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.uint16])
+def test_targets_may_be_integers_of_any_dtype(dtype):
+    def worker(world):
+        rows = Shard(world, 1, V)
+        logits, targets = torch.arange(4.0 * rows.part).view(4, rows.part), torch.tensor([0, 3, V - 1, 4])
+        losses = [vocabulary_cross_entropy(logits, t, rows) for t in (targets, targets.to(dtype))]
+        return torch.equal(*losses)
+
+    assert all(numbers(4).run(worker).results)
 
 
 def test_logits_can_be_gathered_without_the_padding():

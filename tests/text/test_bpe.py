@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llmlab.text import BPE, load
 from llmlab.text.merging import learn_merges
 from llmlab.text.pieces import pieces
+from tests.text.counting import count_steps
 
 TEXTS = [
     "the theory of the thing is that the other thing",
@@ -97,10 +98,24 @@ def test_a_run_of_one_letter_is_joined_from_the_left():
     assert bpe.encode("aaaaa") == [256, 256, ord("a")]
 
 
-def test_a_long_piece_without_any_blank_is_encoded_in_reasonable_time(bpe):
-    # Minutes if every merge looked at the whole piece again.
-    text = "".join(random.Random(0).choices("theory", k=20_000))
-    assert bpe.decode(bpe.encode(text)) == text
+BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # without digits and signs: one long piece
+KINDS = {"one character": " ", "few": "theory", "base64": BASE64}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_steps_to_encode_a_long_piece_grow_hardly_faster_than_its_length(kind):
+    def steps(n: int) -> int:
+        text = "".join(random.Random(0).choices(KINDS[kind], k=n))
+        bpe = BPE.train([text[:2000], *TEXTS], 400)
+        return count_steps(bpe._rules, lambda rules: setattr(bpe, "_rules", rules), lambda: bpe.encode(text))
+
+    few, many = steps(1_000), steps(8_000)
+    assert 1_000 < few and many < 8 * 1.5 * few  # n log n: a factor of 8 log(8,000)/log(1,000) = 8 * 1.30
+
+
+def test_what_a_piece_was_encoded_to_is_kept_for_short_ones_only(bpe):
+    bpe.encode(" " * 1000 + "x")
+    assert all(len(piece) <= 64 for piece in bpe._cache)
 
 
 def test_a_larger_vocabulary_makes_shorter_sequences():
@@ -149,6 +164,13 @@ def test_bad_input_is_refused_at_the_door(bpe):
             BPE.train(empty)
     with pytest.raises(ValueError, match="got one string"):
         BPE.train("one string")
+    with pytest.raises(ValueError, match=r"specials must be a list, got one string, '<end>': pass specials=\[text\]"):
+        BPE.train(["text"], 300, specials="<end>")
+    with pytest.raises(ValueError, match="documents must be strings, got one that is of type int"):
+        BPE.train([1, 2])
+    for ids in ("12", [1.0], ["1"], None, 5):
+        with pytest.raises(ValueError, match="token ids must be"):
+            bpe.decode(ids)
     for outside in (-1, 360):
         with pytest.raises(ValueError, match=rf"0\.\.359, got {outside}"):
             bpe.decode([0, outside])

@@ -18,10 +18,13 @@ def changed(text: str, share: float, seed: int) -> str:
 
 @pytest.fixture(scope="module")
 def planted() -> list[str]:
-    """Real documents, every fourth one followed somewhere by a copy with one to ten per cent of its words changed."""
+    """Real documents, every fourth one followed somewhere by a copy with one to ten per cent of its words changed.
+
+    Which documents there are depends on the Python whose documentation they are: two copies are nearly the same.
+    """
     documents = [text for text in load("python", max_bytes=400_000) if len(text.split()) > 60][:120]
     copies = [changed(text, share=0.01 * (1 + i % 10), seed=i) for i, text in enumerate(documents[::4])]
-    return documents + copies
+    return documents + copies + [changed(text, share=0.002, seed=i) for i, text in enumerate(documents[1:13:2])]
 
 
 def test_equal_but_for_case_blanks_and_unicode_forms_is_equal():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -52,6 +55,100 @@ def test_one_document_may_be_given_as_ids_or_as_a_tensor():
     plain, tensor, nested = (list(batches(x, 2, 4, seed=None)) for x in (ids, torch.tensor(ids), [ids]))
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(plain, tensor, strict=True))
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(plain, nested, strict=True))
+
+
+IDS = [5, 60_000, 7, 8, 65_535, 9, 10, 11, 12, 13, 14, 15, 16]
+SIGNED = [torch.int16, torch.int32, torch.int64]
+UNSIGNED = [torch.uint16, torch.uint32, torch.uint64]
+
+
+def equal(found, wanted):
+    pairs = list(zip(found, wanted, strict=True))
+    names = ("tokens", "targets", "documents", "positions")
+    return bool(pairs) and all(torch.equal(getattr(a, n), getattr(b, n)) for a, b in pairs for n in names)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        *(torch.tensor(IDS).to(dtype) for dtype in (torch.int32, torch.int64, *UNSIGNED)),
+        *(np.array(IDS, dtype) for dtype in ("<u2", ">u2", "u4", "i4", "i8", "u8")),
+        tuple(IDS),
+        [np.int64(i) for i in IDS],
+        list(np.array(IDS, np.uint16)),
+        [torch.tensor(i) for i in IDS],
+        [np.array(IDS, np.uint16)],
+        [torch.tensor(IDS).to(torch.uint16)],
+        (ids for ids in [IDS]),
+        np.array([IDS], np.uint16),
+        torch.tensor([IDS]),
+    ],
+    ids=lambda ids: f"{type(ids).__name__} {getattr(ids, 'dtype', '')}",
+)
+def test_ids_may_come_as_lists_arrays_or_tensors_of_any_integers(ids):
+    assert equal(batches(ids, 2, 3, end=None), batches(IDS, 2, 3))
+
+
+def test_documents_may_come_as_lists_of_any_of_these():
+    wanted = list(batches(DOCUMENTS, 1, 4, end=0))
+    arrays = [np.array(document, np.uint16) for document in DOCUMENTS]
+    tensors = [torch.tensor(document).to(torch.uint8) for document in DOCUMENTS]
+    odd = np.empty(len(DOCUMENTS), object)
+    odd[:] = DOCUMENTS
+    mixed = [arrays[0].astype(np.uint64), tensors[1], DOCUMENTS[2], tuple(DOCUMENTS[3])]
+    for documents in (arrays, tensors, odd, mixed, [*arrays, np.array([], np.uint16), []]):
+        assert equal(batches(documents, 1, 4, end=0), wanted)
+    square = [[1, 2, 3], [4, 5, 6]]
+    assert equal(batches(np.array(square), 1, 2), batches(square, 1, 2))
+
+
+def test_a_mapped_file_gives_the_same_batches_and_is_not_read_into_memory(tmp_path):
+    n, seq = 3_000_000, 64
+    np.random.default_rng(0).integers(0, 50_000, n).astype(np.uint16).tofile(tmp_path / "train.bin")
+    mapped = np.memmap(tmp_path / "train.bin", dtype=np.uint16, mode="r")
+    tracemalloc.start()
+    found = batches(mapped, 4, seq, epochs=None)
+    first = [batch for batch, _ in zip(found, range(20), strict=False)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.shares_memory(found.rows.stream, mapped)
+    # a few numbers of 8 bytes a row of 64 tokens: its own number, its tokens without a target, its place in the order
+    assert peak < n * 2 / 2, f"{peak:,} bytes were taken for a file of {2 * n:,}"
+    assert equal(first, [b for b, _ in zip(batches(mapped.tolist(), 4, seq, epochs=None), range(20), strict=False)])
+    assert all((batch.tokens[:, 1:] == batch.targets[:, :-1]).all() for batch in first)
+
+
+@pytest.mark.parametrize(
+    "documents, message",
+    [
+        ("some text", r"must be integers, got the text 'some text': pass \[tokenizer.encode\(text\)\]"),
+        (["one", "two"], "must be integers, got the text 'one'"),
+        (b"bytes", "must be integers, got the text b'bytes'"),
+        (torch.ones(9), "must be integers, got a tensor of torch.float32"),
+        (torch.ones(9, dtype=torch.bfloat16), "got a tensor of torch.bfloat16"),
+        (torch.ones(9, dtype=torch.bool), "must be integers, got bool"),
+        (np.ones(9), "must be integers, got float64"),
+        ([1.0, 2.0], "must be integers, got float64"),
+        ([True, False], "must be integers, got bool"),
+        ([[1, 2], [3, 4.5]], "must be integers, got float64"),
+        ([np.ones(3)], "must be integers, got float64"),
+        ([1, [2, 3]], "must be integers: "),
+        ([[[1, 2], [3]]], "a document must be one row of token ids"),
+        (np.zeros((2, 2, 2), int), r"in one row, or in one per document; got the shape \(2, 2, 2\)"),
+        ([np.zeros((2, 2), int)], "a document must be one row of token ids"),
+        (5, "must be a list, an array or a tensor, got 5"),
+        (None, "must be a list, an array or a tensor, got None"),
+    ],
+)
+def test_what_is_no_token_ids_is_refused(documents, message):
+    with pytest.raises(ValueError, match=message):
+        batches(documents, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["batch", "seq", "start", "epochs"])
+def test_counts_must_be_integers(name):
+    with pytest.raises(ValueError, match=f"{name} must be an integer, got 2.5"):
+        batches(IDS, **{"batch": 1, "seq": 3, name: 2.5})
 
 
 def test_an_epoch_shows_every_row_once_and_the_next_one_in_another_order():

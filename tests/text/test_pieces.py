@@ -34,14 +34,31 @@ def test_digits_stand_alone_when_asked():
     assert pieces("in 1998, x²", "digits") == ["in", " ", "1", "9", "9", "8", ",", " x", "²"]
 
 
+def test_llama_3_takes_a_sign_with_its_word_and_three_digits_at_once():
+    assert pieces("I'M (here) 12345\n\n  x", "llama3") == [
+        "I",
+        "'M",
+        " (",
+        "here",
+        ")",
+        " ",
+        "123",
+        "45",
+        "\n\n",
+        " ",
+        " x",
+    ]
+    assert pieces("in 1998", "qwen2") == ["in", " ", "1", "9", "9", "8"]
+
+
 @given(AWKWARD | st.text(), st.sampled_from(module.PATTERNS))
 def test_no_character_is_lost(text, pattern):
     assert "".join(pieces(text, pattern)) == text
 
 
-@given(AWKWARD.map(lambda text: "".join(c for c in text if c not in module._rare())))
-def test_the_plain_rule_equals_the_exact_one_where_it_is_used(text):
-    assert module._plain().findall(text) == module._exact().findall(text)
+@given(AWKWARD.map(lambda text: "".join(c for c in text if c not in module._rare())), st.sampled_from(module.PATTERNS))
+def test_the_plain_rule_equals_the_exact_one_where_it_is_used(text, pattern):
+    assert module._plain(pattern).findall(text) == module._exact(pattern).findall(text)
 
 
 def test_every_number_of_unicode_is_known_as_one():

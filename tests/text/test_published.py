@@ -40,6 +40,27 @@ def test_ids_equal_those_of_tokenizers(both):
     assert different == []
 
 
+def adversarial() -> list[str]:
+    """Runs of one character, random base64, and everything mixed."""
+    draw = random.Random(2)
+    base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    runs = [c * n for c in " eaA_.=今\n9" for n in (1, 2, 3, 7, 8, 15, 64, 333)]
+    lines = ["".join(draw.choices(base64, k=n)) for n in (10, 76, 1000) for _ in range(20)]
+    parts = [*runs[:40], *lines[:10], " the", "\n", "'s"]
+    return [*runs, *lines, *("".join(draw.choices(parts, k=10)) for _ in range(100))]
+
+
+def test_ids_of_long_runs_and_of_base64_equal_those_of_tokenizers(both):
+    ours, theirs = both
+    assert [text for text in adversarial() if ours.encode(text) != theirs.encode(text).ids] == []
+
+
+def test_a_very_long_run_of_blanks_is_encoded_like_tokenizers_do(both):
+    ours, theirs = both
+    text = " " * 100_000
+    assert ours.encode(text) == theirs.encode(text).ids
+
+
 def test_decoding_equals_tokenizers_also_where_characters_are_cut(both):
     ours, theirs = both
     draw = random.Random(1)

@@ -43,6 +43,29 @@ def test_the_longest_known_part_goes_first_and_a_word_it_cannot_spell_is_unknown
     assert tokenizer.decode(tokenizer.encode("ABcd, ab!")) == "abcd [UNK] ab !"
 
 
+def test_the_look_ups_for_a_word_grow_as_its_length():
+    asked = []
+
+    class Ids(dict):
+        def get(self, part):
+            asked.append(part)
+            return dict.get(self, part)
+
+    tokenizer = WordPiece(VOCAB, longest_word=10**6)
+    tokenizer._id = Ids(tokenizer._id)
+    for n in (1000, 16_000):
+        asked.clear()
+        assert len(tokenizer.encode("a" + "b" * n)) == n  # ab and then ##b
+        assert len(asked) <= 5 * n + 5  # "[PAD]" has 5 characters, as many as the longest token
+
+
+def test_lists_are_wanted_where_a_text_would_do_as_a_list_of_characters():
+    with pytest.raises(ValueError, match=r"vocab must be a list, got one string"):
+        WordPiece("abc")
+    with pytest.raises(ValueError, match=r"texts must be a list, got one string, 'a text': pass \[text\]"):
+        WordPiece(VOCAB).batch("a text")
+
+
 def test_a_batch_is_framed_cut_and_padded():
     rows, lengths = WordPiece(VOCAB).batch(["a", "a b c d e"], max_seq=5)
     assert rows == [[2, 4, 3, 0, 0], [2, 4, 5, 6, 3]] and lengths == [3, 5]

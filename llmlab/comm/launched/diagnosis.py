@@ -10,6 +10,7 @@ all its members have begun it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from llmlab.comm import reports, where
@@ -65,20 +66,21 @@ def find_mismatch(states: Iterable[State]) -> MismatchError | None:
 def find_left_over(states: Sequence[State], not_waited: Mapping[int, Sequence[Entry]]) -> MismatchError | None:
     """When all ranks have returned: what somebody began and nobody met, and handles nobody waited for."""
     met: dict[tuple[Key, int], dict[int, Entry]] = {}
-    sides: dict[int, Entry] = {}
+    sides: defaultdict[int, list[Side]] = defaultdict(list)
     totals = {state.rank: state for state in states}
     for state in states:
         for entry in state.recent:
             if entry.op in ("send", "recv"):
                 if not _met(entry, state.rank, totals):
-                    sides[state.rank] = entry
+                    sides[state.rank].append(entry.side)
             else:
                 met.setdefault((entry.key, entry.number), {})[state.rank] = entry
     for (key, _), posts in met.items():
         if len(posts) < len(key[1]):
-            sides.update(posts)
+            for rank, entry in posts.items():
+                sides[rank].append(entry.side)
     if sides:
-        return reports.left_over({rank: [entry.side] for rank, entry in sides.items()}, taken=False)
+        return reports.left_over(sides, taken=False)
     unwaited = {rank: [entry.side for entry in entries] for rank, entries in not_waited.items() if entries}
     return reports.left_over(unwaited, taken=True) if unwaited else None
 

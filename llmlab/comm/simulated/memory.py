@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,8 +115,10 @@ class MemoryMeter:
         self._hooked[key] = weakref.ref(parameter, lambda _: self._hooked.pop(key, None))
 
         def count_gradient(p: Tensor) -> None:
-            if p.grad is not None:
-                self.place(p.grad, "gradients")
+            descriptor: Any = Tensor.grad
+            grad = descriptor.__get__(p)  # what is here, whatever a mode shows of it
+            if grad is not None:
+                self.place(grad, "gradients")
 
         self._hooks.append(parameter.register_post_accumulate_grad_hook(count_gradient))
 
