@@ -11,7 +11,8 @@ that recomputes a block repeats its count; evaluation drops nothing and does not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -35,6 +36,7 @@ class Place:
     base: int = 0  # forwards before those in `drawn`
     drawn: dict[str, int] = field(default_factory=dict)  # masks each path has asked for since
     recomputing: bool = False
+    counted: Bool[Tensor, "B T"] | None = None  # the tokens that have a target; None: all
 
     @property
     def forwards(self) -> int:
@@ -55,6 +57,15 @@ class Place:
         before = self.drawn.get(path, 0)
         self.drawn[path] = before + 1
         return self.base + before
+
+    @contextmanager
+    def counting(self, counted: Bool[Tensor, "B T"] | None) -> Iterator[None]:
+        """Say, for the forward inside, which tokens count."""
+        before, self.counted = self.counted, counted
+        try:
+            yield
+        finally:
+            self.counted = before
 
     def remembered(self) -> Place:
         """Copy it, for a recomputation to begin at."""
@@ -93,10 +104,12 @@ class Dropout(nn.Module):
 
 
 def settle(model: nn.Module, seed: int, place: Place) -> None:
-    """Tell each dropout of a model what its masks are drawn from."""
+    """Tell each dropout of a model what its masks are drawn from: `place`, which they share, and their own path."""
     for path, module in model.named_modules():
+        if hasattr(module, "place"):  # a mixture of experts asks it too: which tokens count
+            module.place = place
         if isinstance(module, Dropout):
-            module.seed, module.path, module.place = seed, path, place
+            module.seed, module.path = seed, path
     note_place(model)
 
 

@@ -13,6 +13,7 @@ from llmlab.model.dropout import Dropout
 from llmlab.model.embedding import Rotation
 from llmlab.model.language_model import LanguageModel, Tokens
 from llmlab.model.layers import make_norm
+from llmlab.model.loss import IGNORE
 from llmlab.model.transformer import Block
 
 Source = Int[Tensor, "B S"]
@@ -94,4 +95,9 @@ class EncoderDecoder(LanguageModel):
         reduction: str = "mean",
     ) -> Float[Tensor, ""]:
         """Compute the cross-entropy of `targets`, given the source and `inputs`, the targets shifted right."""
-        return self.loss_of(self(source, inputs, mask), targets, reduction)
+        padded = mask is not None and mask.shape == (source.shape[0], 1, 1, source.shape[1])
+        with self.place.counting(mask[:, 0, 0] if mask is not None and padded else None):
+            memory = self.encode(source, mask)
+        with self.place.counting(targets != IGNORE):
+            logits = self.decode(inputs, memory, mask)
+        return self.loss_of(logits, targets, reduction)

@@ -17,18 +17,27 @@ def cross_entropy(
 ) -> Float[Tensor, "*C"]:
     """Compute -log softmax(logits)[target] in nats: the mean over targets that are not IGNORE, the "sum", or "none".
 
-    The mean over no target at all is nan. Label smoothing e moves a share e of each target evenly over the vocabulary
-    (Szegedy et al. 2016, section 7). 16-bit logits are taken to fp32 first. Raises ValueError for targets of another
-    shape than the tokens', that are no integers, or outside the vocabulary (on a GPU torch's own error, and later).
+    The mean over no target at all is nan, but its gradient 0: asking first would make a GPU wait. Label smoothing e
+    moves a share e of each target evenly over the vocabulary (Szegedy et al. 2016, section 7). 16-bit logits are taken
+    to fp32 first. Raises ValueError for targets of another shape than the tokens', that are no integers, or outside the
+    vocabulary (on a GPU torch's own error, and later).
     """
     targets = as_targets(targets, logits)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     flat = logits.flatten(0, -2), targets.flatten()
+    how = "sum" if reduction == "mean" else reduction
     try:
-        loss = F.cross_entropy(*flat, ignore_index=IGNORE, label_smoothing=label_smoothing, reduction=reduction)
+        loss = F.cross_entropy(*flat, ignore_index=IGNORE, label_smoothing=label_smoothing, reduction=how)
     except IndexError:  # asked only now: looking at the values first would cost every step
         raise outside_vocabulary(targets, logits.shape[-1]) from None
-    return loss.view_as(targets) if reduction == "none" else loss
+    if reduction == "none":
+        return loss.view_as(targets)
+    return mean_of(loss, (targets != IGNORE).sum()) if reduction == "mean" else loss
+
+
+def mean_of(total: Float[Tensor, ""], n: Int[Tensor, ""]) -> Float[Tensor, ""]:
+    """Divide a sum over targets by their number: nan for none, with gradients of 0, so that no weight becomes nan."""
+    return torch.where(n > 0, total / n.clamp(min=1), torch.nan)
 
 
 def as_targets(targets: Tensor, logits: Float[Tensor, "*B v"]) -> Int[Tensor, "*B"]:

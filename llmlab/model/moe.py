@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmlab.model.config import Config
+from llmlab.model.dropout import Place
 from llmlab.model.layers import Linear
 from llmlab.model.mlp import make_mlp
 
@@ -25,7 +26,9 @@ from llmlab.model.mlp import make_mlp
 class MoE(nn.Module):
     """Router and experts, in the place of an MLP.
 
-    After a forward `balance` holds the balancing loss, 1 at best, and `load` the share of choices each expert got.
+    After a forward `balance` holds the balancing loss, 1 at best, and `load` the share of choices each expert got; in
+    a model's `loss` padding and other places without a target count in neither, and without any target the balancing
+    loss is 0. Capacity limits training only.
     """
 
     bias: Tensor | None  # [E], or None for zero: see update_bias
@@ -40,12 +43,14 @@ class MoE(nn.Module):
         self.average = same  # seam: over whose tokens the balance is judged
         self.balance: Tensor | None = None
         self.load: Tensor | None = None
+        self.place = Place()  # of the model: which tokens count
         self.register_buffer("bias", None)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         tokens = x.flatten(0, 1)  # [N, D]
         weights, choice = self.route(tokens)
-        y = self.dispatch(tokens, choice, weights, self.experts, self.capacity_factor)
+        capacity = self.capacity_factor if self.training else None  # or a token's text would depend on its neighbours
+        y = self.dispatch(tokens, choice, weights, self.experts, capacity)
         for expert in self.shared:
             y = y + expert(tokens)
         return y.view_as(x)
@@ -64,19 +69,34 @@ class MoE(nn.Module):
             weights = p.gather(-1, choice)
         if self.n_active > 1:  # a single weight divided by itself would be 1, and teach the router nothing
             weights = weights / weights.sum(-1, keepdim=True)
-        load, probability = self.average(torch.stack([shares(choice, p), p.mean(0)]))
+        load, probability = self.judge(choice, p)
         self.balance, self.load = balance_loss(load, probability), load.detach()
         return weights.to(tokens.dtype), choice
+
+    def judge(self, choice: Int[Tensor, "N k"], p: Float[Tensor, "N E"]) -> tuple[Tensor, Tensor]:
+        """Give each expert's share of choices and its mean probability, over the tokens that count; 0 if none does."""
+        n_expert, counted = p.shape[1], self.place.counted
+        if counted is None:
+            n, sums = p.new_full((1,), p.shape[0]), [tallied(choice, p), p.sum(0)]
+        else:
+            ones = counted.flatten().to(p.dtype)  # [N]
+            n, sums = ones.sum()[None], [tallied(choice, p, ones), ones @ p]
+        # sums and their number: ranks may have unequally many tokens that count
+        load, probability, n = self.average(torch.cat([*sums, n])).split([n_expert, n_expert, 1])
+        n = n.clamp(min=torch.finfo(n.dtype).tiny)
+        return load / (n * choice.shape[1]), probability / n
 
 
 def same(x: Tensor) -> Tensor:
     return x
 
 
-def shares(choice: Int[Tensor, "N k"], p: Float[Tensor, "N E"]) -> Float[Tensor, " E"]:
-    """Give the share of choices that went to each expert."""
-    ones = torch.ones_like(choice.flatten(), dtype=p.dtype)
-    return p.new_zeros(p.shape[1]).index_add(0, choice.flatten(), ones) / choice.numel()
+def tallied(
+    choice: Int[Tensor, "N k"], p: Float[Tensor, "N E"], ones: Float[Tensor, " N"] | None = None
+) -> Float[Tensor, " E"]:
+    """Count the choices that went to each expert, `ones` saying which tokens count."""
+    each = p.new_ones(choice.shape) if ones is None else ones[:, None].expand(choice.shape)  # [N, k]
+    return p.new_zeros(p.shape[1]).index_add(0, choice.flatten(), each.flatten())
 
 
 def balance_loss(load: Float[Tensor, " E"], probability: Float[Tensor, " E"]) -> Float[Tensor, ""]:

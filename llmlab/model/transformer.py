@@ -18,6 +18,7 @@ from llmlab.model.dropout import Dropout
 from llmlab.model.embedding import Rotation
 from llmlab.model.language_model import LanguageModel, Positions, Tokens
 from llmlab.model.layers import make_norm
+from llmlab.model.loss import IGNORE
 from llmlab.model.mlp import make_mlp
 from llmlab.model.moe import MoE
 
@@ -118,7 +119,9 @@ class Transformer(LanguageModel):
         reduction: str = "mean",
     ) -> Float[Tensor, ""]:
         """Compute the cross-entropy in nats, averaged (or summed) over the target tokens (-100: not one)."""
-        return self.loss_of(self(tokens, positions, mask), targets, reduction)
+        with self.place.counting(targets != IGNORE):
+            logits = self(tokens, positions, mask)
+        return self.loss_of(logits, targets, reduction)
 
     def make_caches(self, batch: int, length: int | None = None) -> list[KVCache]:
         """Make an empty cache per block, for `batch` sequences of up to `length` (default max_seq) tokens."""

@@ -78,10 +78,23 @@ def reduce_gradients(
     deal_rows_by(parameters, group)
     trained = [p for p in parameters if p.requires_grad]
     leave_partial(trained)  # `finish` adds them up, once all that comes together has
+    if op == "sum" and finish_with_backward:  # a mean again and again is itself, and a sum is not: backward may come
+        _multiply(trained, group.size)  # twice before a step, without no_sync, to gradients that are summed already
+        op = "avg"
     buckets = [Bucket(ps, comm_dtype) for ps in make_buckets(trained, bucket_mb)]
     reducer = Reducer(group, buckets, overlap, as_view, find_unused, op, finish_with_backward)
     reducer.watch()
     return reducer
+
+
+def _multiply(parameters: Iterable[nn.Parameter], n: int) -> None:
+    """Let each backward add n times its gradient, so that the mean over n ranks is their sum."""
+
+    def times(grad: Tensor) -> Tensor:
+        return grad * n
+
+    for parameter in parameters:
+        parameter.register_hook(times)
 
 
 def broadcast_weights(model: nn.Module, group: Group, src: int = 0) -> None:
@@ -208,6 +221,7 @@ def global_mean(loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:
     Ranks with more targets weigh more, in the value and in the gradient: the mean of the ranks' means would be wrong.
     The gradient is made for data_parallel, which averages over ranks. When gradients are accumulated, `count` is this
     rank's count of the whole step, and the micro-batches' values add up to the step's mean.
+    Without a target on any rank it is nan, with gradients of 0.
     """
     return _GlobalMean.apply(loss_sum, count, group)
 
@@ -217,7 +231,7 @@ class _GlobalMean(Function):
     def forward(ctx: Any, loss_sum: Tensor, count: int | Tensor, group: Group) -> Tensor:
         here = torch.stack([loss_sum.double(), torch.as_tensor(count, dtype=torch.float64, device=loss_sum.device)])
         total, n_target = group.all_reduce(here)
-        ctx.scale = group.size / n_target  # averaging divides by group.size again
+        ctx.scale = group.size / n_target.clamp(min=1)  # averaging divides by group.size again
         return (total / n_target).to(loss_sum.dtype)
 
     @staticmethod

@@ -144,6 +144,8 @@ class PartGradient(Tensor):
         if func in SCALES:
             func(plain(args[0]), *map(_each, args[1:]))
             return args[0]
+        if func in SCALE_ALL:
+            return func([plain(x) for x in args[0]], *map(_each, args[1:]))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*_each(args), **{name: _each(value) for name, value in kwargs.items()})
 
@@ -206,5 +208,6 @@ NORMS: dict[Any, Callable[..., Any]] = {
     Tensor.norm: _norm,
     torch._foreach_norm: _foreach_norm,
 }
-SCALES = (Tensor.mul_, Tensor.div_, Tensor.__imul__, Tensor.__itruediv__)
+SCALES = (Tensor.mul_, Tensor.div_, Tensor.__imul__, Tensor.__itruediv__, Tensor.zero_)
+SCALE_ALL = (torch._foreach_mul_, torch._foreach_div_, torch._foreach_zero_)  # of a list
 ASK_NOTHING = (Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.stride)

@@ -95,6 +95,8 @@ class Pipeline:
         Microbatch i is the i-th of equal parts of the batch, and so of positions and mask where they have rows of it.
         """
         m, count = self.schedule.microbatches, (targets != IGNORE).sum()
+        if not count.is_meta and not count:
+            raise ValueError("a step wants at least one target token, got none")
         if tokens.shape[0] % m:
             raise ValueError(f"a batch of {tokens.shape[0]} does not split into {m} microbatches")
         whole, n_row = Microbatch(tokens, targets, positions, mask), tokens.shape[0] // m

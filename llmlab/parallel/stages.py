@@ -14,7 +14,7 @@ from itertools import accumulate
 from torch import Tensor, nn
 
 from llmlab.arguments import listing, whole
-from llmlab.model import KVCache, Transformer
+from llmlab.model import IGNORE, KVCache, Transformer
 from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.schedules import Schedule
 
@@ -50,7 +50,8 @@ class Stage:
             x = model.embedding(batch.tokens, positions)
         assert x is not None
         held = None if caches is None else [caches[block] for block in self.blocks]
-        x = model.through(self.blocks, x, positions, batch.mask, held)
+        with model.place.counting(batch.targets != IGNORE):
+            x = model.through(self.blocks, x, positions, batch.mask, held)
         return model.norm(x) if self.last else x
 
 

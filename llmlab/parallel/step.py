@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -133,6 +134,8 @@ class Step:
     def _check(self, tokens: Tensor, targets: Tensor, positions: Tensor | None, mask: Tensor | None) -> None:
         check_batch(self.model, Microbatch(tokens, targets, positions, mask))
         self.layout.check_batch(*tokens.shape)
+        if not targets.is_meta and not bool((targets != IGNORE).any()):
+            raise ValueError("a step wants at least one target token, got none")
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
@@ -140,7 +143,8 @@ class Step:
         return torch.autocast(self.axes.world.device.type, self.autocast)
 
     def _sum_dtype(self) -> torch.dtype:
-        return torch.promote_types(self.model.config.dtype, torch.float32)
+        """The parameters' dtype, of all stages alike, and no less than fp32."""
+        return reduce(torch.promote_types, (x.dtype for x in self.gathering.like.values()), torch.float32)
 
     # --- the update -------------------------------------------------------------------------------------------------
 
@@ -149,7 +153,9 @@ class Step:
         owned = [x for x in self.gradients.owned.values() if x.requires_grad]
         finite = None
         if self.scaler is not None:
-            finite = self.axes.world.all_reduce(self.scaler.unscale(owned), "min")  # one rank's veto is everyone's
+            finite = self.axes.world.all_reduce(
+                self.scaler.unscale(owned).to(self.axes.world.device), "min"
+            )  # one rank's veto is everyone's
         if self.clip is not None:
             self.grad_norm = self._norm()
             clip_grad_norm(owned, self.clip, self.grad_norm)

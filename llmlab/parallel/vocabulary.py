@@ -27,7 +27,7 @@ from llmlab.comm.autograd import gather_from, reduce_from
 from llmlab.comm.group import Group
 from llmlab.model import IGNORE, Transformer
 from llmlab.model.embedding import Table
-from llmlab.model.loss import as_targets, outside_vocabulary
+from llmlab.model.loss import as_targets, mean_of, outside_vocabulary
 from llmlab.parallel.placement import Shard, shard
 
 
@@ -103,7 +103,7 @@ def vocabulary_cross_entropy(
     loss = loss.masked_fill(ignored, 0.0)
     if reduction == "none":
         return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / (~ignored).sum()
+    return loss.sum() if reduction == "sum" else mean_of(loss.sum(), (~ignored).sum())
 
 
 class _TokenLoss(Function):

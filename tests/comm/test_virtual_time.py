@@ -493,3 +493,11 @@ def test_a_receiver_that_comes_late_takes_from_any_rank_what_was_sent_first():
         return [world.recv(x).item(), world.recv(x).item()]
 
     assert lab.Simulator(3).run(worker).results[0] == [2.0, 1.0]
+
+
+def test_a_tensor_squeezed_in_place_without_numbers_is_so_every_time():
+    def multiply(world):
+        x = torch.ones(5, 3, device=world.device)
+        return [list((torch.ones(5, device=world.device) @ x).shape) for _ in range(3)]  # ends with a squeeze_
+
+    assert lab.Simulator(1, numerics=False).run(multiply).results == [[[3]] * 3]

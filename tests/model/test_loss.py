@@ -121,3 +121,13 @@ def test_a_decoders_inputs_are_its_targets_one_later():
     targets = torch.tensor([[5, 6, 7], [8, IGNORE, IGNORE]])
     assert shifted_right(targets, start_token=1).tolist() == [[1, 5, 6], [1, 8, 1]]
     assert targets.tolist() == [[5, 6, 7], [8, IGNORE, IGNORE]]
+
+
+@pytest.mark.parametrize("experts", [0, 3])
+def test_without_a_target_the_loss_is_nan_and_every_gradient_0(experts):
+    model = Transformer(Config(11, 8, 1, 2, 8, n_expert=experts, label_smoothing=0.1))
+    tokens = torch.zeros(2, 5, dtype=torch.long)
+    loss = model.loss(tokens, torch.full((2, 5), IGNORE))
+    loss.backward()
+    assert loss.isnan() and all(p.grad is None or not p.grad.any() for p in model.parameters())
+    assert model.loss(tokens, torch.full((2, 5), IGNORE), reduction="sum") == 0

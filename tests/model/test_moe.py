@@ -135,3 +135,26 @@ def test_steps_of_the_bias_make_the_load_even():
         update_bias(moe, 0.01)
         moe(x)
     assert first > 0.35 and moe.load.max() < 0.27
+
+
+def test_places_without_a_target_change_neither_balance_nor_load():
+    """However many there are, and whatever tokens stand there: no sum has a term of theirs, and none is rounded."""
+    model = Transformer(Config(20, 16, 2, 2, 16, n_expert=4, dtype=torch.float64))
+    tokens = torch.randint(20, (3, 6), generator=torch.Generator().manual_seed(0))
+    expected, load = model.loss(tokens, tokens), model.blocks[0].mlp.load
+    for filler in (0, 7):  # causal, so that what is appended changes nothing before it
+        padded = torch.cat([tokens, torch.full((3, 5), filler)], 1)
+        targets = torch.cat([tokens, torch.full((3, 5), -100)], 1)
+        loss = model.loss(padded, targets)
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-12)  # fp64, sums of 18 terms
+        assert torch.allclose(model.blocks[0].mlp.load, load, rtol=0, atol=1e-15)
+
+
+def test_capacity_limits_training_only_so_that_a_cache_changes_no_text():
+    model = Transformer(Config(20, 16, 2, 2, 24, n_expert=4, capacity_factor=0.5, dtype=torch.float64))
+    tokens = torch.randint(20, (3, 9), generator=torch.Generator().manual_seed(0))
+    limited, free = model(tokens), model.eval()(tokens)
+    assert not torch.allclose(limited, free)
+    caches = model.make_caches(3)
+    pieces = [model(tokens[:, i : i + 1], caches=caches) for i in range(9)]
+    assert torch.allclose(torch.cat(pieces, 1), free, rtol=0, atol=1e-12)

@@ -49,7 +49,9 @@ def _result_of(op: torch._ops.OpOverload) -> tuple[bool, bool]:
         return True, False
     first = arguments[0].alias_info if arguments else None
     others = any(a.alias_info is not None for a in arguments[1:])
-    shapes = op.overloadpacket in (torch.ops.aten.resize_, torch.ops.aten.set_)
+    shapes = (
+        torch.Tag.inplace_view in op.tags
+    )  # squeeze_, resize_ ...: it is the first argument's shape that they write
     return False, first is not None and first.is_write and not others and len(returns) == 1 and not shapes
 
 

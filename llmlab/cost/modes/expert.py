@@ -51,10 +51,10 @@ def even_load(config: str | Config, tokens: int, ep: int, rank: int) -> tuple[in
 
 
 def balance_bytes(config: str | Config) -> int:
-    """Bytes a rank hands to `all_reduce` in one step for `global_balance`: load and probability, and their gradient."""
+    """Bytes a rank hands to `all_reduce` in one step for `global_balance`: 2 E + 1 sums, and their gradient."""
     config = find_config(config)
     width = torch.promote_types(config.dtype, torch.float32).itemsize
-    return config.n_layer * 2 * 2 * config.n_expert * width
+    return config.n_layer * 2 * (2 * config.n_expert + 1) * width
 
 
 def expert_param(config: str | Config, ep: int = 1) -> int:
