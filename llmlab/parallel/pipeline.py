@@ -95,12 +95,11 @@ class Pipeline:
         Microbatch i is the i-th of equal parts of the batch, and so of positions and mask where they have rows of it.
         """
         m, count = self.schedule.microbatches, (targets != IGNORE).sum()
-        if not count.is_meta and not count:
-            raise ValueError("a step wants at least one target token, got none")
         if tokens.shape[0] % m:
             raise ValueError(f"a batch of {tokens.shape[0]} does not split into {m} microbatches")
         whole, n_row = Microbatch(tokens, targets, positions, mask), tokens.shape[0] // m
-        loss_sum = self.run([whole.rows(slice(i * n_row, (i + 1) * n_row)) for i in range(m)], 1 / count.double())
+        scale = 1 / count.clamp(min=1).double()  # without a target the loss is nan and gradients are 0
+        loss_sum = self.run([whole.rows(slice(i * n_row, (i + 1) * n_row)) for i in range(m)], scale)
         self.sum_tied()
         return self.group.all_reduce(loss_sum) / count
 

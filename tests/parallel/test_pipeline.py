@@ -380,6 +380,7 @@ def test_the_mean_of_microbatch_means_fails(monkeypatch):
 
 
 def test_a_stage_that_is_handed_another_shape_is_an_error_not_a_wrong_number(monkeypatch):
-    monkeypatch.setattr(pipeline.Interpreter, "like", lambda self, action: torch.empty(1, SEQ, 8, dtype=torch.float64))
+    wrong = torch.empty(1, SEQ, 8, dtype=torch.float64)
+    monkeypatch.setattr(pipeline, "like", lambda pipeline, batches, action: wrong)
     with pytest.raises(MismatchError, match="a message does not fit"):
         Simulator(2).run(train, config())
