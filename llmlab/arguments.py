@@ -70,8 +70,9 @@ def choice(call: str, name: str, value: Any, choices: Iterable[T]) -> T:
     """One of a few values; a near miss is named."""
     known = list(choices)
     if not any(type(value) is type(each) and value == each for each in known):
-        near = get_close_matches(str(value), [each for each in known if isinstance(each, str)], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        names = {each.lower(): each for each in known if isinstance(each, str)}
+        near = get_close_matches(str(value).lower(), names, n=1)
+        hint = f"; did you mean {names[near[0]]!r}?" if near else ""
         raise _wrong(call, name, f"one of {', '.join(map(repr, known))}", value, hint)
     return value
 
@@ -166,5 +167,7 @@ def _within(number: float, least: float | None, most: float | None) -> bool:
 
 
 def _bounds(least: float | None, most: float | None, above: float | None = None, below: float | None = None) -> str:
+    if least is not None and most is not None:
+        return f" from {least:,} to {most:,}"
     parts = [(" of at least ", least), (" above ", above), (" of at most ", most), (" below ", below)]
     return " and".join(f"{words}{bound:,}" for words, bound in parts if bound is not None)

@@ -234,7 +234,7 @@ def _check(model: nn.Module, parameters: list[nn.Parameter], world: Group, serve
         raise ValueError("parameter_server reads whose gradient came, so it wants values: numerics=True, got False")
     if world.size < 2:
         raise ValueError("parameter_server wants a server and a worker, so at least 2 ranks, got 1")
-    whole("parameter_server", "servers (a worker must be left)", servers, least=1, most=world.size - 1)
+    whole("parameter_server", "servers (so that a worker is left)", servers, least=1, most=world.size - 1)
     if staleness is not None:
         whole("parameter_server", "staleness (steps, or None)", staleness, least=0)
     if len(parameters) < servers:
