@@ -205,7 +205,7 @@ class Adam(Optimizer):
         if len(listing(name, "betas", betas, "two numbers")) != 2:
             raise ValueError(f"{name} wants betas as two numbers; got {betas!r}")
         for beta in betas:
-            real(name, "betas", beta, least=0, below=1)
+            real(name, "each of betas", beta, least=0, below=1)
         super().__init__(
             params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize
         )
