@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmlab.arguments import flag, function, instance, listing, real, whole
+from llmlab.arguments import flag, function, instance, instances, listing, real, whole
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -29,8 +29,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Params, **defaults: Any):
         for name, value in defaults.items():
-            if name in ("lr", "eps", "weight_decay", "momentum", "alpha"):
-                real(type(self).__name__, name, value, least=0)
+            _check_number(type(self).__name__, name, value)
             if name in ("nesterov", "centered", "amsgrad", "maximize"):
                 flag(type(self).__name__, name, value)
         super().__init__(_check_params(type(self).__name__, params), defaults)
@@ -59,6 +58,11 @@ class Optimizer(torch.optim.Optimizer):
         raise NotImplementedError(f"{type(self).__name__} wants an update rule")
 
 
+def _check_number(call: str, name: str, value: Any) -> None:
+    if name in ("lr", "eps", "weight_decay", "momentum", "alpha"):
+        real(call, name, value, least=0, most=1 if name == "alpha" else None)
+
+
 def _check_params(name: str, params: Params) -> Params:
     """Parameters, or groups of them: torch's own words name neither this optimizer nor what to write."""
     hint = "model.parameters()"
@@ -68,6 +72,8 @@ def _check_params(name: str, params: Params) -> Params:
     names = all(isinstance(each, tuple) and len(each) == 2 for each in given)  # model.named_parameters()
     for each in () if names else given:
         instance(name, "params", each, (Tensor, dict), hint)
+        for option, value in each.items() if isinstance(each, dict) else ():
+            _check_number(name, option, value)
     if not given:
         raise ValueError(f"{name} wants params as at least one parameter; got none")
     return given
@@ -326,7 +332,7 @@ def grad_norm(params: Iterable[Tensor]) -> Tensor:
 
     Where a mode of parallelism has spread gradients over ranks it is the norm of the whole: every rank calls this.
     """
-    grads = [grad for p in params if (grad := p.grad) is not None]
+    grads = [grad for p in _tensors("grad_norm", params) if (grad := p.grad) is not None]
     if not grads:
         return torch.zeros(())
     norms = torch._foreach_norm(grads)  # all in one call, so that ranks exchange them in one message
@@ -335,18 +341,26 @@ def grad_norm(params: Iterable[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float, norm: Tensor | None = None) -> Tensor:
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float | Tensor, norm: Tensor | None = None) -> Tensor:
     """Scale all gradients by min(1, max_norm / norm) in place; return the norm they had (Pascanu et al. 2013).
 
     `norm`: the global norm where the gradients here are only a part of the model's.
     """
-    params = list(params)
+    if not isinstance(max_norm, Tensor):
+        real("clip_grad_norm", "max_norm", max_norm, above=0, infinite=True)
+    params = _tensors("clip_grad_norm", params)
     norm = grad_norm(params) if norm is None else norm
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # always multiplied by: asking whether would wait for the value
     for p in params:
         if p.grad is not None:
             p.grad.mul_(scale)
     return norm
+
+
+def _tensors(call: str, params: Iterable[Tensor]) -> list[Tensor]:
+    if isinstance(params, Tensor):
+        return [params]  # as torch's own does
+    return instances(call, "params", params, Tensor, "model.parameters()")
 
 
 class LossScaler:
@@ -371,7 +385,7 @@ class LossScaler:
         self.growth_factor, self.backoff_factor, self.growth_interval = growth_factor, backoff_factor, growth_interval
 
     def scale(self, loss: Tensor) -> Tensor:
-        return loss * self.value
+        return instance("LossScaler.scale", "loss", loss, Tensor) * self.value
 
     @torch.no_grad()
     def unscale(self, params: Iterable[Tensor]) -> Tensor:
@@ -390,6 +404,7 @@ class LossScaler:
         `finite`: what `unscale` returned, where it was called before (to clip, or for ranks to vote by its minimum).
         This is where the value is read; meta tensors, which have none, count as finite.
         """
+        instance("LossScaler.step", "optimizer", optimizer, torch.optim.Optimizer)
         if finite is None:
             finite = self.unscale(p for group in optimizer.param_groups for p in group["params"])
         good = finite.is_meta or bool(finite)

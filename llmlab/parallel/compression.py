@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from llmlab.arguments import flag, instance, real, whole
+from llmlab.arguments import flag, real, whole
 from llmlab.comm.group import Group
 from llmlab.parallel.local_sgd import begin_alike, by_dtype
 
@@ -88,12 +88,10 @@ def compress_gradients(
     a learning rate that falls makes what is late weigh less than in the paper. Clip before the step, or the residual is
     clipped too.
     """
-    instance("compress_gradients", "optimizer", optimizer, torch.optim.Optimizer)
-    instance("compress_gradients", "group", group, Group, "the worker's first argument")
     flag("compress_gradients", "error_feedback", error_feedback)
     if isinstance(compressor, type) or not (hasattr(compressor, "compress") and hasattr(compressor, "restore")):
         raise ValueError(f"compress_gradients wants a compressor such as TopK(0.01), got {compressor!r}")
-    buckets = by_dtype(begin_alike(optimizer, group))
+    buckets = by_dtype(begin_alike("compress_gradients", optimizer, group))
     residuals = [torch.zeros(sum(p.numel() for p in ps), dtype=ps[0].dtype, device=group.device) for ps in buckets]
     inner = optimizer.step
 

@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
-from llmlab.arguments import listing, whole
+from llmlab.arguments import listing, whole, wholes
 from llmlab.model import IGNORE, KVCache, Transformer
 from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.schedules import Schedule
@@ -57,6 +57,7 @@ class Stage:
 
 def split_layers(n_layer: int, stages: int, split: Sequence[int] | None = None) -> list[int]:
     """Give the number of blocks of each stage: as even as can be, the first ones longer, or `split` if it fits."""
+    wholes("split_layers", 1, n_layer=n_layer, stages=stages)
     share, rest = divmod(n_layer, stages)
     even = [share + (stage < rest) for stage in range(stages)]
     given = even if split is None else listing("a pipeline", "split", split, "layers for each stage")
@@ -66,15 +67,6 @@ def split_layers(n_layer: int, stages: int, split: Sequence[int] | None = None) 
             f"split wants {stages} numbers of at least 1 that add up to n_layer={n_layer}, a stage each; got {sizes}"
         )
     return sizes
-
-
-def check_all_here(call: str, model: Transformer) -> None:
-    """Raise ValueError for a model of which a pipeline has kept a part: to cut it again would lose blocks for good."""
-    if len(model.blocks) != model.config.n_layer or None in (model.embedding, model.norm, model.head):
-        raise ValueError(
-            f"{call} wants a whole model, got one that a pipeline has cut already: {len(model.blocks)} of "
-            f"{model.config.n_layer} blocks are here. Make it anew"
-        )
 
 
 def cut(model: Transformer, schedule: Schedule, rank: int, sizes: Sequence[int]) -> dict[int, Stage]:
