@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -47,6 +47,18 @@ def real(
     return number
 
 
+def wholes(call: str, least: int | None = None, /, **values: Any) -> None:
+    """Several counts of one bound, each by its name."""
+    for name, value in values.items():
+        whole(call, name, value, least)
+
+
+def reals(call: str, least: float | None = None, /, **values: Any) -> None:
+    """Several finite numbers of one bound, each by its name."""
+    for name, value in values.items():
+        real(call, name, value, least)
+
+
 def flag(call: str, name: str, value: Any) -> bool:
     """True or False, and nothing that only counts as one of them."""
     if not isinstance(value, bool):
@@ -58,8 +70,9 @@ def choice(call: str, name: str, value: Any, choices: Iterable[T]) -> T:
     """One of a few values; a near miss is named."""
     known = list(choices)
     if not any(type(value) is type(each) and value == each for each in known):
-        near = get_close_matches(str(value), [each for each in known if isinstance(each, str)], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        names = {each.lower(): each for each in known if isinstance(each, str)}
+        near = get_close_matches(str(value).lower(), names, n=1)
+        hint = f"; did you mean {names[near[0]]!r}?" if near else ""
         raise _wrong(call, name, f"one of {', '.join(map(repr, known))}", value, hint)
     return value
 
@@ -82,10 +95,42 @@ def function(call: str, name: str, value: Any, of: str = "") -> Callable[..., An
 
 
 def listing(call: str, name: str, value: Any, of: str = "values") -> list[Any]:
-    """Several things, and not one string that happens to have letters."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    """Several things, and not one string that happens to have letters, nor a dict whose keys would pass for them."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise _wrong(call, name, f"a list of {of}", value, f"; try [{_short(value)}]" if isinstance(value, str) else "")
     return list(value)
+
+
+def instances(call: str, name: str, value: Any, kind: type[T], hint: str = "") -> list[T]:
+    """Several objects of a class."""
+    return [instance(call, name, each, kind, hint) for each in listing(call, name, value, f"{kind.__name__}s")]
+
+
+def choices(call: str, name: str, value: Any, known: Iterable[T]) -> list[T]:
+    """At least one of a few values."""
+    known = list(known)
+    found = [choice(call, name, each, known) for each in listing(call, name, value, "choices")]
+    if not found:
+        raise _wrong(call, name, f"one or more of {', '.join(map(repr, known))}", value)
+    return found
+
+
+def numbers(call: str, name: str, value: Any) -> list[float]:
+    """Several numbers, from any list or array; a curve may hold what is not finite."""
+    found = listing(call, name, value, "numbers")
+    try:
+        if any(isinstance(each, str) for each in found):
+            raise TypeError
+        return [float(each) for each in found]
+    except (TypeError, ValueError):
+        raise _wrong(call, name, "a list of numbers", value) from None
+
+
+def table(call: str, name: str, value: Any, of: str) -> dict[Any, Any]:
+    """A dict with at least one entry; `of` shows it: "{name: losses}"."""
+    if not isinstance(value, Mapping) or not value:
+        raise _wrong(call, name, of, value)
+    return dict(value)
 
 
 def string(call: str, name: str, value: Any) -> str:
@@ -122,5 +167,7 @@ def _within(number: float, least: float | None, most: float | None) -> bool:
 
 
 def _bounds(least: float | None, most: float | None, above: float | None = None, below: float | None = None) -> str:
+    if least is not None and most is not None:
+        return f" from {least:,} to {most:,}"
     parts = [(" of at least ", least), (" above ", above), (" of at most ", most), (" below ", below)]
     return " and".join(f"{words}{bound:,}" for words, bound in parts if bound is not None)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from llmlab.arguments import choice, instance, real, string, whole
 from llmlab.comm.trace import Event, Run, Trace, union_seconds
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
@@ -35,6 +36,9 @@ class TimeSpent:
 
     def share(self, cause: str, rank: int | None = None) -> float:
         """Share of the time that went to a cause: of one rank, or of all together."""
+        choice("share", "cause", cause, CAUSES)
+        if rank is not None:
+            choice("share", "rank", whole("share", "rank", rank), self.ranks)
         spent = [by_cause[cause] for number, by_cause in self.ranks.items() if rank in (None, number)]
         return sum(spent) / (self.seconds * len(spent))
 
@@ -86,6 +90,8 @@ def within(run: Run, name: str) -> Run:
 
     Raises ValueError if no rank has a span of that name.
     """
+    _run("within", run)
+    string("within", "name", name)
     marks = [event for event in run.trace if event.stream == "host" and event.op == name]
     if not marks:
         named = sorted({event.op for event in run.trace if event.stream == "host"})
@@ -96,7 +102,8 @@ def within(run: Run, name: str) -> Run:
 
 def between(run: Run, start: float, stop: float) -> Run:
     """Cut a stretch of a run out, in seconds; its time begins at 0. What is cut through keeps its bytes and FLOPs."""
-    if not 0 <= start < stop:
+    _run("between", run)
+    if not real("between", "start", start, least=0) < real("between", "stop", stop):
         raise ValueError(f"a stretch wants 0 <= start < stop, in seconds, got {start} and {stop}")
     kept = (
         replace(event, start=max(event.start, start) - start, stop=min(event.stop, stop) - start)
@@ -111,7 +118,7 @@ def time_spent(run: Run) -> TimeSpent:
 
     Raises ValueError for a measured run, whose kernels are not recorded, and for one in which ranks were folded.
     """
-    trace = run.trace
+    trace = _run("time_spent", run).trace
     ranks = sorted({event.rank for event in trace})
     if trace.clock != "virtual" or not any(event.stream == "compute" for event in trace):
         raise ValueError(f"time_spent wants the trace of a Simulator, with its kernels; got one of {run.clock} time")
@@ -129,10 +136,12 @@ def utilization(
 
     Raises ValueError for more than the devices could have done.
     """
+    instance("utilization", "spent", spent, TimeSpent, "what time_spent(run) gives")
+    real("utilization", "model_flops", model_flops, above=0)
     busy = sum(by_cause["matrix products"] for by_cause in spent.ranks.values())
     peak, done = find_cluster(cluster).device.peak(dtype), sum(spent.flops.values())
-    if not busy or not model_flops > 0:
-        raise ValueError(f"an MFU wants matrix products and FLOPs above 0, got {busy} s and {model_flops}")
+    if not busy:
+        raise ValueError("utilization wants matrix products in what was spent, got none")
     found = Utilization(busy / (spent.seconds * len(spent.ranks)), done / (busy * peak), model_flops / done)
     if found.mfu > 1:
         raise ValueError(
@@ -144,7 +153,8 @@ def utilization(
 
 def exposed_by_axis(run: Run) -> dict[str, float]:
     """Share of all ranks' time in which bytes travel along an axis of the mesh and the rank computes nothing."""
-    trace, ranks = run.trace, sorted({event.rank for event in run.trace})
+    trace = _run("exposed_by_axis", run).trace
+    ranks = sorted({event.rank for event in trace})
     met, seconds = _met(trace), dict[str, float]()
     for rank in ranks:
         kernels = _spans(trace.select(rank=rank, stream="compute"))
@@ -154,6 +164,10 @@ def exposed_by_axis(run: Run) -> dict[str, float]:
             found = union_seconds(kernels + travels) - union_seconds(kernels)
             seconds[axis] = seconds.get(axis, 0.0) + found
     return {axis: seconds[axis] / (run.seconds * len(ranks)) for axis in sorted(seconds)}
+
+
+def _run(call: str, run: Run) -> Run:
+    return instance(call, "run", run, Run, "what engine.run(worker) gives, not its trace")
 
 
 # --- one rank -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from llmlab.arguments import choice, function, instances, listing, real, string, table, whole
 from llmlab.comm.trace import Run
 from llmlab.hardware import describe_machine
 
@@ -168,8 +169,11 @@ def measure(
     """
     from tqdm.auto import tqdm  # in a notebook it brings ipywidgets, which importing llmlab should not
 
-    _check(ranks, repeats, work)
-    counts, runs = sorted(ranks), []
+    counts, runs = _ranks(ranks), []
+    function("measure", "worker", worker, "world, ...")
+    function("measure", "engine", engine, "ranks=n")
+    whole("measure", "repeats", repeats, least=1)
+    _check("measure", work, seconds, processors)
     with tqdm(total=len(counts) * repeats, desc=_name(worker), unit="run", disable=not progress) as bar:
         for repeat in range(repeats):
             for n in counts if repeat % 2 == 0 else reversed(counts):
@@ -191,7 +195,9 @@ def tabulate(
     processors: int | None = None,
 ) -> Table:
     """Make the table of runs there are; the reference is the median of those on the fewest ranks."""
-    runs = list(runs)
+    runs = instances("tabulate", "runs", runs, Run, "what engine.run(worker) gives")
+    string("tabulate", "worker", worker)
+    _check("tabulate", work, seconds, processors)
     clocks = sorted({run.clock for run in runs})
     if len(clocks) != 1:
         raise ValueError(
@@ -213,7 +219,10 @@ def tabulate_seconds(
     not_modelled: tuple[str, ...] = (),
 ) -> Table:
     """Make a table of seconds by number of ranks that did not come from a Run, such as predictions."""
-    timed = [(ranks, s, hardware) for ranks, s in seconds.items()]
+    choice("tabulate_seconds", "clock", clock, CLOCKS)
+    choice("tabulate_seconds", "work", work, WORKS)
+    by_ranks = table("tabulate_seconds", "seconds", seconds, "{ranks: seconds}")
+    timed = [(whole("tabulate_seconds", "ranks", ranks, 1), s, hardware) for ranks, s in by_ranks.items()]
     return _table(timed, clock, worker, work, None, not_modelled)
 
 
@@ -227,8 +236,7 @@ def _table(
 ) -> Table:
     """Turn (ranks, seconds, hardware) into rows with their repeat and speed-up."""
     for ranks, s, _ in timed:
-        if not 0 < s < float("inf"):
-            raise ValueError(f"a speed-up wants finite seconds above 0, got {s} on {count(ranks, 'rank')}")
+        real("a speed-up", f"seconds on {count(ranks, 'rank')}", s, above=0)
     fewest = min(ranks for ranks, _, _ in timed)
     reference = median(s for ranks, s, _ in timed if ranks == fewest)
     limit = describe_machine().cores if processors is None else processors
@@ -252,10 +260,18 @@ def _name(worker: Callable[..., Any]) -> str:
     return getattr(worker, "__name__", type(worker).__name__)
 
 
-def _check(ranks: Sequence[int], repeats: int, work: str) -> None:
-    if not ranks or any(not isinstance(n, int) or n < 1 for n in ranks) or len(set(ranks)) != len(ranks):
+def _ranks(ranks: Sequence[int]) -> list[int]:
+    counts = sorted(
+        whole("measure", "ranks", n, least=1) for n in listing("measure", "ranks", ranks, "counts of ranks")
+    )
+    if not counts or len(set(counts)) != len(counts):
         raise ValueError(f"measure wants ranks as different whole numbers of at least 1, got {ranks!r}")
-    if not isinstance(repeats, int) or repeats < 1:
-        raise ValueError(f"measure wants repeats of at least 1, got {repeats!r}")
-    if work not in WORKS:
-        raise ValueError(f"measure wants work to be one of {', '.join(WORKS)}; got {work!r}")
+    return counts
+
+
+def _check(call: str, work: str, seconds: Callable[[Run], float] | None, processors: int | None) -> None:
+    choice(call, "work", work, WORKS)
+    if seconds is not None:
+        function(call, "seconds", seconds, "run")
+    if processors is not None:
+        whole(call, "processors", processors, least=1)

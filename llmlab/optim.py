@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab.arguments import flag, function, instance, instances, listing, real, whole
+
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
@@ -27,9 +29,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Params, **defaults: Any):
         for name, value in defaults.items():
-            if name in ("lr", "eps", "weight_decay", "momentum") and not value >= 0:
-                raise ValueError(f"{name} wants a number of at least 0, got {value!r}")
-        super().__init__(params, defaults)
+            _check_number(type(self).__name__, name, value)
+            if name in ("nesterov", "centered", "amsgrad", "maximize"):
+                flag(type(self).__name__, name, value)
+        super().__init__(_check_params(type(self).__name__, params), defaults)
 
     # torch wraps these for its compiler, and the first call of one imports all of that: 2 s where a model takes 10 ms
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
@@ -55,6 +58,49 @@ class Optimizer(torch.optim.Optimizer):
         raise NotImplementedError(f"{type(self).__name__} wants an update rule")
 
 
+def _check_number(call: str, name: str, value: Any) -> None:
+    if name in ("lr", "eps", "weight_decay", "momentum", "alpha"):
+        real(call, name, value, least=0, most=1 if name == "alpha" else None)
+
+
+def _check_params(name: str, params: Params) -> Params:
+    """Parameters, or groups of them: torch's own words name neither this optimizer nor what to write."""
+    hint = "model.parameters()"
+    if not isinstance(params, Iterable) or isinstance(params, (str, dict, Tensor)):
+        raise ValueError(f"{name} wants params as {hint}; got a {type(params).__name__}")
+    given: list[Any] = list(params)
+    names = all(isinstance(each, tuple) and len(each) == 2 for each in given)  # model.named_parameters()
+    for each in () if names else given:
+        instance(name, "params", each, (Tensor, dict), hint)
+        for option, value in each.items() if isinstance(each, dict) else ():
+            _check_number(name, option, value)
+    if not given:
+        raise ValueError(f"{name} wants params as at least one parameter; got none")
+    return given
+
+
+def make_over(
+    call: str, make_optimizer: Callable[..., torch.optim.Optimizer], parameters: Iterable[Tensor]
+) -> torch.optim.Optimizer:
+    """Make an optimizer over these parameters, some or all. Raises ValueError for one over any others: it would step
+    what nobody trains."""
+    own = list(parameters)
+    return check_over(call, function(call, "make_optimizer", make_optimizer, "parameters")(own), own)
+
+
+def check_over(call: str, optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """Give the optimizer back. Raises ValueError unless all that it steps is among these parameters."""
+    instance(call, "the optimizer", optimizer, torch.optim.Optimizer, "lambda parameters: lab.optim.SGD(parameters)")
+    own, stepped = set(parameters), [p for group in optimizer.param_groups for p in group["params"]]
+    strange = sum(p not in own for p in stepped)
+    if strange:
+        raise ValueError(
+            f"{call} wants an optimizer over this model's parameters, got one of which {strange} of {len(stepped)} are "
+            "another's: nothing would train. Make it of the parameters that are given"
+        )
+    return optimizer
+
+
 class SGD(Optimizer):
     """p -= lr g; with momentum b = momentum b + (1 - dampening) g and p -= lr b; Nesterov: p -= lr (g + momentum b)."""
 
@@ -69,7 +115,9 @@ class SGD(Optimizer):
         *,
         maximize: bool = False,
     ):
-        if nesterov and (momentum <= 0 or dampening != 0):
+        flag("SGD", "nesterov", nesterov)
+        real("SGD", "dampening", dampening)
+        if nesterov and (real("SGD", "momentum", momentum) <= 0 or dampening != 0):
             raise ValueError(f"nesterov wants momentum > 0 and dampening 0, got {momentum} and {dampening}")
         super().__init__(
             params,
@@ -110,8 +158,6 @@ class RMSprop(Optimizer):
         *,
         maximize: bool = False,
     ):
-        if not alpha >= 0:
-            raise ValueError(f"alpha wants a number of at least 0, got {alpha!r}")
         super().__init__(
             params,
             lr=lr,
@@ -161,8 +207,11 @@ class Adam(Optimizer):
         *,
         maximize: bool = False,
     ):
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas want two numbers from 0 to below 1, got {betas!r}")
+        name = type(self).__name__
+        if len(listing(name, "betas", betas, "two numbers")) != 2:
+            raise ValueError(f"{name} wants betas as two numbers; got {betas!r}")
+        for beta in betas:
+            real(name, "each of betas", beta, least=0, below=1)
         super().__init__(
             params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize
         )
@@ -216,6 +265,8 @@ def constant(step: int) -> float:
 
 def linear(steps: int, floor: float = 0.0) -> Factor:
     """Fall in a straight line from 1 to `floor` over so many steps, then stay."""
+    whole("linear", "steps", steps, least=1)
+    real("linear", "floor", floor, least=0)
 
     def factor(step: int) -> float:
         return 1 + (floor - 1) * min(step / steps, 1)
@@ -225,6 +276,8 @@ def linear(steps: int, floor: float = 0.0) -> Factor:
 
 def cosine(steps: int, floor: float = 0.0) -> Factor:
     """Fall from 1 to `floor` along half a cosine over so many steps, then stay (Loshchilov and Hutter 2017)."""
+    whole("cosine", "steps", steps, least=1)
+    real("cosine", "floor", floor, least=0)
 
     def factor(step: int) -> float:
         return floor + (1 - floor) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
@@ -234,6 +287,8 @@ def cosine(steps: int, floor: float = 0.0) -> Factor:
 
 def warm_up(steps: int, then: Factor = constant) -> Factor:
     """Rise to 1 in so many equal steps, the first 1/steps, so none is wasted on 0; then follow `then` from its 0."""
+    whole("warm_up", "steps", steps, least=0)
+    function("warm_up", "then", then, "step")
 
     def factor(step: int) -> float:
         return (step + 1) / steps if step < steps else then(step - steps)
@@ -245,6 +300,8 @@ class LRScheduler:
     """Set each group's learning rate to factor(step) times its first one. Call step() after the optimizer's."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, factor: Factor):
+        instance("LRScheduler", "optimizer", optimizer, torch.optim.Optimizer)
+        function("LRScheduler", "factor", factor, "step")
         self.optimizer, self.factor, self.n_step = optimizer, factor, 0
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])  # already there when the optimizer's state was loaded
@@ -275,7 +332,7 @@ def grad_norm(params: Iterable[Tensor]) -> Tensor:
 
     Where a mode of parallelism has spread gradients over ranks it is the norm of the whole: every rank calls this.
     """
-    grads = [grad for p in params if (grad := p.grad) is not None]
+    grads = [grad for p in _tensors("grad_norm", params) if (grad := p.grad) is not None]
     if not grads:
         return torch.zeros(())
     norms = torch._foreach_norm(grads)  # all in one call, so that ranks exchange them in one message
@@ -284,18 +341,26 @@ def grad_norm(params: Iterable[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float, norm: Tensor | None = None) -> Tensor:
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float | Tensor, norm: Tensor | None = None) -> Tensor:
     """Scale all gradients by min(1, max_norm / norm) in place; return the norm they had (Pascanu et al. 2013).
 
     `norm`: the global norm where the gradients here are only a part of the model's.
     """
-    params = list(params)
+    if not isinstance(max_norm, Tensor):
+        real("clip_grad_norm", "max_norm", max_norm, above=0, infinite=True)
+    params = _tensors("clip_grad_norm", params)
     norm = grad_norm(params) if norm is None else norm
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # always multiplied by: asking whether would wait for the value
     for p in params:
         if p.grad is not None:
             p.grad.mul_(scale)
     return norm
+
+
+def _tensors(call: str, params: Iterable[Tensor]) -> list[Tensor]:
+    if isinstance(params, Tensor):
+        return [params]  # as torch's own does
+    return instances(call, "params", params, Tensor, "model.parameters()")
 
 
 class LossScaler:
@@ -312,11 +377,15 @@ class LossScaler:
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
     ):
+        real("LossScaler", "init_scale", init_scale, above=0)
+        real("LossScaler", "growth_factor", growth_factor, above=1)
+        real("LossScaler", "backoff_factor", backoff_factor, above=0, below=1)
+        whole("LossScaler", "growth_interval", growth_interval, least=1)
         self.value, self.good_steps = float(init_scale), 0
         self.growth_factor, self.backoff_factor, self.growth_interval = growth_factor, backoff_factor, growth_interval
 
     def scale(self, loss: Tensor) -> Tensor:
-        return loss * self.value
+        return instance("LossScaler.scale", "loss", loss, Tensor) * self.value
 
     @torch.no_grad()
     def unscale(self, params: Iterable[Tensor]) -> Tensor:
@@ -335,6 +404,7 @@ class LossScaler:
         `finite`: what `unscale` returned, where it was called before (to clip, or for ranks to vote by its minimum).
         This is where the value is read; meta tensors, which have none, count as finite.
         """
+        instance("LossScaler.step", "optimizer", optimizer, torch.optim.Optimizer)
         if finite is None:
             finite = self.unscale(p for group in optimizer.param_groups for p in group["params"])
         good = finite.is_meta or bool(finite)

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from llmlab.arguments import flag, function, instance, real, whole
 from llmlab.evaluate import mean_loss, on_device
 from llmlab.evaluate.scores import Batch
 from llmlab.model import IGNORE
 from llmlab.model.dropout import places
-from llmlab.optim import LRScheduler, clip_grad_norm, grad_norm
+from llmlab.optim import LRScheduler, check_over, clip_grad_norm, grad_norm
 
 Curves = dict[str, dict[int, float]]  # name -> step -> nats per token: what plot.losses draws
 
@@ -36,8 +37,7 @@ class EarlyStop:
     """Remember the best validation loss and its weights; stop after `patience` validations without a better one."""
 
     def __init__(self, patience: int):
-        if patience < 1:
-            raise ValueError(f"patience wants at least 1 validation, got {patience}")
+        whole("EarlyStop", "patience (validations)", patience, least=1)
         self.patience, self.best, self.waited = patience, math.inf, 0
         self.weights: dict[str, Tensor] = {}
 
@@ -75,10 +75,16 @@ class Trainer:
         loss: Callable[[nn.Module, Any], Tensor] = summed_loss,
         validate: Callable[[nn.Module, Any], float] = mean_loss,
     ):
-        if accumulate < 1:
-            raise ValueError(f"accumulate wants at least 1 microbatch per update, got {accumulate}")
-        if clip is not None and not clip > 0:
-            raise ValueError(f"clip wants a norm above 0 or None, got {clip}")
+        instance("Trainer", "model", model, nn.Module)
+        check_over("Trainer", optimizer, model.parameters())
+        whole("Trainer", "accumulate (microbatches per update)", accumulate, least=1)
+        if clip is not None:
+            real("Trainer", "clip (a norm, or None)", clip, above=0, infinite=True)
+        if schedule is not None:
+            instance("Trainer", "schedule", schedule, LRScheduler, "lab.optim.LRScheduler(optimizer, factor)")
+        flag("Trainer", "bf16", bf16)
+        function("Trainer", "loss", loss, "model, batch")
+        function("Trainer", "validate", validate, "model, batches")
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.accumulate, self.clip, self.bf16 = accumulate, clip, bf16
         self.early_stop = None if patience is None else EarlyStop(patience)
@@ -104,10 +110,16 @@ class Trainer:
         progress bar of its own).  Returns the curves, those of earlier calls included.  To go on where another run
         stopped, give batches that start at `n_batch`.
         """
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps wants at least 1, or None to go on while there are batches, got {steps}")
-        if valid_every < 1:
-            raise ValueError(f"valid_every wants at least 1 step, got {valid_every}")
+        if steps is not None:
+            whole("fit", "steps (or None, to go on while there are batches)", steps, least=1)
+        whole("fit", "valid_every (steps)", valid_every, least=1)
+        if limit_s is not None:
+            real("fit", "limit_s", limit_s, above=0)
+        flag("fit", "progress", progress)
+        if on_step is not None:
+            function("fit", "on_step", on_step, "train=, valid=")
+        if isinstance(batches, (str, Tensor)) or not isinstance(batches, Iterable):
+            raise ValueError(f"fit wants batches, (tokens, targets) each; got a {type(batches).__name__}")
         if self.early_stop and valid is None:
             raise ValueError("patience wants batches to validate on, got valid=None")
         stream = iter(batches)
@@ -135,6 +147,7 @@ class Trainer:
 
         Raises ValueError, and leaves the weights as they were, if the loss or the gradient is not finite.
         """
+        _check(batches)
         targets = [list(batch)[-1] for batch in batches]
         n_token = sum(int((target != IGNORE).sum()) for target in targets)
         if not n_token:
@@ -171,6 +184,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there. Raises ValueError if one of the two has a schedule or a patience and the other has none."""
+        if not isinstance(state, dict) or not {"model", "optimizer", "schedule", "early_stop"} <= set(state):
+            raise ValueError(f"load_state_dict wants what Trainer.state_dict gave, got {_kind(state)}")
         for name in ("schedule", "early_stop"):
             here, there = ("none" if x is None else "one" for x in (getattr(self, name), state[name]))
             if here != there:
@@ -217,3 +232,16 @@ class Trainer:
         bar.update()
         if on_step is not None:
             on_step(**losses)
+
+
+def _check(batches: Any) -> None:
+    """Refuse what is no list of microbatches: a tensor's rows or a batch's parts would be taken for them."""
+    if isinstance(batches, Tensor) or not batches or not isinstance(batches, Sequence):
+        raise ValueError(f"step wants a list of batches, (tokens, targets) each; got {_kind(batches)}")
+    for batch in batches:
+        if isinstance(batch, (str, Tensor)) or len(list(batch)) < 2 or not isinstance(list(batch)[-1], Tensor):
+            raise ValueError(f"a batch wants tensors, (tokens, targets), the targets last; got {_kind(batch)}")
+
+
+def _kind(value: Any) -> str:
+    return f"keys {', '.join(map(str, value))}" if isinstance(value, dict) else f"a {type(value).__name__}"

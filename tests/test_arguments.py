@@ -25,7 +25,7 @@ def test_bounds_are_said_and_kept():
     assert arguments.real("f", "x", 1, least=0, below=2) == 1.0
     with pytest.raises(ValueError, match="f wants x as a number of at least 0 and below 1; got 1"):
         arguments.real("f", "x", 1, least=0, below=1)
-    with pytest.raises(ValueError, match="f wants n as a whole number of at least 0 and of at most 3; got 4"):
+    with pytest.raises(ValueError, match="f wants n as a whole number from 0 to 3; got 4"):
         arguments.whole("f", "n", 4, least=0, most=3)
     with pytest.raises(ValueError, match="above 0; got 0"):
         arguments.real("f", "x", 0, above=0)

@@ -84,10 +84,10 @@ def test_models_and_clusters_are_listed(capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["plan", *STEP, "--gpus", "0"], "llmlab plan: gpus wants an integer of at least 1, got 0"),
+        (["plan", *STEP, "--gpus", "0"], "llmlab plan: plan wants gpus as a whole number of at least 1; got 0"),
         (["plan", *STEP, "--gpus", "8", "--model", "gpt9000"], "no published model is called 'gpt9000'"),
         (["predict", *STEP, "--dp", "3"], "does not split over dp=3"),
-        (["predict", *STEP, "--dp", "0"], "dp wants an integer of at least 1, got 0"),
+        (["predict", *STEP, "--dp", "0"], "wants dp as a whole number of at least 1; got 0"),
         (["plan", "--model", "gpt2"], "the following arguments are required"),
         (["fly"], "invalid choice: 'fly'"),
         ([*PLAN, "--json", "--csv"], "not allowed with argument"),

@@ -131,8 +131,8 @@ def test_a_csv_of_something_else_is_refused(tmp_path):
         ({"ranks": []}, "ranks"),
         ({"ranks": [0, 1]}, "at least 1"),
         ({"ranks": [2, 2]}, "different"),
-        ({"repeats": 0}, "repeats of at least 1, got 0"),
-        ({"work": "loose"}, "strong, weak; got 'loose'"),
+        ({"repeats": 0}, "repeats as a whole number of at least 1; got 0"),
+        ({"work": "loose"}, "'strong', 'weak'; got 'loose'"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_runs(wrong, says):
@@ -143,5 +143,5 @@ def test_bad_requests_are_refused_before_anything_runs(wrong, says):
 
 
 def test_a_run_of_no_time_has_no_speedup():
-    with pytest.raises(ValueError, match="above 0, got 0.0 on 2 ranks"):
+    with pytest.raises(ValueError, match="seconds on 2 ranks as a number above 0; got 0.0"):
         tabulate([a_run(1, 1.0), a_run(2, 0.0)])

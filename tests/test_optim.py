@@ -143,11 +143,11 @@ def test_steps_run_without_numbers():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: optim.SGD(p, lr=-1.0), "lr wants a number of at least 0, got -1.0"),
+        (lambda p: optim.SGD(p, lr=-1.0), "SGD wants lr as a number of at least 0; got -1.0"),
         (lambda p: optim.SGD(p, nesterov=True), "nesterov wants momentum > 0 and dampening 0, got 0.0 and 0.0"),
-        (lambda p: optim.RMSprop(p, alpha=-0.5), "alpha wants"),
-        (lambda p: optim.Adam(p, betas=(0.9, 1.0)), "betas want two numbers from 0 to below 1"),
-        (lambda p: optim.AdamW(p, weight_decay=float("nan")), "weight_decay wants"),
+        (lambda p: optim.RMSprop(p, alpha=-0.5), "RMSprop wants alpha as"),
+        (lambda p: optim.Adam(p, betas=(0.9, 1.0)), "each of betas as a number of at least 0 and below 1; got 1.0"),
+        (lambda p: optim.AdamW(p, weight_decay=float("nan")), "weight_decay as a number of at least 0; got nan"),
     ],
 )
 def test_bad_settings_are_refused(make, message):

@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from llmlab.arguments import choice, instance, instances, real, string, wholes
 from llmlab.cost.arrays import ModelLike, Numbers
-from llmlab.cost.prediction import predict
+from llmlab.cost.models import find_sizes
+from llmlab.cost.prediction import A_LAYOUT, RECOMPUTE, predict
+from llmlab.cost.sizes import NUMBER_BYTES
 from llmlab.cost.stack import CONSTANTS, Stack
 from llmlab.cost.stack import stack as find_stack
 from llmlab.hardware import Cluster
@@ -34,13 +37,21 @@ LEAST = {"congestion": 0.02}  # where a prior has none, so that it can move
 class Measured:
     """One measured training step: `seconds` of this layout, with the arguments `predict` would take."""
 
-    config: ModelLike
+    config: str | ModelLike
     layout: Layout
     seconds: float
     global_batch: int
     seq: int
     precision: str = "bf16"
     recompute: str = "none"
+
+    def __post_init__(self) -> None:
+        find_sizes(self.config)
+        instance("Measured", "layout", self.layout, Layout, A_LAYOUT)
+        real("Measured", "seconds", self.seconds, above=0)
+        wholes("Measured", 1, global_batch=self.global_batch, seq=self.seq)
+        choice("Measured", "precision", self.precision, NUMBER_BYTES)
+        choice("Measured", "recompute", self.recompute, RECOMPUTE)
 
 
 def calibrate(
@@ -51,12 +62,12 @@ def calibrate(
 ) -> Stack:
     """Fit a stack's constants to measured steps on this cluster, starting from `stack`.
 
-    `spread` moves towards that of the residuals as the rows grow. Raises ValueError without a row, or for a row whose
-    seconds are not above 0.
+    `spread` moves towards that of the residuals as the rows grow. Raises ValueError without a row.
     """
-    rows = [rows] if isinstance(rows, Measured) else list(rows)
-    if not rows or min(row.seconds for row in rows) <= 0:
-        raise ValueError(f"calibrate wants one measured row or more, of seconds above 0; got {rows}")
+    rows = [rows] if isinstance(rows, Measured) else instances("calibrate", "rows", rows, Measured, "lab.Measured(...)")
+    if not rows:
+        raise ValueError("calibrate wants rows as one Measured or more; got none")
+    string("calibrate", "name", name)
 
     def seconds(guess: Stack) -> np.ndarray:
         return np.array([_predict(row, cluster, guess) for row in rows])

@@ -10,16 +10,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
+from llmlab.arguments import choices, listing, whole, wholes
 from llmlab.cost.arrays import LAYOUT_FIELDS, LayoutColumns, Numbers, columns
 from llmlab.cost.prediction import Prediction, predict
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.model.config import Config
-from llmlab.parallel.layout import Layout
+from llmlab.parallel.layout import CONTEXTS, SCHEDULES, Layout
+
+KNOWN: dict[str, Sequence[Any]] = {
+    "zero": (0, 1, 2, 3), "schedules": SCHEDULES, "contexts": CONTEXTS, "sequence_parallel": (False, True),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,7 @@ class Workload:
     stack: str | Stack = "typical"
 
     def __post_init__(self) -> None:
-        for name in ("gpus", "global_batch", "seq"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} wants an integer of at least 1, got {value!r}")
+        wholes("plan", 1, gpus=self.gpus, global_batch=self.global_batch, seq=self.seq)
 
     @overload
     def predict(self, layout: Layout, recompute: str | Sequence[str]) -> Prediction[float]: ...
@@ -73,15 +75,21 @@ class Choices:
     sequence_parallel: Sequence[bool] = (False, True)
     microbatch_sizes: Sequence[int] | None = None  # sequences; None: every power of two
 
+    def __post_init__(self) -> None:
+        for name, known in KNOWN.items():
+            choices("plan", name, getattr(self, name), known)
+        for name in ("virtual_stages", "microbatch_sizes"):
+            if (counts := getattr(self, name)) is not None:
+                for count in listing("plan", name, counts, "counts, or None"):
+                    whole("plan", name, count, least=1)
+
 
 def candidates(workload: Workload, choices: Choices) -> tuple[LayoutColumns, Counter[str]]:
     """Give the legal layouts as columns (see `cost.arrays.columns`), and how many were refused by rule.
 
     A split of the GPUs (dp, tp, pp, cp, ep) that no choice can mend is refused once, not once for each choice. ZeRO is
-    legal with every layout, so it multiplies the columns at the end. Raises ValueError for choices that are none.
+    legal with every layout, so it multiplies the columns at the end.
     """
-    for stage in choices.zero:
-        Layout(zero=stage)  # refuses what is no stage of ZeRO
     legal, refused = [], Counter[str]()
     for split in splits(workload):
         why = workload.illegal(split)

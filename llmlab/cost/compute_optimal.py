@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmlab.arguments import real, reals, string
+
 FLOPS_A_PAIR = 6  # of a parameter and a token: 2 forward, 4 backward
 
 
@@ -25,15 +27,19 @@ class ScalingLaw:
     alpha: float
     beta: float
 
+    def __post_init__(self) -> None:
+        string("ScalingLaw", "name", self.name)
+        for constant in ("E", "A", "B", "alpha", "beta"):
+            real("ScalingLaw", constant, getattr(self, constant), above=0)
+
     def loss(self, n_param: float, tokens: float) -> float:
         """Nats a token that a model of this size reaches after so many tokens."""
-        return self.E + self.A / n_param**self.alpha + self.B / tokens**self.beta
+        N, D = real("loss", "n_param", n_param, above=0), real("loss", "tokens", tokens, above=0)
+        return self.E + self.A / N**self.alpha + self.B / D**self.beta
 
     def optimum(self, flops: float) -> tuple[float, float]:
         """Parameters and tokens of the least loss for so many FLOPs. Raises ValueError unless `flops` is above 0."""
-        if not flops > 0:
-            raise ValueError(f"flops wants a number above 0, got {flops!r}")
-        pairs = flops / FLOPS_A_PAIR  # N D
+        pairs = real("optimum", "flops", flops, above=0) / FLOPS_A_PAIR  # N D
         both = self.alpha + self.beta
         g = (self.alpha * self.A / (self.beta * self.B)) ** (1 / both)
         return g * pairs ** (self.beta / both), pairs ** (self.alpha / both) / g
@@ -47,4 +53,6 @@ BESIROGLU = ScalingLaw("Besiroglu et al. 2024", E=1.8172, A=482.01, B=2085.43, a
 
 def affordable_flops(gpu_hours: float, peak_flops_per_s: float, mfu: float) -> float:
     """FLOPs of a model that so many GPU-hours compute, at this share of a device's peak."""
+    reals("affordable_flops", 0, gpu_hours=gpu_hours, peak_flops_per_s=peak_flops_per_s)
+    real("affordable_flops", "mfu", mfu, above=0, most=1)
     return gpu_hours * 3600 * peak_flops_per_s * mfu

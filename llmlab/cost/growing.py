@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmlab.cost.prediction import Prediction, predict
+from llmlab.arguments import choice, instance, wholes
+from llmlab.cost.models import find_config
+from llmlab.cost.prediction import A_LAYOUT, Prediction, predict
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.model.config import Config
@@ -18,7 +20,7 @@ WORKS = ("strong", "weak")
 
 
 def grow(
-    config: Config,
+    config: str | Config,
     replica: Layout,
     cluster: str | Cluster = "h100",
     *,
@@ -36,9 +38,10 @@ def grow(
     `global_batch`: under strong scaling of every step, under weak scaling of one replica. Counts on which the batch
     does not divide are left out. Raises ValueError if that leaves none, and for a layout that is illegal anyway.
     """
-    if work not in WORKS:
-        raise ValueError(f"work wants strong or weak, got {work!r}")
-    if replica.dp != 1:
+    config = find_config(config)
+    choice("grow", "work", work, WORKS)
+    wholes("grow", 1, most=most, global_batch=global_batch, seq=seq)
+    if instance("grow", "replica", replica, Layout, A_LAYOUT).dp != 1:
         raise ValueError(f"a replica has dp=1, got dp={replica.dp}")
     replica.check(config, global_batch, seq)
     size = global_batch // replica.microbatches

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmlab.arguments import instance, real, wholes
+from llmlab.cost.models import find_config
 from llmlab.hardware import Device
 from llmlab.model.config import Config
 
@@ -27,19 +29,21 @@ class Kernel:
 
     def seconds(self, device: Device, dtype: str = "bf16") -> float:
         """Device seconds, modelled: the longer of computing and moving, at the shares of the peaks that are reached."""
+        instance("seconds", "device", device, Device, "lab.hardware.device('h100')")
         return device.kernel_seconds(self.kind, self.flops, self.nbytes, dtype)
 
     def flops_per_s(self, device: Device, dtype: str = "bf16") -> float:
         return self.flops / self.seconds(device, dtype)
 
 
-def layer_kernels(config: Config, batch: float, seq: int, *, tp: int = 1, number_bytes: int = 2) -> list[Kernel]:
+def layer_kernels(config: str | Config, batch: float, seq: int, *, tp: int = 1, number_bytes: int = 2) -> list[Kernel]:
     """List the kernels of a layer's forward, and of the logits, on `batch` sequences: one rank's of `tp`.
 
     Attention is fused: its T x T scores never reach memory. A routed expert sees its share of the tokens. Element-wise
     work is counted as one operation for each number read.
     """
-    c, n = config, batch * seq
+    wholes("layer_kernels", 1, seq=seq, tp=tp, number_bytes=number_bytes)
+    c, n = find_config(config), real("layer_kernels", "batch", batch, above=0) * seq
     d, q, kv = c.d_model, c.n_head * c.head_dim / tp, c.n_kv_head * c.head_dim / tp
     f = c.d_ff / tp
     up = f * (2 if c.mlp == "swiglu" else 1)

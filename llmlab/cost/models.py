@@ -11,11 +11,14 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
+from llmlab.arguments import instance, string
+from llmlab.cost.arrays import ModelLike
 from llmlab.hardware.facts import read_facts
 from llmlab.model.config import Config
 
 SIZES = ("n_layer", "d_model", "n_head", "n_kv_head", "d_ff", "vocab_size", "max_seq")
 CHOICES = ("norm", "mlp", "position")
+READ = ("n_layer", "d_model", "n_head", "n_kv_head", "head_dim", "d_ff", "vocab_size", "mlp")  # as in `ModelLike`
 SWITCHES = ("bias", "tie_embeddings")
 EXPERTS = ("n_expert", "n_expert_active", "n_expert_shared")
 
@@ -37,17 +40,26 @@ def model_names() -> list[str]:
     return [row["name"] for row in _table().values()]
 
 
-def find_config(name: str) -> Config:
+def find_config(name_or_config: str | Config) -> Config:
     """Give the sizes of a published model, `find_config("llama3-70b")`; case, blanks and dashes are forgiven.
 
-    Raises ValueError with the nearest names.
+    A Config passes as it is: whatever takes sizes takes a name too. Raises ValueError with the nearest names.
     """
-    return find_model(name).config
+    if isinstance(name_or_config, str):
+        return find_model(name_or_config).config
+    return instance("find_config", "config", name_or_config, Config, "or a published model's name, 'llama3-70b'")
+
+
+def find_sizes(name_or_sizes: str | ModelLike) -> ModelLike:
+    """Give what a closed form reads: of a name the published sizes, else what was given, if it has them."""
+    if not isinstance(name_or_sizes, str) and all(hasattr(name_or_sizes, size) for size in READ):
+        return name_or_sizes
+    return find_config(name_or_sizes)  # type: ignore[arg-type]  # which refuses what is neither
 
 
 def find_model(name: str) -> PublishedModel:
     """Give a published model with its source. Raises ValueError with the nearest names."""
-    rows, key = _table(), _key(name)
+    rows, key = _table(), _key(string("find_model", "name", name))
     if key not in rows:
         near = [rows[k]["name"] for k in get_close_matches(key, rows, n=3, cutoff=0.5)]
         known = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(model_names())}"

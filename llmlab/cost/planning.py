@@ -11,11 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llmlab.arguments import choices as some_of
+from llmlab.arguments import instance, real, whole
 from llmlab.cost.arrays import LayoutColumns
 from llmlab.cost.candidates import Choices, Workload, candidates
+from llmlab.cost.models import find_config
 from llmlab.cost.nearest import nearest_batch, nearest_gpus
 from llmlab.cost.plans import Plan, Planned, Prices, Refused, gib
-from llmlab.cost.prediction import MARGIN, RECOMPUTE, Prediction
+from llmlab.cost.prediction import A_LAYOUT, MARGIN, RECOMPUTE, Prediction
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
@@ -25,7 +28,7 @@ from llmlab.parallel.layout import Layout
 
 
 def plan(
-    config: Config,
+    config: str | Config,
     cluster: str | Cluster = "h100",
     *,
     gpus: int,
@@ -49,19 +52,25 @@ def plan(
 ) -> Plan:
     """Predict every legal layout of a step on `gpus` devices and rank those that fit by seconds.
 
-    `recompute`: one, some, or None for all. `virtual_stages`: None for all that give ranks equal chunks of layers.
-    `microbatch_sizes`: in sequences, None for every power of two. `memory_share`: of a device that may be used, less
-    than all since what an allocator loses is not modelled. `tokens`: of the whole training, for GPU-hours, money and
-    energy. `watts_per_gpu`: None for the data sheet's, an upper bound, of the device alone. `limit`: rows kept, None
-    for all. Among equal seconds the simpler layout is first.
+    `config`: sizes, or a published model's name (see `lab.find_config`). `recompute`: one, some, or None for all.
+    `virtual_stages`: None for all that give ranks equal chunks of layers. `microbatch_sizes`: in sequences, None for
+    every power of two. `memory_share`: of a device that may be used, less than all since what an allocator loses is not
+    modelled. `tokens`: of the whole training, for GPU-hours, money and energy. `watts_per_gpu`: None for the data
+    sheet's, an upper bound, of the device alone. `limit`: rows kept, None for all. Among equal seconds the simpler
+    layout is first.
 
     Raises ValueError where nothing is possible, naming the nearest request that is.
     """
     on = find_cluster(cluster)
-    workload = Workload(config, on, gpus, global_batch, seq, precision, stack)
+    real("plan", "memory_share", memory_share, above=0, most=1)
+    real("plan", "tokens", tokens, above=0)
+    if limit is not None:
+        whole("plan", "limit", limit, least=1)
+    workload = Workload(find_config(config), on, gpus, global_batch, seq, precision, stack)
     prices = _prices(on, price_per_gpu_hour, watts_per_gpu, price_per_kwh, pue)
     choices = Choices(zero, schedules, virtual_stages, contexts, microbatch_sizes=microbatch_sizes)
-    kinds = RECOMPUTE if recompute is None else (recompute,) if isinstance(recompute, str) else tuple(recompute)
+    asked = RECOMPUTE if recompute is None else [recompute] if isinstance(recompute, str) else recompute
+    kinds = some_of("plan", "recompute", asked, RECOMPUTE)
     found, rules = candidates(workload, choices)
     if not len(found):
         raise ValueError(_no_layout(workload, choices, rules))
@@ -77,7 +86,7 @@ def plan(
 
 
 def price_layout(
-    config: Config,
+    config: str | Config,
     layout: Layout,
     cluster: str | Cluster = "h100",
     *,
@@ -93,7 +102,8 @@ def price_layout(
     pue: float = 1.0,
 ) -> Planned:
     """Predict one layout, whether it fits or not, with what `tokens` of training would cost on it; see `plan`."""
-    workload = Workload(config, find_cluster(cluster), layout.ranks, global_batch, seq, precision, stack)
+    ranks = instance("price_layout", "layout", layout, Layout, A_LAYOUT).ranks
+    workload = Workload(find_config(config), find_cluster(cluster), ranks, global_batch, seq, precision, stack)
     prices = _prices(workload.cluster, price_per_gpu_hour, watts_per_gpu, price_per_kwh, pue)
     return _priced(layout, recompute, workload.predict(layout, recompute), tokens, prices)
 

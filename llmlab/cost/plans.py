@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, overload
 
+from llmlab.arguments import real
 from llmlab.cost.candidates import Workload
 from llmlab.cost.prediction import Prediction
 from llmlab.parallel.layout import Layout
@@ -24,10 +25,9 @@ class Prices:
 
     def __post_init__(self) -> None:
         for name in ("per_gpu_hour", "per_kwh", "watts_per_gpu"):
-            if (value := getattr(self, name)) is not None and not value >= 0:
-                raise ValueError(f"{name} wants a number of at least 0, got {value!r}")
-        if not self.pue >= 1:
-            raise ValueError(f"pue wants a number of at least 1, got {self.pue!r}: a site draws what its devices draw")
+            if (value := getattr(self, name)) is not None:
+                real("a plan", name, value, least=0)
+        real("a plan", "pue (a site draws what its devices draw)", self.pue, least=1)
 
     def energy_kwh(self, gpu_hours: float) -> float | None:
         return None if self.watts_per_gpu is None else gpu_hours * self.watts_per_gpu * self.pue / 1000

@@ -10,7 +10,9 @@ from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from llmlab.cost.arrays import LayoutColumns, ModelLike, Numbers, Words, columns
+from llmlab.arguments import choice, choices, instances, listing, real, wholes
+from llmlab.cost.arrays import Counts, LayoutColumns, ModelLike, Numbers, Words, columns
+from llmlab.cost.models import find_sizes
 from llmlab.cost.sizes import NUMBER_BYTES, Sizes
 from llmlab.cost.stack import Stack
 from llmlab.cost.stack import stack as find_stack
@@ -20,6 +22,7 @@ from llmlab.hardware import cluster as find_cluster
 from llmlab.parallel.layout import Layout
 
 RECOMPUTE = ("none", "selective", "full")
+A_LAYOUT = "write lab.Layout(dp=2)"
 MARGIN = 0.9  # of a device's memory; what an allocator loses is not modelled
 
 N = TypeVar("N", float, Numbers)
@@ -93,7 +96,7 @@ class Prediction(Generic[N]):
 
     def gpu_hours(self, tokens: float = 1e9) -> N:
         """Device-hours for so many tokens of training."""
-        return tokens / self.tokens_per_s * self.ranks / 3600
+        return real("gpu_hours", "tokens", tokens, above=0) / self.tokens_per_s * self.ranks / 3600
 
     def at(self, i: int) -> Prediction[float]:
         """The i-th of many, as one."""
@@ -110,18 +113,18 @@ class Prediction(Generic[N]):
 
 @overload
 def predict(
-    config: ModelLike, layout: Layout, cluster: str | Cluster = ..., *, global_batch: int, seq: int,
+    config: str | ModelLike, layout: Layout, cluster: str | Cluster = ..., *, global_batch: int, seq: int,
     precision: str = ..., recompute: str | Sequence[str] = ..., stack: str | Stack = ...,
     without: Collection[str] = ...,
 ) -> Prediction[float]: ...  # fmt: skip
 @overload
 def predict(
-    config: ModelLike, layout: Sequence[Layout] | LayoutColumns, cluster: str | Cluster = ..., *, global_batch: int,
-    seq: int, precision: str = ..., recompute: str | Sequence[str] = ..., stack: str | Stack = ...,
+    config: str | ModelLike, layout: Sequence[Layout] | LayoutColumns, cluster: str | Cluster = ..., *,
+    global_batch: int, seq: int, precision: str = ..., recompute: str | Sequence[str] = ..., stack: str | Stack = ...,
     without: Collection[str] = ...,
 ) -> Prediction[Numbers]: ...  # fmt: skip
 def predict(
-    config: ModelLike,
+    config: str | ModelLike,
     layout: Layout | Sequence[Layout] | LayoutColumns,
     cluster: str | Cluster = "a100",
     *,
@@ -134,34 +137,44 @@ def predict(
 ) -> Prediction[float] | Prediction[Numbers]:
     """Predict one training step with Adam. `global_batch`: sequences of `seq` tokens in the whole batch.
 
-    Many layouts (a list, or `cost.arrays.columns` of them, which are not checked) give arrays, in one pass. `stack`:
-    whose software, see `lab.stacks()`. `without`: terms left out, of `cost.step.TERMS`. Raises ValueError for an
-    illegal layout and for unknown names.
+    `config`: sizes, or a published model's name (see `lab.find_config`). Many layouts (a list, or `cost.arrays.columns`
+    of them, which are not checked) give arrays, in one pass. `stack`: whose software, see `lab.stacks()`. `without`:
+    terms left out, of `cost.step.TERMS`. Raises ValueError for an illegal layout and for unknown names.
     """
-    _check_names("precision", [precision], NUMBER_BYTES)
-    _check_names("without", without, TERMS)
+    config = find_sizes(config)
+    choice("predict", "precision", precision, NUMBER_BYTES)
+    left_out = listing("predict", "without", without, "terms")
+    wholes("predict", 1, global_batch=global_batch, seq=seq)
     one = isinstance(layout, Layout)
     if not isinstance(layout, LayoutColumns):
-        layouts = [layout] if isinstance(layout, Layout) else list(layout)
+        layouts = [layout] if isinstance(layout, Layout) else instances("predict", "layout", layout, Layout, A_LAYOUT)
         for each in layouts:
             each.check(config, global_batch, seq)
         layout = columns(layouts)
-    kinds = [recompute] if isinstance(recompute, str) else list(recompute)
-    _check_names("recompute", set(kinds), RECOMPUTE)
-    again = np.array([RECOMPUTE.index(kind) for kind in kinds])
-    again = again[0] if len(kinds) == 1 else again
+    again = _recomputing(recompute, len(layout))
     w = NUMBER_BYTES[precision]
     stack = find_stack(stack)
     b = global_batch / (layout.dp * layout.microbatches)
     x = Sizes(config, layout, b, seq, w, stack.gradient_bytes or w, again)
-    found = predict_sizes(x, find_cluster(cluster), stack, precision, without)
+    found = predict_sizes(x, find_cluster(cluster), stack, precision, left_out)
     return found.at(0) if one else found
+
+
+def _recomputing(recompute: str | Sequence[str], layouts: int) -> Counts:
+    """The number of one kind for all, or an array of a kind for each layout."""
+    kinds = choices("predict", "recompute", [recompute] if isinstance(recompute, str) else recompute, RECOMPUTE)
+    if len(kinds) not in (1, layouts):
+        raise ValueError(f"predict wants recompute as one kind, or one for each of {layouts} layouts; got {kinds}")
+    numbers = np.array([RECOMPUTE.index(kind) for kind in kinds])
+    return numbers[0] if len(kinds) == 1 else numbers
 
 
 def predict_sizes(
     x: Sizes, on: Cluster, stack: Stack, precision: str, without: Collection[str] = ()
 ) -> Prediction[Numbers]:
     """Predict what `Sizes` describe."""
+    for term in without:
+        choice("predict", "without", term, TERMS)
     breakdown, hidden = step_seconds(x, on, stack, precision, without)
     layout = x.layout
     ranks = layout.dp * layout.tp * layout.pp * layout.cp
@@ -177,9 +190,3 @@ def predict_sizes(
         peak_flops_per_s=on.device.peak(precision),
         capacity_bytes=on.device.memory_bytes,
     )
-
-
-def _check_names(what: str, got: Collection[str], known: Collection[str]) -> None:
-    for name in got:
-        if name not in known:
-            raise ValueError(f"{what} wants one of {', '.join(known)}; got {name!r}")

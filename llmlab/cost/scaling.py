@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from llmlab.arguments import listing, real, reals, whole
 from llmlab.hardware.measurement import fit_latency_bandwidth
 
 
@@ -22,8 +23,13 @@ class Scaling:
     fixed_s: float
     item_s: float
 
+    def __post_init__(self) -> None:
+        reals("Scaling", 0, fixed_s=self.fixed_s, item_s=self.item_s)
+
     def seconds(self, items: float, ranks: int = 1) -> float:
-        return self.fixed_s + self.item_s * items / ranks
+        return self.fixed_s + self.item_s * real("seconds", "items", items, least=0) / whole(
+            "seconds", "ranks", ranks, 1
+        )
 
     def serial_share(self, items: float) -> float:
         """The share of one rank's time that stays: Amdahl's f. It falls as the items grow."""
@@ -35,7 +41,7 @@ def fit_scaling(samples: Iterable[tuple[float, int, float]]) -> Scaling:
 
     Raises ValueError unless items / ranks takes two values or more.
     """
-    rows = [(1.0, items / ranks, seconds) for items, ranks, seconds in samples]
+    rows = [_per_rank(sample) for sample in listing("fit_scaling", "samples", samples, "(items, ranks, seconds)")]
     if len({per_rank for _, per_rank, _ in rows}) < 2:
         raise ValueError(f"a fixed part and a part per item want two values of items / ranks, got {rows}")
     fixed_s, items_per_s = fit_latency_bandwidth(rows)  # the same line, of other units
@@ -55,5 +61,15 @@ def gustafson(serial_share: float, ranks: int) -> float:
 
 
 def _check(serial_share: float, ranks: int) -> None:
-    if not 0 <= serial_share <= 1 or not ranks >= 1:
-        raise ValueError(f"a speed-up wants 0 <= serial_share <= 1 and ranks >= 1, got {serial_share} and {ranks}")
+    real("a speed-up", "serial_share", serial_share, least=0, most=1)
+    real("a speed-up", "ranks", ranks, least=1, infinite=True)
+
+
+def _per_rank(sample: tuple[float, int, float]) -> tuple[float, float, float]:
+    """(1, items / ranks, seconds): what the line is fitted to."""
+    if not isinstance(sample, (tuple, list)) or len(sample) != 3:
+        raise ValueError(f"fit_scaling wants samples of (items, ranks, seconds); got {sample!r}")
+    items, ranks, seconds = sample
+    real("fit_scaling", "items", items, least=0)
+    real("fit_scaling", "seconds", seconds, above=0)
+    return 1.0, items / whole("fit_scaling", "ranks", ranks, 1), seconds

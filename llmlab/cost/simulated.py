@@ -10,8 +10,11 @@ from random import Random
 
 import torch
 
+from llmlab.arguments import choice, flag, instance, whole
 from llmlab.comm.group import Group
 from llmlab.comm.simulator import Simulator
+from llmlab.cost.models import find_config
+from llmlab.cost.prediction import A_LAYOUT, RECOMPUTE
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
 from llmlab.model import Config, Transformer
@@ -35,7 +38,7 @@ class Simulated:
 
 
 def simulate(
-    config: Config,
+    config: str | Config,
     layout: Layout,
     cluster: str | Cluster = "a100",
     *,
@@ -50,7 +53,11 @@ def simulate(
     The whole model is kept and computed in one `precision`, "bf16" or "fp32". fold: let one rank stand for those that
     differ from it in their data only, along dp and tp. Raises ValueError for an illegal layout.
     """
-    layout.check(config, global_batch, seq)
+    config = find_config(config)
+    choice("simulate", "precision", precision, DTYPES)
+    choice("simulate", "recompute", recompute, RECOMPUTE)
+    flag("simulate", "fold", fold)
+    instance("simulate", "layout", layout, Layout, A_LAYOUT).check(config, global_batch, seq)
     config = replace(config, dtype=DTYPES[precision])
     on = find_cluster(cluster)
     simulator = Simulator(
@@ -98,7 +105,8 @@ def draw_case(seed: int, most_ranks: int = 32) -> DrawnCase:
 
     On the GPUs no model is narrower than 1024: below, what counts is how fast the host launches.
     """
-    random = Random(seed)
+    random = Random(whole("draw_case", "seed", seed))
+    whole("draw_case", "most_ranks", most_ranks, least=2)
     layout = _draw_layout(random, most_ranks)
     cluster = random.choice(["classroom", "a100", "h100", "v100"])
     seq = random.choice([1024, 2048])

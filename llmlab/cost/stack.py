@@ -8,10 +8,10 @@ published tables named beside them (`data/published/stacks.csv`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
+from llmlab.arguments import choice, flag, real, string, whole
 from llmlab.cost.arrays import ByName
 from llmlab.cost.memory import fullest_stage
 from llmlab.cost.network import Wires
@@ -50,6 +50,16 @@ class Stack:
     gradient_bytes: int = 0  # of one accumulated gradient; 0: as wide as an activation
     spread: float = 0.35
     fitted_to: str = ""
+
+    def __post_init__(self) -> None:
+        string("Stack", "name", self.name)
+        for rate in ("matmul", "attention", "memory", "intra", "inter", "activations"):
+            real("Stack", rate, getattr(self, rate), above=0)
+        for number in ("host", "congestion", "spread"):
+            real("Stack", number, getattr(self, number), least=0)
+        for name in ("fused_attention", "overlap_gradients"):
+            flag("Stack", name, getattr(self, name))
+        whole("Stack", "gradient_bytes", self.gradient_bytes, least=0)
 
     def roofline(self, device: Device, precision: str) -> Roofline:
         """FLOP/s and bytes/s that this software's kernels reach on a device."""
@@ -94,11 +104,7 @@ def stack(name_or_stack: str | Stack) -> Stack:
     if isinstance(name_or_stack, Stack):
         return name_or_stack
     known = _table()
-    if name_or_stack not in known:
-        near = get_close_matches(name_or_stack, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"a stack is one of {', '.join(known)}; got {name_or_stack!r}{hint}")
-    return known[name_or_stack]
+    return known[choice("stack", "name", name_or_stack, known)]
 
 
 @cache

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from llmlab.arguments import listing, whole
+
 Codes = Int64[np.ndarray, " N"]  # n-grams, each written as one number in base `vocab_size + 1`
 
 
@@ -34,7 +36,9 @@ class KneserNey:
 
     def __init__(self, documents: Sequence[Sequence[int]], vocab_size: int, order: int = 2):
         """Count. order: 2 for bigrams, 3 for trigrams. Raises ValueError for ids outside the vocabulary and no text."""
-        self.vocab_size, self.order = vocab_size, order
+        listing("KneserNey", "documents", documents, "documents, each a list of token ids")
+        self.vocab_size = whole("KneserNey", "vocab_size", vocab_size, least=1)
+        self.order = whole("KneserNey", "order", order)
         if order < 2 or (vocab_size + 1) ** order >= 2**63:
             most = int(63 * math.log(2) / math.log(vocab_size + 1))
             raise ValueError(f"order wants 2 to {most} for a vocabulary of {vocab_size}, got {order}")
@@ -67,7 +71,10 @@ class KneserNey:
         base = self.vocab_size + 1
         found = []
         for document in documents:
-            ids = np.asarray(document, dtype=np.int64)
+            ids = np.asarray(document)
+            if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+                raise ValueError(f"documents want lists of whole numbers, token ids; got {document!r:.60}")
+            ids = ids.astype(np.int64)
             if len(ids) and not (0 <= ids.min() and ids.max() < self.vocab_size):
                 raise ValueError(f"token ids want 0 to {self.vocab_size - 1}, got {ids.min()} to {ids.max()}")
             ids = np.concatenate([np.full(self.order - 2, self.vocab_size), ids])

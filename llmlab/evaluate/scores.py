@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from llmlab.arguments import instance, listing
+from llmlab.arguments import function, instance, listing, whole
 from llmlab.model import IGNORE, cross_entropy
 from llmlab.model.whole import model_of, used_whole, whole_of
 
@@ -59,7 +59,7 @@ def mean_loss(model: Any, batches: Iterable[Batch], forward: Forward = logits_of
     """
     whole, total, n = whole_of(model), 0.0, 0
     with used_whole("mean_loss", model) as one, evaluating(one):
-        for batch, targets in _scored("mean_loss", batches):
+        for batch, targets in _scored("mean_loss", batches, forward):
             if whole is not None and forward is logits_of:  # a loss needs no logits of everybody's
                 tokens, *more, targets = on_device(one, batch)
                 loss = whole.loss_sum(tokens, targets, *more)
@@ -94,7 +94,7 @@ def predictions(
     """
     truth, predicted = [], []
     with used_whole("predictions", model) as one, evaluating(one):
-        for batch, targets in _scored("predictions", batches):
+        for batch, targets in _scored("predictions", batches, forward):
             logits = forward(one, batch)
             targets = targets.to(logits.device)
             counted = targets != IGNORE
@@ -107,7 +107,12 @@ def confusion(
     targets: Int[Tensor, " N"] | Iterable[int], predicted: Int[Tensor, " N"] | Iterable[int], n_class: int
 ) -> Int[Tensor, "C C"]:
     """Count how often class `row` was taken for class `column`; the diagonal is what is right."""
+    n_class = whole("confusion", "n_class", n_class, least=1)
+    for name, value in (("targets", targets), ("predicted", predicted)):
+        listing("confusion", name, value, "classes")
     truth, guess = (torch.as_tensor(x if isinstance(x, Tensor) else list(x)) for x in (targets, predicted))
+    if truth.is_floating_point() or guess.is_floating_point():
+        raise ValueError("confusion wants classes as whole numbers, got numbers with a fraction")
     if truth.shape != guess.shape:
         raise ValueError(f"confusion wants as many predictions as targets, got {len(guess)} and {len(truth)}")
     for name, classes in (("targets", truth), ("predictions", guess)):
@@ -134,13 +139,16 @@ def finite(call: str, logits: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
     )
 
 
-def _scored(call: str, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+def _scored(call: str, batches: Iterable[Batch], forward: Forward) -> Iterator[tuple[Batch, Tensor]]:
     """Go through (batch, targets). Raises ValueError for what is no batch, and if there is no target at all."""
+    function(call, "forward", forward, "model, batch")
     counted = False
     for batch in _many(call, "batches", batches):
         if isinstance(batch, Tensor):
             raise ValueError("batches want to be many of (inputs ..., targets), got tensors: pass [batch]")
-        *_, targets = _many(call, "each batch", batch)
+        *inputs, targets = _many(call, "each batch", batch)
+        if not inputs:
+            raise ValueError(f"{call} wants (inputs ..., targets) in each batch, got one tensor only")
         targets = instance(call, "targets, the last of each batch,", targets, Tensor)
         counted = counted or bool((targets != IGNORE).any())
         yield batch, targets

@@ -16,6 +16,8 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from llmlab.arguments import function, instance, listing
+
 MAX_ORDER = 4
 _MARK = re.compile("([" + re.escape("".join(set(string.punctuation) - set("',-."))) + "])")
 
@@ -26,6 +28,7 @@ def tokenize_13a(text: str) -> list[str]:
     But . and , stay within numbers, - stays unless it follows a digit, and ' stays. Four HTML entities are read as the
     characters they stand for.
     """
+    instance("tokenize_13a", "text", text, str)
     text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity in ("&quot;", "&amp;", "&lt;", "&gt;"):  # in this order: "&amp;lt;" becomes "<"
         text = text.replace(entity, html.unescape(entity))
@@ -44,10 +47,11 @@ def bleu(
 
     references: for each hypothesis one text, or several. tokenize: `list` compares characters, as suits Chinese.
     """
-    if isinstance(hypotheses, str) or len(hypotheses) != len(references) or not hypotheses:
+    hypotheses, references = listing("bleu", "hypotheses", hypotheses), listing("bleu", "references", references)
+    function("bleu", "tokenize", tokenize, "text")
+    if len(hypotheses) != len(references) or not hypotheses:
         raise ValueError(
-            "bleu wants a list of hypotheses and as many references, got "
-            + ("one string" if isinstance(hypotheses, str) else f"{len(hypotheses)} and {len(references)}")
+            f"bleu wants a list of hypotheses and as many references, got {len(hypotheses)} and {len(references)}"
         )
     matched, possible, length, wanted = [0] * MAX_ORDER, [0] * MAX_ORDER, 0, 0
     for hypothesis, given in zip(hypotheses, references, strict=True):

@@ -38,6 +38,8 @@ class NextTokens:
 def next_tokens(model: Any, tokenizer: BPE, prompt: str, keep: int = 500, source: str = "") -> NextTokens:
     """Ask a model, or a step's, for the `keep` likeliest tokens after a prompt."""
     keep = whole("next_tokens", "keep", keep, least=1)
+    if not hasattr(tokenizer, "encode"):
+        raise ValueError(f"next_tokens wants a tokenizer, got a {type(tokenizer).__name__}")
     ids, _ = pad(tokenizer.encode(string("next_tokens", "prompt", prompt)))
     check_prompts(model_of("next_tokens", model), ids, 1)
     with used_whole("next_tokens", model) as one, evaluating(one):

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from llmlab.arguments import flag, function
 from llmlab.hardware.measurement import measure
 from llmlab.hardware.specs import DTYPES, Cluster, Device, Link
 
@@ -61,6 +62,8 @@ def this_machine(refresh: bool = False, say: Callable[[str], Any] = print) -> Cl
     Matrix and attention rates, memory bandwidth and the cost of a small operation are one thread's while every core
     works (with GPUs: one GPU's); the link is fitted to sends and all-reduces between processes. `say` hears of it.
     """
+    flag("this_machine", "refresh", refresh)
+    function("this_machine", "say", say, "text")
     machine = describe_machine()
     kept = CACHE / f"machine-{_key(machine)}.json"
     found = None if refresh else _load(kept)

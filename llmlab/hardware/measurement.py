@@ -14,9 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from llmlab.arguments import listing, real, reals
+
 MATRIX = 768  # side of the product timed on a core: 0.9 GFLOP, tens of milliseconds
 COPIED_BYTES = 64 * 2**20  # past the last-level cache of most machines
 MESSAGE_BYTES = (4, 2**12, 2**16, 2**20, 2**22)
+SAMPLE = "(steps, nbytes, seconds)"
 SAMPLES = "messages"  # of the link, on rank 0
 
 
@@ -43,7 +46,7 @@ def fit_latency_bandwidth(samples: list[tuple[float, float, float]]) -> tuple[fl
     Least squares of the relative error, by the normal equations of two unknowns. Where noise would make the latency
     negative it is zero; where it would make the bandwidth so, it is the best any sample reached.
     """
-    rows = [(steps / t, nbytes / t) for steps, nbytes, t in samples]
+    rows = [_per_second(sample) for sample in listing("fit_latency_bandwidth", "samples", samples, SAMPLE)]
     aa, ab, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
     a, b = sum(row[0] for row in rows), sum(row[1] for row in rows)
     determinant = aa * bb - ab * ab
@@ -53,6 +56,15 @@ def fit_latency_bandwidth(samples: list[tuple[float, float, float]]) -> tuple[fl
     per_byte = (b - max(latency, 0.0) * ab) / bb
     best = max(nbytes / t for _, nbytes, t in samples)
     return max(latency, 0.0), 1 / per_byte if per_byte > 0 else best
+
+
+def _per_second(sample: tuple[float, float, float]) -> tuple[float, float]:
+    if not isinstance(sample, (tuple, list)) or len(sample) != 3:
+        raise ValueError(f"fit_latency_bandwidth wants samples of {SAMPLE}; got {sample!r}")
+    steps, nbytes, seconds = sample
+    reals("fit_latency_bandwidth", 0, steps=steps, nbytes=nbytes)
+    real("fit_latency_bandwidth", "seconds", seconds, above=0)
+    return steps / seconds, nbytes / seconds
 
 
 def _mean_error(samples: list[tuple[float, float, float]], latency: float, bandwidth: float) -> float:

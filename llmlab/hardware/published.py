@@ -6,6 +6,7 @@ import dataclasses
 from difflib import get_close_matches
 from functools import cache
 
+from llmlab.arguments import string, whole
 from llmlab.hardware.facts import read_facts
 from llmlab.hardware.machine import this_machine
 from llmlab.hardware.specs import DTYPES, Cluster, Device, Link
@@ -35,7 +36,7 @@ def cluster(
     A link that a machine has once (Ethernet, Wi-Fi) is given to its devices in equal shares; pass a Link to decide
     yourself. "this-machine" is `this_machine()`, measured. Raises ValueError with the known names.
     """
-    if name_or_cluster == "this-machine":
+    if isinstance(name_or_cluster, str) and name_or_cluster == "this-machine":
         name_or_cluster = this_machine()
     near: str | Link
     far: str | Link
@@ -46,9 +47,7 @@ def cluster(
         near, far = (_row("clusters", name_or_cluster)[column] for column in ("intra", "inter"))
     if intra is None and inter is None and devices_per_node is None:
         return base
-    n = base.devices_per_node if devices_per_node is None else devices_per_node
-    if n < 1:
-        raise ValueError(f"a node has at least 1 device, got devices_per_node={n}")
+    n = base.devices_per_node if devices_per_node is None else whole("cluster", "devices_per_node", devices_per_node, 1)
     within, between = link(intra or near, sharers=n), link(inter or far, sharers=n)
     name = f"{base.name} with {n} a node, {within.name} within, {between.name} between"
     return dataclasses.replace(base, name=name, devices_per_node=n, intra=within, inter=between)
@@ -80,6 +79,7 @@ def link(name_or_link: str | Link, sharers: int = 1) -> Link:
     if isinstance(name_or_link, Link):
         return name_or_link
     row = _row("links", name_or_link)
+    whole("link", "sharers", sharers, least=1)
     peak = float(row["gbytes_per_s"]) * 1e9 / (sharers if row["shared"] == "yes" else 1)
     return Link(name_or_link, float(row["latency_us"]) / 1e6, peak, float(row["efficiency"]))
 
@@ -105,8 +105,8 @@ def _table(name: str) -> dict[str, dict[str, str]]:
 
 def _row(table: str, name: str) -> dict[str, str]:
     rows = _table(table)
-    if name not in rows:
-        near = get_close_matches(str(name).lower(), rows, n=1, cutoff=0.4)
+    if string(table[:-1], "name", name) not in rows:
+        near = get_close_matches(name.lower(), rows, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"a {table[:-1]} is one of {', '.join(rows)}; got {name!r}{hint}")
     return rows[name]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from llmlab.arguments import choice, flag, instance, real, reals, string, whole
+
 Number = float | int  # a checker takes "float" by its word
+KINDS = ("matmul", "attention", "memory")
 DTYPES = ("fp8", "bf16", "fp16", "fp32", "fp64")  # narrow to wide; a device without one is priced at the next it has
 
 
@@ -28,13 +32,22 @@ class Device:
     memory_efficiency: Number
     one_clock: bool = False
 
+    def __post_init__(self) -> None:
+        string("Device", "name", self.name)
+        _check_rates(self.flops_per_s)
+        whole("Device", "memory_bytes", self.memory_bytes, least=1)
+        real("Device", "memory_bytes_per_s", self.memory_bytes_per_s, above=0)
+        reals("Device", 0, launch_s=self.launch_s, ramp_s=self.ramp_s)
+        for name in ("matmul_efficiency", "attention_efficiency", "memory_efficiency"):
+            real("Device", name, getattr(self, name), above=0)
+        flag("Device", "one_clock", self.one_clock)
+
     def peak(self, dtype: str) -> float:
         """FLOP/s of the matrix unit for this dtype, or for the next wider one it has.
 
         Raises ValueError for an unknown dtype, and where the device has nothing so wide.
         """
-        if dtype not in DTYPES:
-            raise ValueError(f"a dtype is one of {', '.join(DTYPES)}; got {dtype!r}")
+        choice("peak", "dtype", dtype, DTYPES)
         for wide in DTYPES[DTYPES.index(dtype) :]:
             if wide in self.flops_per_s:
                 return self.flops_per_s[wide]
@@ -49,8 +62,7 @@ class Device:
         moving = nbytes / (self.memory_bytes_per_s * self.memory_efficiency)
         if kind == "memory":
             return moving + self.ramp_s
-        if kind not in ("matmul", "attention"):
-            raise ValueError(f"a kernel is matmul, attention or memory; got {kind!r}")
+        choice("kernel_seconds", "kind", kind, KINDS)
         efficiency = self.matmul_efficiency if kind == "matmul" else self.attention_efficiency
         return max(flops / (self.peak(dtype) * efficiency), moving) + self.ramp_s
 
@@ -63,6 +75,12 @@ class Link:
     latency_s: Number
     bytes_per_s: Number
     efficiency: Number = 1.0
+
+    def __post_init__(self) -> None:
+        string("Link", "name", self.name)
+        real("Link", "latency_s", self.latency_s, least=0)
+        real("Link", "bytes_per_s", self.bytes_per_s, above=0)
+        real("Link", "efficiency", self.efficiency, above=0, most=1)
 
     def seconds(self, nbytes: Number) -> float:
         """Seconds for one message that has the link to itself."""
@@ -85,6 +103,13 @@ class Cluster:
     fictional: bool = False
     measured: bool = False
 
+    def __post_init__(self) -> None:
+        string("Cluster", "name", self.name)
+        instance("Cluster", "device", self.device, Device, "lab.hardware.device('h100')")
+        whole("Cluster", "devices_per_node", self.devices_per_node, least=1)
+        for name in ("intra", "inter"):
+            instance("Cluster", name, getattr(self, name), Link, "lab.hardware.link('ethernet-10g')")
+
     def node(self, rank: int) -> int:
         """The node that a rank of the world lives on; nodes fill up in order."""
         return rank // self.devices_per_node
@@ -92,3 +117,10 @@ class Cluster:
     def link(self, a: int, b: int) -> Link:
         """The link between world ranks a and b."""
         return self.intra if self.node(a) == self.node(b) else self.inter
+
+
+def _check_rates(rates: Mapping[str, Number]) -> None:
+    if not isinstance(rates, Mapping) or not rates:
+        raise ValueError(f"Device wants flops_per_s as {{dtype: FLOP/s}}; got {rates!r}")
+    for dtype, rate in rates.items():
+        real("Device", f"flops_per_s[{choice('Device', 'flops_per_s', dtype, DTYPES)!r}]", rate, above=0)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from llmlab.arguments import instance, whole
 from llmlab.model.config import Config
 from llmlab.model.embedding import Rotation, rotate
 from llmlab.model.layers import Linear
@@ -89,11 +90,15 @@ def repeat_heads(x: Keys, heads: int) -> Float[Tensor, "B h S K"]:
 
 def padding_mask(lengths: Int[Tensor, " B"], S: int) -> Bool[Tensor, "B 1 1 S"]:
     """Let nobody look at the padding that follows each sequence's own tokens."""
+    instance("padding_mask", "lengths", lengths, Tensor, "torch.tensor(lengths)")
+    whole("padding_mask", "S", S, least=1)
     return (torch.arange(S, device=lengths.device) < lengths[:, None])[:, None, None]
 
 
 def document_mask(documents: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
     """Let each token look only within its own document, where several are packed into one sequence."""
+    if not isinstance(documents, Tensor) or documents.dim() != 2:
+        raise ValueError(f"document_mask wants documents as numbers [B, T]; got a {type(documents).__name__}")
     return (documents[:, :, None] == documents[:, None, :])[:, None]
 
 

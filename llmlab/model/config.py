@@ -10,12 +10,21 @@ The one legend of letters, used in every shape of the library. Capital: the whol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from llmlab.arguments import choice, flag, listing, real, string, whole
 
 NORMS = ("layernorm", "rmsnorm")
 MLPS = ("gelu", "gelu_tanh", "relu", "swiglu")
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
+SIZES = ("vocab_size", "d_model", "n_layer", "n_head", "max_seq")
+MAY_BE_ZERO = ("n_kv_head", "d_ff", "n_expert", "n_expert_active", "n_expert_shared")
+NUMBERS: dict[str, dict[str, Any]] = {
+    "norm_eps": {"above": 0}, "rotary_base": {"above": 0}, "balance_loss": {"least": 0},
+    "dropout": {"least": 0, "below": 1}, "label_smoothing": {"least": 0, "below": 1},
+}  # fmt: skip
 ATTENTION_BIASES = (None, "all", "qkv", "none")
 
 
@@ -60,17 +69,16 @@ class Config:
     rotary_factors: tuple[float, ...] = ()  # divide the K/2 rotary frequencies, to reach further; (): by nothing
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if not self.n_kv_head:
             object.__setattr__(self, "n_kv_head", self.n_head)
         if not self.d_ff:
             width = -(-8 * self.d_model // 96) * 32 if self.mlp == "swiglu" else 4 * self.d_model
             object.__setattr__(self, "d_ff", width)
-        self._check_sizes()
-        self._check_choices()
-        if not self.head_dim or isinstance(self.head_dim, Derived):
+        if isinstance(self.head_dim, Derived) or not self.head_dim:
             object.__setattr__(self, "head_dim", Derived(self.d_model // self.n_head))
+        self._check_sizes()
         self._check_heads()
-        object.__setattr__(self, "rotary_factors", tuple(map(float, self.rotary_factors)))
 
     @property
     def qkv_bias(self) -> bool:
@@ -106,13 +114,13 @@ class Config:
         A product of m x k by k x n is 2 m k n. Attention is counted over the whole T x T, masked or not, as in
         Narayanan et al. 2021, appendix; backward is twice forward. `seq` defaults to max_seq.
         """
-        seq = self.max_seq if seq is None else seq
+        seq = self.max_seq if seq is None else whole("flops_per_token", "seq", seq, least=1)
         active = self.n_expert_active + self.n_expert_shared if self.n_expert else 1
         weights = self._attention_weights + active * self._mlp_weights + self.d_model * self.n_expert
         scores_and_average = 4 * seq * self.n_head * self.head_dim
         head = 2 * self.d_model * self.vocab_size
         forward = self.n_layer * (2 * weights + scores_and_average) + head
-        return 3 * forward if backward else forward
+        return 3 * forward if flag("flops_per_token", "backward", backward) else forward
 
     @property
     def _attention_weights(self) -> int:
@@ -138,15 +146,34 @@ class Config:
 
     # --- rules ------------------------------------------------------------------------------------------------------
 
+    def _check_kinds(self) -> None:
+        """Each field by itself; counts are kept as Python's ints, whoever's they were."""
+        for names, least in ((SIZES, 1), (MAY_BE_ZERO, 0)):
+            for name in names:
+                object.__setattr__(self, name, whole("Config", name, getattr(self, name), least))
+        whole("Config", "head_dim", self.head_dim, 0)  # kept as it came: it may be a Derived one
+        for name, choices in (("norm", NORMS), ("mlp", MLPS), ("position", POSITIONS)):
+            choice("Config", name, string("Config", name, getattr(self, name)), choices)
+        choice("Config", "attention_bias", self.attention_bias, ATTENTION_BIASES)
+        for name in ("norm_first", "causal", "bias", "tie_embeddings"):
+            flag("Config", name, getattr(self, name))
+        for name, bounds in NUMBERS.items():
+            real("Config", name, getattr(self, name), **bounds)
+        factors = listing("Config", "rotary_factors", self.rotary_factors, "numbers")
+        factors = [real("Config", "each of rotary_factors", factor, above=0) for factor in factors]
+        object.__setattr__(self, "rotary_factors", tuple(factors))
+        if self.capacity_factor is not None:
+            real("Config", "capacity_factor (or None)", self.capacity_factor, above=0)
+        if not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
+            raise ValueError(f"Config wants dtype as a floating-point torch.dtype; got {self.dtype!r}")
+
     def _check_sizes(self) -> None:
-        for name in ("vocab_size", "d_model", "n_layer", "n_head", "max_seq", "n_kv_head", "d_ff", "head_dim"):
-            size, least = getattr(self, name), 0 if name == "head_dim" else 1
-            if not isinstance(size, int) or isinstance(size, bool) or size < least:
-                raise ValueError(f"{name} wants an integer of at least {least}, got {size!r}")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_kv_head wants a divisor of n_head={self.n_head}, got {self.n_kv_head}")
         if self.position == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"sinusoidal positions come in pairs and want an even d_model, got {self.d_model}")
+        if self.n_expert and not 1 <= self.n_expert_active <= self.n_expert:
+            raise ValueError(f"n_expert_active wants 1 to n_expert={self.n_expert}, got {self.n_expert_active}")
 
     def _check_heads(self) -> None:
         if isinstance(self.head_dim, Derived) and self.d_model % self.n_head:
@@ -161,24 +188,3 @@ class Config:
                 f"rotary_factors wants position='rotary' and one for each of head_dim/2={self.head_dim // 2} "
                 f"frequencies, got position={self.position!r} and {len(factors)} factors"
             )
-        if not all(isinstance(factor, (int, float)) and 0 < factor < float("inf") for factor in factors):
-            raise ValueError(f"rotary_factors wants numbers above 0, got {factors}")
-
-    def _check_choices(self) -> None:
-        known = {"norm": NORMS, "mlp": MLPS, "position": POSITIONS, "attention_bias": ATTENTION_BIASES}
-        for name, choices in known.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} wants one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
-        for name in ("dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} wants a number from 0 to below 1, got {getattr(self, name)!r}")
-        if not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
-            raise ValueError(f"dtype wants a floating-point torch.dtype, got {self.dtype!r}")
-        if self.n_expert < 0 or self.n_expert_shared < 0:
-            raise ValueError(
-                f"n_expert and n_expert_shared want at least 0, got {self.n_expert}, {self.n_expert_shared}"
-            )
-        if self.n_expert and not 1 <= self.n_expert_active <= self.n_expert:
-            raise ValueError(f"n_expert_active wants 1 to n_expert={self.n_expert}, got {self.n_expert_active}")
-        if self.capacity_factor is not None and not self.capacity_factor > 0:
-            raise ValueError(f"capacity_factor wants None or a number above 0, got {self.capacity_factor!r}")

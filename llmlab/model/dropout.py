@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor, nn
 
+from llmlab.arguments import real
 from llmlab.model.initial import key_of
 
 
@@ -77,7 +78,11 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float):
         super().__init__()
-        self.p, self.seed, self.path = p, 0, ""  # seed and path: set by the model, which knows them
+        self.p, self.seed, self.path = (
+            real("Dropout", "p", p, least=0, below=1),
+            0,
+            "",
+        )  # seed and path: set by the model, which knows them
         self.place = Place()
         self.part = (0, 1)  # sequence parallelism: (which, of how many) slices of the tokens come through here
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
+from llmlab.arguments import real, whole
 from llmlab.model.config import Config
 from llmlab.model.dropout import Dropout
 
@@ -74,8 +75,14 @@ def count(x: Float[Tensor, "B t D"], positions: Int[Tensor, "*B T"] | None) -> I
 
 def sinusoids(positions: Int[Tensor, "*B T"], d_model: int) -> Float[Tensor, "*B T D"]:
     """PE(t, 2i) = sin(t / 10000^(2i/D)), PE(t, 2i + 1) = cos of the same; in float64."""
+    _even("sinusoids", "d_model", d_model)
     angles = angles_of(positions, d_model, 10000.0)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+
+
+def _even(call: str, name: str, size: int) -> None:
+    if whole(call, name, size, least=2) % 2:
+        raise ValueError(f"{call} turns pairs and wants an even {name}, got {size}")
 
 
 def angles_of(positions: Int[Tensor, "*B T"], dim: int, base: float) -> Float[Tensor, "*B T half"]:
@@ -91,6 +98,8 @@ def rotary(
 
     factors: what each frequency is divided by, so that a model trained on short sequences can be taught long ones.
     """
+    _even("rotary", "head_dim", head_dim)
+    real("rotary", "base", base, above=0)
     angles = angles_of(positions, head_dim, base)
     if factors:
         angles = angles / torch.tensor(factors, dtype=angles.dtype, device=angles.device)

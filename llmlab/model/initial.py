@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from llmlab.arguments import instance
 from llmlab.model.config import Config
 
 STD = 0.02
@@ -26,6 +27,7 @@ def key_of(seed: int, *words: object) -> int:
 
 def draw(name: str, shape: Sequence[int], config: Config, seed: int) -> Tensor:
     """Draw the whole parameter of that name, on the CPU; in fp32, so that an fp64 model holds the same numbers."""
+    instance("draw", "config", config, Config)
     if name.endswith("bias"):
         return torch.zeros(shape, dtype=config.dtype, device="cpu")
     if "norm" in name:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
+from llmlab.arguments import instance, whole
 from llmlab.model.config import Config
 from llmlab.model.dropout import Place, note_place, settle
 from llmlab.model.embedding import Embedding, Rotation, count, rotary
@@ -24,6 +25,10 @@ Positions = Int[Tensor, "*B T"]
 Model = TypeVar("Model", bound="LanguageModel")
 
 
+def shape_of(x: Any) -> str:
+    return f"one of shape {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+
+
 class LanguageModel(nn.Module):
     """The base of Transformer, EncoderDecoder and LSTM. Whoever derives from it ends its constructor with `finish`.
 
@@ -33,6 +38,8 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: Config, seed: int):
         super().__init__()
+        instance(type(self).__name__, "config", config, Config, "lab.find_config(name) has published ones")
+        seed = whole(type(self).__name__, "seed", seed, least=0)
         self.config, self.seed, self.place = config, seed, Place()
         self.whole: Whole | None = None  # set by whoever splits the model: see whole.py
         self.embedding = Embedding(config)
@@ -78,6 +85,8 @@ class LanguageModel(nn.Module):
 
     def check_length(self, tokens: Tokens, before: int = 0) -> None:
         """Refuse more tokens than there are positions, `before` counting those already in a cache."""
+        if not isinstance(tokens, Tensor) or tokens.dim() != 2:
+            raise ValueError(f"tokens want a tensor of whole numbers [B, T], got {shape_of(tokens)}")
         length = tokens.shape[1] + before
         if length > self.config.max_seq:
             raise ValueError(f"a sequence wants at most max_seq={self.config.max_seq} tokens, got {length}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
+from llmlab.arguments import choice, instance, real, whole
 from llmlab.model.embedding import as_index
 
 IGNORE = -100  # a target that does not count
@@ -22,6 +25,9 @@ def cross_entropy(
     to fp32 first. Raises ValueError for targets of another shape than the tokens', that are no integers, or outside the
     vocabulary (on a GPU torch's own error, and later).
     """
+    choice("cross_entropy", "reduction", reduction, ("mean", "sum", "none"))
+    instance("cross_entropy", "logits", logits, Tensor)
+    real("cross_entropy", "label_smoothing", label_smoothing, least=0, below=1)
     targets = as_targets(targets, logits)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     flat = logits.flatten(0, -2), targets.flatten()
@@ -40,12 +46,11 @@ def mean_of(total: Float[Tensor, ""], n: Int[Tensor, ""]) -> Float[Tensor, ""]:
     return torch.where(n > 0, total / n.clamp(min=1), torch.nan)
 
 
-def as_targets(targets: Tensor, logits: Float[Tensor, "*B v"]) -> Int[Tensor, "*B"]:
+def as_targets(targets: Any, logits: Float[Tensor, "*B v"]) -> Int[Tensor, "*B"]:
     """Return the targets as integers that torch can look up by, one for each row of logits."""
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"targets want the shape of the tokens, {tuple(logits.shape[:-1])}, got {tuple(targets.shape)}"
-        )
+    if not isinstance(targets, Tensor) or targets.shape != logits.shape[:-1]:
+        found = tuple(targets.shape) if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
+        raise ValueError(f"targets want the shape of the tokens, {tuple(logits.shape[:-1])}, got {found}")
     return as_index("targets", targets).long()
 
 
@@ -60,6 +65,9 @@ def outside_vocabulary(targets: Tensor, vocab_size: int) -> ValueError:
 
 def next_token(tokens: Int[Tensor, "B T1"]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
     """Make (inputs, targets) of a causal model: the targets are the inputs moved by one."""
+    if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.shape[1] < 2:
+        found = list(tokens.shape) if isinstance(tokens, Tensor) else f"a {type(tokens).__name__}"
+        raise ValueError(f"next_token wants tokens [B, T + 1] with T of at least 1, got {found}")
     return tokens[:, :-1], tokens[:, 1:]
 
 
@@ -70,6 +78,10 @@ def masked_tokens(
 
     Of those chosen 80% become `mask_token`, 10% a random token and 10% stay, so that no input can be trusted blindly.
     """
+    instance("masked_tokens", "tokens", tokens, Tensor)
+    instance("masked_tokens", "generator", generator, torch.Generator)
+    whole("masked_tokens", "mask_token", mask_token, 0, whole("masked_tokens", "vocab_size", vocab_size, 1) - 1)
+    real("masked_tokens", "share", share, least=0, most=1)
     chance = torch.rand(tokens.shape, generator=generator, device=generator.device)
     chosen = chance < share
     noise = torch.randint(vocab_size, tokens.shape, generator=generator, device=generator.device)
@@ -80,6 +92,8 @@ def masked_tokens(
 
 def shifted_right(targets: Int[Tensor, "B T"], start_token: int) -> Int[Tensor, "B T"]:
     """Make a decoder's inputs from its targets: it sees the tokens before the one it is asked for."""
+    instance("shifted_right", "targets", targets, Tensor)
+    whole("shifted_right", "start_token", start_token, least=0)
     inputs = targets.masked_fill(targets == IGNORE, start_token).roll(1, dims=1)
     inputs[:, 0] = start_token
     return inputs

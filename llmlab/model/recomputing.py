@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch.overrides import _get_current_function_mode_stack as function_modes
 from torch.utils.checkpoint import checkpoint
 
+from llmlab.arguments import choice, instance
 from llmlab.model.dropout import Place
 from llmlab.model.transformer import Block, Transformer
 
@@ -20,8 +21,8 @@ def recompute(model: Transformer, what: str = "full") -> Transformer:
     "full": keep only the input of each block. "selective": keep all but what attention makes between q, k, v and its
     output (Korthikanti et al. 2023, section 5). Raises ValueError for anything else.
     """
-    if what not in ("full", "selective"):
-        raise ValueError(f'recompute wants "full" or "selective", got {what!r}')
+    instance("recompute", "model", model, Transformer)
+    choice("recompute", "what", what, ("full", "selective"))
     for block in cast(Iterable[Block], model.blocks):
         if what == "full":
             block.forward = recomputed(block.forward, model.place)  # type: ignore[method-assign]

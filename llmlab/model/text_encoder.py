@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llmlab.arguments import instance, whole
 from llmlab.model.attention import padding_mask
 from llmlab.model.config import Config
 from llmlab.model.dropout import Dropout, Place, settle
@@ -26,6 +27,9 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: Config, n_segment: int = 2, seed: int = 0):
         super().__init__()
+        instance("TextEncoder", "config", config, Config)
+        whole("TextEncoder", "n_segment", n_segment, least=1)
+        whole("TextEncoder", "seed", seed, least=0)
         if config.causal or config.norm_first or config.position == "rotary":
             raise ValueError(
                 "a BERT encoder wants causal=False, norm_first=False and positions in its embedding, got "

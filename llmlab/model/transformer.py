@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llmlab.arguments import instance, whole
 from llmlab.model.attention import Attention, KVCache, Mask
 from llmlab.model.config import Config
 from llmlab.model.dropout import Dropout
 from llmlab.model.embedding import Rotation
-from llmlab.model.language_model import LanguageModel, Positions, Tokens
+from llmlab.model.language_model import LanguageModel, Positions, Tokens, shape_of
 from llmlab.model.layers import make_norm
 from llmlab.model.loss import IGNORE
 from llmlab.model.mlp import make_mlp
@@ -82,9 +83,23 @@ class Transformer(LanguageModel):
         """Compute what the output layer reads."""
         before = caches[0].length if caches else 0
         self.check_length(tokens, before)
+        self.check_places(tokens, positions, mask, before)
         if positions is None:
             positions = torch.arange(before, before + tokens.shape[1], device=tokens.device)
         return self.norm(self.through(self.blocks, self.embedding(tokens, positions), positions, mask, caches))
+
+    def check_places(self, tokens: Tokens, positions: Positions | None, mask: Mask | None, before: int) -> None:
+        """Refuse positions and a mask of other shapes than the tokens'."""
+        length = tokens.shape[1]
+        for name, value in (("positions", positions), ("mask", mask)):
+            if value is not None:
+                instance("the model", name, value, Tensor)
+        if positions is not None and (positions.shape[-1:] != (length,) or positions.is_floating_point()):
+            raise ValueError(f"positions want whole numbers [{length}] or [B, {length}], got {shape_of(positions)}")
+        if mask is None or self.whole is not None:  # a split sequence looks over the whole one's length
+            return
+        if mask.dim() != 4 or mask.shape[2] not in (1, length) or mask.shape[3] not in (1, length + before):
+            raise ValueError(f"a mask wants [B or 1, heads or 1, {length}, {length + before}], got {shape_of(mask)}")
 
     def last_logits(
         self,
@@ -125,6 +140,9 @@ class Transformer(LanguageModel):
 
     def make_caches(self, batch: int, length: int | None = None) -> list[KVCache]:
         """Make an empty cache per block, for `batch` sequences of up to `length` (default max_seq) tokens."""
+        whole("make_caches", "batch", batch, least=1)
+        if length is not None:
+            whole("make_caches", "length", length, least=1)
         weight = self.head.weight
         shape = (batch, self.config.n_kv_head, length or self.config.max_seq, self.config.head_dim)
         return [KVCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in self.blocks]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from llmlab.arguments import instance, whole
 from llmlab.comm.group import Group
 
 
@@ -12,6 +13,10 @@ def disagreement(model: nn.Module, group: Group, step: int | None = None) -> str
 
     Hands over the whole model once: a check for lessons and tests, not for every step of a long run.
     """
+    instance("disagreement", "model", model, nn.Module)
+    instance("disagreement", "group", group, Group, "the worker's first argument")
+    if step is not None:
+        whole("disagreement", "step", step, least=0)
     when = "" if step is None else f" at step {step}"
     for name, parameter in model.named_parameters():
         mine = parameter.detach()

@@ -15,10 +15,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from llmlab.arguments import choice, function, instance, real
 from llmlab.comm.group import Group
 from llmlab.model import MoE, Transformer
 from llmlab.model.recomputing import recompute as recompute_activations
-from llmlab.optim import LossScaler
+from llmlab.optim import LossScaler, make_over
 from llmlab.parallel.axes import Axes
 from llmlab.parallel.context import context_parallel
 from llmlab.parallel.expert import expert_parallel, global_balance
@@ -27,7 +28,7 @@ from llmlab.parallel.layout import Layout
 from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.part_gradients import make_plain
 from llmlab.parallel.pipeline import Pipeline, pipeline_parallel
-from llmlab.parallel.placement import shard_of
+from llmlab.parallel.placement import check_not_laid_out, shard_of
 from llmlab.parallel.replicas import Replicas
 from llmlab.parallel.stages import Stage
 from llmlab.parallel.step import Gradients, Step, accumulate
@@ -35,7 +36,7 @@ from llmlab.parallel.tensor import tensor_parallel
 from llmlab.parallel.whole import SplitModel, refuse_state, use_as_whole
 from llmlab.parallel.zero import ZeRO
 
-PRECISIONS = {"full": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 RECOMPUTE = ("none", "selective", "full")
 
 
@@ -46,7 +47,7 @@ def parallelize(
     world: Group,
     *,
     clip: float | None = None,
-    precision: str = "full",
+    precision: str | None = None,
     scaler: LossScaler | None = None,
     recompute: str = "none",
     split: Sequence[int] | None = None,
@@ -58,12 +59,15 @@ def parallelize(
     loss comes out on every rank, and the weights after the step are those of one process.
 
     make_optimizer: from parameters to any optimizer that updates each element by itself.  clip: the largest global
-    gradient norm.  precision: "full" computes in the model's own dtype, "bf16" and "fp16" in 16 bits, with weights,
+    gradient norm.  precision: None computes in the model's own dtype, "bf16" and "fp16" in 16 bits, with weights,
     gradients and sums in the model's own; fp16 wants a `scaler`.  recompute: "none", "selective" or "full".
     split: layers per pipeline stage.  bucket_mb: as in `data_parallel`.
     Raises ValueError, on every rank and before anything is sent, for what cannot be laid out so.
     """
-    _check(model, layout, world, clip, precision, scaler, recompute)
+    _check(model, make_optimizer, layout, world, clip, precision, scaler, recompute)
+    real("parallelize", "bucket_mb", bucket_mb, least=0)
+    if split is not None and layout.pp == 1:
+        raise ValueError(f"parallelize wants split, the layers per pipeline stage, only with pp above 1; got {split!r}")
     axes, gathering = Axes.over(world, layout), Gathering(model, world)
     experts = {p for module in model.modules() if isinstance(module, MoE) for p in module.experts.parameters()}
 
@@ -81,7 +85,8 @@ def parallelize(
         model.to(world.device)
     gathering.hold(model)
     make_plain(model.parameters())  # a step knows who holds which part
-    optimizer = make_optimizer(model.parameters())
+    vars(model)["layout"] = layout
+    optimizer = make_over("parallelize", make_optimizer, model.parameters())
     table = None if pipeline is None else pipeline.shared_table
     gradients: Gradients
     if layout.zero:
@@ -137,28 +142,33 @@ def _copies(parameter: nn.Parameter, data: Group, layout: Layout) -> int:
 
 def _check(
     model: Transformer,
+    make_optimizer: Callable[..., torch.optim.Optimizer],
     layout: Layout,
     world: Group,
     clip: float | None,
-    precision: str,
+    precision: str | None,
     scaler: LossScaler | None,
     recompute: str,
 ) -> None:
+    function("parallelize", "make_optimizer", make_optimizer, "parameters")
+    instance("parallelize", "layout", layout, Layout, "lab.Layout(dp=2)")
+    instance("parallelize", "world", world, Group, "the worker's first argument")
     if type(model) is not Transformer:
         raise ValueError(f"parallelize wants a plain Transformer, got {type(model).__name__}")
     if model.whole is not None or any(shard_of(parameter) for parameter in model.parameters()):
         raise ValueError("parallelize wants a model that holds all its weights, got one that is already split")
+    check_not_laid_out("parallelize", model)
     layout.check_model(model.config, world.size)
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip wants None or a norm above 0, got {clip!r}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision wants one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if clip is not None:
+        real("parallelize", "clip (a norm, or None)", clip, above=0, infinite=True)
+    if scaler is not None:
+        instance("parallelize", "scaler", scaler, LossScaler, "lab.optim.LossScaler()")
+    choice("parallelize", "precision", precision, PRECISIONS)
+    choice("parallelize", "recompute", recompute, RECOMPUTE)
     if precision == "fp16" and scaler is None:
         raise ValueError("precision='fp16' wants a scaler, or small gradients round to 0: scaler=LossScaler()")
-    if precision != "full" and world.device.type == "meta":  # torch casts no tensors that hold no numbers
+    if precision is not None and world.device.type == "meta":  # torch casts no tensors that hold no numbers
         raise ValueError(
             f"precision={precision!r} casts numbers, and numerics=False has none: "
             "give the model the dtype itself, Config(dtype=torch.bfloat16)"
         )
-    if recompute not in RECOMPUTE:
-        raise ValueError(f"recompute wants one of {', '.join(RECOMPUTE)}; got {recompute!r}")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from llmlab.arguments import flag, real, whole
 from llmlab.comm.group import Group
 from llmlab.parallel.local_sgd import begin_alike, by_dtype
 
@@ -44,8 +45,7 @@ class TopK:
     share: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"TopK wants share, of the entries, above 0 and at most 1, got {self.share!r}")
+        real("TopK", "share (of the entries)", self.share, above=0, most=1)
 
     def compress(self, x: Tensor) -> tuple[Tensor, Tensor]:
         where = x.abs().topk(ceil(self.share * len(x))).indices
@@ -66,8 +66,7 @@ class EightBit:
     block: int = 256
 
     def __post_init__(self) -> None:
-        if not isinstance(self.block, int) or self.block < 1:
-            raise ValueError(f"EightBit wants block, in entries, of at least 1, got {self.block!r}")
+        whole("EightBit", "block (in entries)", self.block, least=1)
 
     def compress(self, x: Tensor) -> tuple[Tensor, Tensor]:
         blocks = pad(x, (0, -len(x) % self.block)).view(-1, self.block)
@@ -89,9 +88,10 @@ def compress_gradients(
     a learning rate that falls makes what is late weigh less than in the paper. Clip before the step, or the residual is
     clipped too.
     """
-    if not (hasattr(compressor, "compress") and hasattr(compressor, "restore")):
+    flag("compress_gradients", "error_feedback", error_feedback)
+    if isinstance(compressor, type) or not (hasattr(compressor, "compress") and hasattr(compressor, "restore")):
         raise ValueError(f"compress_gradients wants a compressor such as TopK(0.01), got {compressor!r}")
-    buckets = by_dtype(begin_alike(optimizer, group))
+    buckets = by_dtype(begin_alike("compress_gradients", optimizer, group))
     residuals = [torch.zeros(sum(p.numel() for p in ps), dtype=ps[0].dtype, device=group.device) for ps in buckets]
     inner = optimizer.step
 

@@ -18,6 +18,7 @@ from typing import cast
 
 from torch import Tensor
 
+from llmlab.arguments import instance, whole
 from llmlab.comm.group import Group
 from llmlab.model.transformer import Block, Transformer
 from llmlab.parallel.ring import attend_ring, order_of
@@ -34,6 +35,7 @@ def columns(seq: int, group: Group, context: str = "ring") -> Tensor:
     over every c-th token) or "ulysses". Raises ValueError for a length that does not split evenly.
     """
     check_context(context)
+    whole("columns", "seq", seq, least=1)
     parts = slices(group, context)
     if seq % parts:
         raise ValueError(
@@ -65,6 +67,8 @@ def context_parallel(model: Transformer, group: Group, context: str = "ring") ->
     them over the group, as data_parallel does. Raises ValueError for an unknown `context`, a model whose sequences
     are split already, and for "ulysses" where the heads here do not split over the group.
     """
+    instance("context_parallel", "model", model, Transformer)
+    instance("context_parallel", "group", group, Group, "the worker's first argument")
     check_context(context)
     check_not_split("context_parallel", model, "cp")
     blocks = cast(Iterable[Block], model.blocks)

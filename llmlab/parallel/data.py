@@ -21,9 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function, Variable
 
+from llmlab.arguments import choice, flag, instance, listing, real
 from llmlab.comm.group import Group
 from llmlab.parallel.buckets import Bucket, make_buckets
 from llmlab.parallel.partial_sums import leave_partial, sum_partial
+from llmlab.parallel.placement import check_not_laid_out
 from llmlab.parallel.rows import deal_rows, deal_rows_by
 
 
@@ -46,8 +48,15 @@ def data_parallel(
     zero too, or stays None with `find_unused_parameters` (one more, small, all_reduce): the same to SGD, not to weight
     decay.
     """
-    if isinstance(getattr(model, "reducer", None), Reducer):
-        raise ValueError(f"data_parallel wants a model that is not data parallel yet, got one with {model.reducer}")
+    instance("data_parallel", "model", model, nn.Module)
+    instance("data_parallel", "group", group, Group, "the worker's first argument")
+    _check(bucket_mb, overlap, comm_dtype)
+    for name, value in (
+        ("gradient_as_bucket_view", gradient_as_bucket_view), ("find_unused_parameters", find_unused_parameters),
+        ("init_sync", init_sync),
+    ):  # fmt: skip
+        flag("data_parallel", name, value)
+    check_not_laid_out("data_parallel", model)
     model.to(group.device)
     if init_sync:
         broadcast_weights(model, group)
@@ -74,7 +83,9 @@ def reduce_gradients(
     op: "avg", or "sum" where the loss is divided already.  finish_with_backward: False where the caller calls `finish`,
     once per step, because a backward pass may meet none of these parameters.
     """
-    parameters = list(parameters)
+    parameters = listing("reduce_gradients", "parameters", parameters, "parameters")
+    _check(bucket_mb, overlap, comm_dtype)
+    choice("reduce_gradients", "op", op, ("avg", "sum"))
     deal_rows_by(parameters, group)
     trained = [p for p in parameters if p.requires_grad]
     leave_partial(trained)  # `finish` adds them up, once all that comes together has
@@ -95,6 +106,13 @@ def _multiply(parameters: Iterable[nn.Parameter], n: int) -> None:
 
     for parameter in parameters:
         parameter.register_hook(times)
+
+
+def _check(bucket_mb: float, overlap: bool, comm_dtype: torch.dtype | None) -> None:
+    real("data_parallel", "bucket_mb", bucket_mb, least=0)
+    flag("data_parallel", "overlap", overlap)
+    if comm_dtype is not None and not (isinstance(comm_dtype, torch.dtype) and comm_dtype.is_floating_point):
+        raise ValueError(f"data_parallel wants comm_dtype as a floating-point torch.dtype, or None; got {comm_dtype!r}")
 
 
 def broadcast_weights(model: nn.Module, group: Group, src: int = 0) -> None:

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from llmlab.arguments import instance
 from llmlab.comm.group import Group
 from llmlab.model.moe import MoE, dispatch, even_share
 from llmlab.parallel.part_gradients import slice_over
@@ -36,6 +37,8 @@ def expert_parallel(model: Model, group: Group) -> Model:
     all outside the mixtures stay whole on every rank. Raises ValueError if there is no mixture, or its experts do not
     divide by the group's size.
     """
+    instance("expert_parallel", "model", model, nn.Module)
+    instance("expert_parallel", "group", group, Group, "the worker's first argument")
     for moe in mixtures(model):
         n_expert = len(moe.experts)
         if n_expert % group.size:
@@ -60,6 +63,8 @@ def global_balance(model: Model, group: Group) -> Model:
     The mean of the ranks' own losses is another function: a rank's experts may be unevenly used while all ranks'
     together are not (Qiu et al. 2025, "Demons in the detail"). Raises ValueError if there is no mixture.
     """
+    instance("global_balance", "model", model, nn.Module)
+    instance("global_balance", "group", group, Group, "the worker's first argument")
     deal_rows(model, group)
     for moe in mixtures(model):
         moe.average = partial(average_over, group=group)

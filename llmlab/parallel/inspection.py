@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from llmlab.arguments import instance
+
 ENGINES = "llmlab.comm."  # the simulator counts gradients with hooks of its own: they are not the mode's
 
 
@@ -21,6 +23,7 @@ def describe(model_or_step: Any, before: nn.Module | None = None) -> str:
     """
     rows = _rows(model_or_step)
     if before is not None:
+        instance("describe", "before", before, nn.Module, "the model as it was: copy.deepcopy(model)")
         rows = list(_changes(rows, dict(_rows(before))))
     if not rows:
         return "nothing was changed"

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmlab.arguments import instances, real, string, whole
 from llmlab.comm.errors import DeadlockError
 
 
@@ -25,6 +26,12 @@ class Job:
     ranks: int
     seconds: float
     arrives: float = 0.0
+
+    def __post_init__(self) -> None:
+        string("Job", "name", self.name)
+        whole("Job", "ranks", self.ranks, least=1)
+        real("Job", "seconds", self.seconds, above=0)
+        real("Job", "arrives", self.arrives, least=0)
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,8 @@ def share(jobs: Sequence[Job], ranks: int, slice_s: float, switch_s: float = 0.0
 
     A job keeps its row of the turns and its ranks till it ends. All jobs' state must fit in memory together.
     """
-    if not slice_s > 0 or not switch_s >= 0:
-        raise ValueError(f"share wants slice_s > 0 and switch_s >= 0, got {slice_s} and {switch_s}")
+    real("share", "slice_s", slice_s, above=0)
+    real("share", "switch_s", switch_s, least=0)
     queue, left = _queued(jobs, ranks), {job.name: job.seconds for job in jobs}
     rows: list[Row] = []
     pieces: list[Piece] = []
@@ -193,12 +200,12 @@ def _deal(held: dict[Job, list[int]], free: set[int], now: float) -> list[Piece]
 
 def _queued(jobs: Sequence[Job], ranks: int) -> list[Job]:
     """Put the jobs in the order of arrival. Raises ValueError for what no schedule could place."""
+    whole("a job schedule", "ranks", ranks, least=1)
+    jobs = instances("a job schedule", "jobs", jobs, Job)
     names = [job.name for job in jobs]
     if len(set(names)) != len(names):
         raise ValueError(f"jobs want different names, got {', '.join(names)}")
     for job in jobs:
         if not 1 <= job.ranks <= ranks:
             raise ValueError(f"job {job.name} wants 1 to {ranks} ranks on this cluster, got {job.ranks}")
-        if not job.seconds > 0 or not job.arrives >= 0:
-            raise ValueError(f"job {job.name} wants seconds > 0 and arrives >= 0, got {job.seconds} and {job.arrives}")
     return sorted(jobs, key=lambda job: job.arrives)

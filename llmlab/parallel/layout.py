@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from math import lcm, prod
 from typing import Any
 
+from llmlab.arguments import choice, flag, string, whole
+
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero_bubble")
 CONTEXTS = ("ring", "ulysses")
+READ = ("n_layer", "n_head", "n_kv_head", "d_ff")  # of a model's sizes
 DEGREES = ("dp", "tp", "pp", "cp", "ep", "microbatches", "virtual_stages")
 
 
@@ -33,16 +36,12 @@ class Layout:
     context: str = "ring"
 
     def __post_init__(self) -> None:
-        for name in DEGREES:
-            degree = getattr(self, name)
-            if not isinstance(degree, int) or isinstance(degree, bool) or degree < 1:
-                raise ValueError(f"{name} wants an integer of at least 1, got {degree!r}")
-        if isinstance(self.zero, bool) or self.zero not in (0, 1, 2, 3):
-            raise ValueError(f"zero wants 0, 1, 2 or 3, got {self.zero!r}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule wants one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
-        if self.context not in CONTEXTS:
-            raise ValueError(f"context wants one of {', '.join(CONTEXTS)}; got {self.context!r}")
+        for name in DEGREES:  # kept as Python's ints, whoever's they were
+            object.__setattr__(self, name, whole("Layout", name, getattr(self, name), least=1))
+        object.__setattr__(self, "zero", whole("Layout", "zero", self.zero, least=0, most=3))
+        flag("Layout", "sequence_parallel", self.sequence_parallel)
+        choice("Layout", "schedule", string("Layout", "schedule", self.schedule), SCHEDULES)
+        choice("Layout", "context", string("Layout", "context", self.context), CONTEXTS)
         if self.virtual_stages > 1 and self.schedule != "interleaved":
             raise ValueError(
                 f"virtual_stages={self.virtual_stages} wants schedule='interleaved', got {self.schedule!r}: "
@@ -64,12 +63,16 @@ class Layout:
 
     def check_model(self, config: Any, world_size: int | None = None) -> None:
         """Raise ValueError, saying why and what would be legal, unless the model splits so over the world."""
-        self._check_world(world_size)
+        if not all(hasattr(config, size) for size in READ):
+            hint = f"lab.find_config({config!r})" if isinstance(config, str) else "model.config"
+            raise ValueError(f"Layout.check wants config as a Config; got {type(config).__name__}; try {hint}")
+        self._check_world(None if world_size is None else whole("Layout.check", "world_size", world_size, least=1))
         self._check_sizes(config)
 
     def check_batch(self, batch: int, seq: int) -> None:
         """Raise ValueError, saying why and what would be legal, unless `batch` sequences of `seq` tokens split so."""
-        if batch < 1 or batch % (self.dp * self.microbatches):
+        whole("a layout", "seq", seq, least=1)
+        if whole("a layout", "batch", batch, least=1) % (self.dp * self.microbatches):
             raise ValueError(
                 f"a batch of {batch} does not split over dp={self.dp} x microbatches={self.microbatches}"
                 f"{_nearest('batch', batch, self.dp * self.microbatches)}"

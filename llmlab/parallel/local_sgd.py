@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from llmlab import optim
+from llmlab.arguments import function, instance, instances, real, whole
 from llmlab.comm.group import Group
+from llmlab.optim import SGD, make_over
 from llmlab.parallel.rows import deal_rows_by
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
@@ -37,9 +38,9 @@ def local_sgd(
     rank trains on; with it ranks weigh by their examples, which makes it FedAvg. Then `every` may differ between ranks
     that go through unequal data the same number of times: what must agree is how often they average.
     """
-    _check_every("local_sgd", every)
+    whole("local_sgd", "every (steps between two averages)", every, least=1)
     _check_examples(n_examples)
-    parameters = begin_alike(optimizer, group)
+    parameters = begin_alike("local_sgd", optimizer, group)
 
     def average() -> None:
         average_weights(parameters, group, n_examples)
@@ -55,11 +56,13 @@ def diloco(
     make_outer: None for the paper's, SGD with Nesterov momentum (nesterov_outer). Every rank keeps the common weights
     and the outer optimizer's state, alike everywhere; the inner optimizer's state is each rank's own.
     """
-    _check_every("diloco", every)
-    parameters = begin_alike(optimizer, group)
+    whole("diloco", "every (steps between two averages)", every, least=1)
+    if make_outer is not None:
+        function("diloco", "make_outer", make_outer, "parameters")
+    parameters = begin_alike("diloco", optimizer, group)
     common = [nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device=p.device)) for p in parameters]
     _copy(common, parameters)
-    outer = (make_outer or nesterov_outer)(common)
+    outer = make_over("diloco", make_outer or nesterov_outer, common)
 
     @torch.no_grad()
     def outer_step() -> None:
@@ -75,7 +78,7 @@ def diloco(
 
 def nesterov_outer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Make DiLoCo's outer optimizer, with the learning rate and the momentum its paper settled on."""
-    return optim.SGD(parameters, lr=0.7, momentum=0.9, nesterov=True)
+    return SGD(parameters, lr=0.7, momentum=0.9, nesterov=True)
 
 
 def average_weights(parameters: Iterable[nn.Parameter], group: Group, n_examples: float | None = None) -> None:
@@ -83,7 +86,9 @@ def average_weights(parameters: Iterable[nn.Parameter], group: Group, n_examples
 
     n_examples: weigh this rank's by so many; 0 for a rank that sits this round out. None, on all ranks: all alike.
     """
-    average_([p.data for p in parameters], group, n_examples)
+    instance("average_weights", "group", group, Group, "the worker's first argument")
+    weights = instances("average_weights", "parameters", parameters, nn.Parameter, "model.parameters()")
+    average_([p.data for p in weights], group, n_examples)
 
 
 @torch.no_grad()
@@ -119,8 +124,13 @@ def _share(weight: float, group: Group) -> Tensor:
 
 
 @torch.no_grad()
-def begin_alike(optimizer: torch.optim.Optimizer, group: Group) -> list[nn.Parameter]:
+def begin_alike(call: str, optimizer: torch.optim.Optimizer, group: Group) -> list[nn.Parameter]:
     """One -> Replicate: the optimizer's parameters as rank 0 has them; and give them."""
+    instance(call, "optimizer", optimizer, torch.optim.Optimizer, "lab.optim.SGD(model.parameters())")
+    instance(call, "group", group, Group, "the worker's first argument")
+    if (mode := vars(optimizer).get("mode")) is not None:
+        raise ValueError(f"{call} wants an optimizer that no mode steps yet, got one that {mode} does")
+    vars(optimizer)["mode"] = call
     parameters = [p for param_group in optimizer.param_groups for p in param_group["params"]]
     deal_rows_by(parameters, group)
     for parameter in parameters:
@@ -150,11 +160,6 @@ def _after_every(every: int, optimizer: torch.optim.Optimizer, meet: Callable[[]
     return optimizer
 
 
-def _check_every(who: str, every: int) -> None:
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise ValueError(f"{who} wants every, the steps between two averages, of at least 1, got {every!r}")
-
-
 def _check_examples(n_examples: float | None) -> None:
-    if n_examples is not None and not n_examples >= 0:
-        raise ValueError(f"a mean by examples wants n_examples of at least 0, got {n_examples!r}")
+    if n_examples is not None:
+        real("a mean by examples", "n_examples", n_examples, least=0)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmlab.arguments import instance
 from llmlab.model import IGNORE, Transformer
 
 
@@ -85,6 +86,9 @@ def check_batch(model: Transformer, batch: Microbatch, before: int = 0) -> None:
     before: how many tokens of each sequence were read already.
     """
     tokens, targets, positions, mask = batch.tokens, batch.targets, batch.positions, batch.mask
+    for name, value in (("tokens", tokens), ("targets", targets), ("positions", positions), ("mask", mask)):
+        if value is not None or name in ("tokens", "targets"):
+            instance("a batch", name, value, Tensor, "torch.as_tensor(array)")
     if tokens.dim() != 2 or tokens.shape != targets.shape or not tokens.numel():
         raise ValueError(
             f"a batch wants tokens and targets of one shape [B, T], got {list(tokens.shape)} and {list(targets.shape)}"

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from llmlab.arguments import instance
 from llmlab.comm.group import Group
 from llmlab.model import IGNORE, Block, Transformer
 from llmlab.parallel.mail import Mail
@@ -49,6 +50,7 @@ def pipeline_parallel(
     """
     if type(model) is not Transformer:
         raise ValueError(f"pipeline_parallel wants a plain Transformer, one list of blocks; got {type(model).__name__}")
+    instance("pipeline_parallel", "group", group, Group, "the worker's first argument")
     check_not_split("pipeline_parallel", model, "pp")
     if isinstance(schedule, str):
         schedule = make_schedule(schedule, group.size, microbatches, virtual_stages)
@@ -94,6 +96,8 @@ class Pipeline:
 
         Microbatch i is the i-th of equal parts of the batch, and so of positions and mask where they have rows of it.
         """
+        for name, value in (("tokens", tokens), ("targets", targets)):
+            instance("forward_backward", name, value, Tensor)
         m, count = self.schedule.microbatches, (targets != IGNORE).sum()
         if tokens.shape[0] % m:
             raise ValueError(f"a batch of {tokens.shape[0]} does not split into {m} microbatches")

@@ -50,6 +50,13 @@ class Shard:
         return whole[: self.size].movedim(0, self.dim).contiguous()
 
 
+def check_not_laid_out(call: str, model: nn.Module) -> None:
+    """Refuse a model whose gradients a mode sums already: twice would be silently wrong."""
+    for name, mode in (("reducer", "data_parallel"), ("zero", "zero"), ("layout", "parallelize")):
+        if name in vars(model):
+            raise ValueError(f"{call} wants a model that nothing has laid out yet, got one that {mode} has")
+
+
 def shard(parameter: nn.Parameter, group: Group, dim: int) -> None:
     """Keep this rank's slice along `dim`, in place, and note it."""
     placement = Shard(group, dim, parameter.shape[dim])

@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from llmlab.arguments import choice, string, whole, wholes
+
 
 @dataclass(frozen=True)
 class Action:
@@ -47,7 +49,10 @@ class Schedule:
     @staticmethod
     def parse(text: str, name: str = "own") -> Schedule:
         """Read a line per rank: "F0 F1 B0 B1". A stage other than the line's own number is said so: "F0@5"."""
-        lines = [line.split() for line in text.strip().splitlines()]
+        string("Schedule.parse", "name", name)
+        lines = [line.split() for line in string("Schedule.parse", "text", text).strip().splitlines()]
+        if not lines:
+            raise ValueError('Schedule.parse wants a line per rank, "F0 F1 B0 B1"; got none')
         return Schedule(name, tuple(tuple(_action(word, rank) for word in line) for rank, line in enumerate(lines)))
 
     def __str__(self) -> str:
@@ -117,6 +122,7 @@ def _action(word: str, rank: int) -> Action:
 
 def gpipe(ranks: int, microbatches: int) -> Schedule:
     """All forwards, then all backwards: every rank holds all microbatches at once."""
+    wholes("gpipe", 1, ranks=ranks, microbatches=microbatches)
 
     def row(rank: int) -> list[Action]:
         return [Action(kind, rank, i) for kind in "FB" for i in range(microbatches)]
@@ -126,6 +132,7 @@ def gpipe(ranks: int, microbatches: int) -> Schedule:
 
 def one_f_one_b(ranks: int, microbatches: int) -> Schedule:
     """As many forwards as there are stages behind, then forward and backward in turns: at most `ranks - rank` held."""
+    wholes("one_f_one_b", 1, ranks=ranks, microbatches=microbatches)
     return _make("1f1b", ranks, lambda rank: _in_turns(*_plain(rank, microbatches), ranks - rank - 1))
 
 
@@ -134,6 +141,7 @@ def interleaved(ranks: int, microbatches: int, virtual_stages: int = 2) -> Sched
 
     Microbatches go round in groups of `ranks`, which must divide them.
     """
+    wholes("interleaved", 1, ranks=ranks, microbatches=microbatches, virtual_stages=virtual_stages)
     if microbatches % ranks:
         raise ValueError(f"interleaved wants microbatches that {ranks} ranks divide, got {microbatches}")
 
@@ -152,6 +160,7 @@ def interleaved(ranks: int, microbatches: int, virtual_stages: int = 2) -> Sched
 
 def zero_bubble(ranks: int, microbatches: int) -> Schedule:
     """ZB-H1: 1F1B in which rank r puts off W by r microbatches, to have work in the bubble. At most `ranks` held."""
+    wholes("zero_bubble", 1, ranks=ranks, microbatches=microbatches)
 
     def row(rank: int) -> list[Action]:
         actions: list[Action] = []
@@ -169,13 +178,10 @@ def zero_bubble(ranks: int, microbatches: int) -> Schedule:
 
 def make_schedule(name: str, ranks: int, microbatches: int, virtual_stages: int = 1) -> Schedule:
     """Make the schedule of this name. Raises ValueError for numbers it cannot be made of."""
-    for what, number in (("ranks", ranks), ("microbatches", microbatches), ("virtual_stages", virtual_stages)):
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"a schedule wants {what} of at least 1, got {number!r}")
+    choice("a schedule", "name", string("a schedule", "name", name), (*SCHEDULES, "interleaved"))
+    whole("a schedule", "virtual_stages", virtual_stages, least=1)
     if name == "interleaved":
         return interleaved(ranks, microbatches, virtual_stages)
-    if name not in SCHEDULES:
-        raise ValueError(f"schedule wants one of {', '.join((*SCHEDULES, 'interleaved'))}; got {name!r}")
     if virtual_stages > 1:
         raise ValueError(f"virtual_stages={virtual_stages} wants schedule='interleaved', got {name!r}")
     return SCHEDULES[name](ranks, microbatches)

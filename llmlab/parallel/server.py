@@ -23,8 +23,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from llmlab.arguments import function, instance, whole
 from llmlab.comm.call import Handle
 from llmlab.comm.group import Group
+from llmlab.optim import make_over
 from llmlab.parallel.rows import deal_rows
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -43,6 +45,9 @@ def parameter_server(
     nothing. A gradient that a worker does not have counts as zero. Real ranks want gloo: NCCL does not receive from
     whoever is first.
     """
+    instance("parameter_server", "model", model, nn.Module)
+    instance("parameter_server", "world", world, Group, "the worker's first argument")
+    function("parameter_server", "make_optimizer", make_optimizer, "parameters")
     parameters = [p for p in model.parameters() if p.requires_grad]
     _check(model, parameters, world, servers, staleness)
     _check_alike(parameters, world, servers, staleness)
@@ -140,7 +145,7 @@ class Server:
         staleness: int | None,
     ):
         self.parameters, self.world, self.servers, self.staleness = parameters, world, servers, staleness
-        self.optimizer = make_optimizer(parameters)
+        self.optimizer = make_over("parameter_server", make_optimizer, parameters)
         self.total = torch.zeros_like(flatten(parameters))  # of the gradients since the last update
         self.pushed = dict.fromkeys(range(servers, world.size), 0)  # by each worker that has not finished
         self.pulled = dict(self.pushed)  # how many updates the weights that a worker has are made of
@@ -229,10 +234,9 @@ def _check(model: nn.Module, parameters: list[nn.Parameter], world: Group, serve
         raise ValueError("parameter_server reads whose gradient came, so it wants values: numerics=True, got False")
     if world.size < 2:
         raise ValueError("parameter_server wants a server and a worker, so at least 2 ranks, got 1")
-    if not isinstance(servers, int) or not 1 <= servers < world.size:
-        raise ValueError(f"servers wants 1 to {world.size - 1}, so that a worker is left, got {servers!r}")
-    if staleness is not None and (not isinstance(staleness, int) or staleness < 0):
-        raise ValueError(f"staleness wants None (no bound) or a number of steps of at least 0, got {staleness!r}")
+    whole("parameter_server", "servers (so that a worker is left)", servers, least=1, most=world.size - 1)
+    if staleness is not None:
+        whole("parameter_server", "staleness (steps, or None)", staleness, least=0)
     if len(parameters) < servers:
         raise ValueError(f"servers={servers} want a trained parameter each, got {len(parameters)}")
     if len({p.dtype for p in parameters}) > 1:

@@ -13,6 +13,7 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
+from llmlab.arguments import listing, whole, wholes
 from llmlab.model import IGNORE, KVCache, Transformer
 from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.schedules import Schedule
@@ -56,8 +57,11 @@ class Stage:
 
 def split_layers(n_layer: int, stages: int, split: Sequence[int] | None = None) -> list[int]:
     """Give the number of blocks of each stage: as even as can be, the first ones longer, or `split` if it fits."""
+    wholes("split_layers", 1, n_layer=n_layer, stages=stages)
     share, rest = divmod(n_layer, stages)
-    sizes = [share + (stage < rest) for stage in range(stages)] if split is None else list(split)
+    even = [share + (stage < rest) for stage in range(stages)]
+    given = even if split is None else listing("a pipeline", "split", split, "layers for each stage")
+    sizes = [whole("a pipeline", "split", size) for size in given]
     if len(sizes) != stages or sum(sizes) != n_layer or min(sizes) < 1:
         raise ValueError(
             f"split wants {stages} numbers of at least 1 that add up to n_layer={n_layer}, a stage each; got {sizes}"

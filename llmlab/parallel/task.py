@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from llmlab.arguments import choice, flag, function, instance, listing, whole
 from llmlab.comm.errors import RankError
 from llmlab.comm.group import Group
 from llmlab.comm.launched.shipping import pack_result
@@ -65,6 +66,9 @@ def map_tasks(
     come on the CPU. Raises TasksFailed, on every rank alike and once all tasks were tried, unless keep_failures leaves
     a TaskFailure in the place of each missing result.
     """
+    function("map_tasks", "task", task, "item")
+    flag("map_tasks", "keep_failures", keep_failures)
+    items = listing("map_tasks", "items", items, "items")
     _check(items, group, schedule, chunk)
     mine = {index: attempt(task, items[index], index, group) for index in SCHEDULES[schedule](len(items), chunk, group)}
     done = {index: packed for part in exchange(mine, group) for index, packed in part.items()}
@@ -137,10 +141,9 @@ def _number(value: int, group: Group) -> torch.Tensor:
 
 def _check(items: Sequence[Any], group: Group, schedule: str, chunk: int) -> None:
     """Refuse what would be wrong on every rank, then what differs between them."""
-    if schedule not in SCHEDULES:
-        raise ValueError(f"map_tasks wants schedule in {', '.join(SCHEDULES)}; got {schedule!r}")
-    if not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"map_tasks wants chunk of at least 1, got {chunk!r}")
+    choice("map_tasks", "schedule", schedule, SCHEDULES)
+    whole("map_tasks", "chunk", chunk, least=1)
+    instance("map_tasks", "group", group, Group, "the worker's first argument")
     if group.device.type == "meta":
         raise ValueError("map_tasks sends results as bytes, so it wants values: numerics=True, got numerics=False")
     asked = torch.tensor([[len(items), chunk, list(SCHEDULES).index(schedule)]], device=group.device)

@@ -25,6 +25,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llmlab.arguments import flag, instance
 from llmlab.comm.autograd import all_gather_from, copy_to, reduce_from, reduce_scatter_to
 from llmlab.comm.group import Group
 from llmlab.model import MLP, Attention, Block, MoE, SwiGLU, Transformer
@@ -51,6 +52,8 @@ def tensor_parallel(model: Transformer, group: Group, sequence_parallel: bool = 
     Parameters stay on their device and the same objects, with `.data` sliced.
     Raises ValueError for a model that is not a Transformer or is split already, or whose heads or d_ff do not divide.
     """
+    instance("tensor_parallel", "group", group, Group, "the worker's first argument")
+    flag("tensor_parallel", "sequence_parallel", sequence_parallel)
     _check(model, group)
     if group.size == 1:
         return model

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from llmlab.arguments import instance, instances, numbers, real, table
 from llmlab.parallel.schedules import Action, Schedule
 
 
 def problems(schedule: Schedule) -> list[str]:
     """Say all that is wrong with a schedule: nothing, if it runs and makes every gradient once."""
+    instance("a timetable", "schedule", schedule, Schedule, "make_schedule(name, ranks, microbatches)")
     return _incomplete(schedule) or _out_of_order(schedule) or _stuck(schedule)
 
 
@@ -31,6 +33,7 @@ def check(schedule: Schedule) -> Schedule:
 def in_flight(schedule: Schedule) -> list[int]:
     """Count, per rank, the most microbatches (of all its stages) begun and not ended at one time."""
     most = []
+    instance("in_flight", "schedule", schedule, Schedule, "make_schedule(name, ranks, microbatches)")
     for row in schedule.actions:
         held = [0]
         for action in row:
@@ -59,8 +62,10 @@ def timetable(
     evenly). Raises ValueError for a schedule that does not run.
     """
     check(schedule)
-    costs = costs or ({"F": 1, "B": 1, "W": 1} if schedule.splits_backward else {"F": 1, "B": 2})
-    sizes = sizes or [len(schedule.actions) / schedule.stages] * schedule.stages
+    real("timetable", "hop", hop, least=0)
+    costs = _costs(schedule, costs)
+    even = [len(schedule.actions) / schedule.stages] * schedule.stages
+    sizes = even if sizes is None else numbers("timetable", "sizes", sizes)
     if len(sizes) != schedule.stages:
         raise ValueError(f"sizes want a number for each of {schedule.stages} stages, got {len(sizes)}")
     free, ends, slots = [0.0] * len(schedule.actions), dict[Action, float](), []
@@ -74,8 +79,20 @@ def timetable(
     return slots
 
 
+def _costs(schedule: Schedule, costs: Mapping[str, float] | None) -> Mapping[str, float]:
+    usual = {"F": 1, "B": 1, "W": 1} if schedule.splits_backward else {"F": 1, "B": 2}
+    if costs is None:
+        return usual
+    if not set(usual) <= set(table("timetable", "costs", costs, '{"F": 1, "B": 2}')) <= {"F", "B", "W"}:
+        raise ValueError(f"timetable wants costs of {', '.join(usual)}, which {schedule.name} has; got {costs}")
+    return {kind: real("timetable", f"the cost of {kind}", cost, least=0) for kind, cost in costs.items()}
+
+
 def idle(slots: Sequence[Slot]) -> list[float]:
     """Give, per rank, its bubble: the time within the whole step in which it runs nothing."""
+    slots = instances("idle", "slots", slots, Slot, "what timetable(schedule) gives")
+    if not slots:
+        raise ValueError("idle wants slots as one action or more; got none")
     end, ranks = max(slot.stop for slot in slots), 1 + max(slot.rank for slot in slots)
     return [end - sum(slot.stop - slot.start for slot in slots if slot.rank == rank) for rank in range(ranks)]
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from llmlab.arguments import whole
 from llmlab.comm.autograd import gather_from, reduce_from
 from llmlab.comm.group import Group
 from llmlab.model import IGNORE, Transformer
@@ -71,6 +72,7 @@ def out_of_range(what: str, index: Tensor, size: int) -> ValueError:
 
 def whole_logits(logits: Float[Tensor, "*B v"], vocab_size: int, group: Group) -> Float[Tensor, "*B V"]:
     """Shard(-1) -> Replicate, without the padding: for whoever wants to sample from them."""
+    whole("whole_logits", "vocab_size", vocab_size, least=1)
     return gather_from(logits, group)[..., :vocab_size]  # [*B, v p], the last rank's padding at the end
 
 

@@ -19,11 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Variable
 
+from llmlab.arguments import flag, function, instance, real, whole
 from llmlab.comm.group import Group
+from llmlab.optim import make_over
 from llmlab.parallel.families import GroupOf, divided, group_for, parameter_families
 from llmlab.parallel.flat import FlatBucket
 from llmlab.parallel.part_gradients import PartGradient, held_grad, hold_grad, make_plain, note_part, over
 from llmlab.parallel.partial_sums import leave_partial, sum_partial
+from llmlab.parallel.placement import check_not_laid_out
 from llmlab.parallel.rows import deal_rows
 from llmlab.parallel.zero3 import Units
 
@@ -43,10 +46,18 @@ def zero(
     model's parameters and the optimizer's alike; `model.state_dict()` is whole. Every rank must ask for them, as they
     are collectives. In stage 3 parameters read nan between uses.  Raises ValueError for a stage that is not 1, 2 or 3.
     """
+    instance("zero", "model", model, nn.Module)
+    function("zero", "make_optimizer", make_optimizer, "parameters")
+    instance("zero", "group", group, Group, "the worker's first argument")
+    whole("zero", "stage", stage, 1, 3)
+    real("zero", "bucket_mb", bucket_mb, least=0)
+    flag("zero", "prefetch", prefetch)
+    check_not_laid_out("zero", model)
     deal_rows(model, group)
     sharded = ZeRO(model, group, stage, bucket_mb=bucket_mb, prefetch=prefetch)
-    optimizer = make_optimizer(model.parameters())
+    optimizer = make_over("zero", make_optimizer, model.parameters())
     sharded.adopt(optimizer)
+    vars(optimizer)["mode"] = "zero"
     pieces = [owned for owned in sharded.owned.values() if owned.requires_grad]
 
     def finish(*_: object) -> None:

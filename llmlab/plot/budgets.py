@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
+from llmlab.arguments import listing as listing_
+from llmlab.arguments import numbers, table
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import LINE_COLOURS, MARKERS, SOLID, listing
 
@@ -20,7 +22,16 @@ def losses_by_size(
 
     best: {name: (parameters, nats)} of each curve's lowest point.
     """
-    if not curves or curves.keys() != best.keys():
+    table("losses_by_size", "curves", curves, "{name: (parameters, nats)}")
+    table("losses_by_size", "best", best, "{name: (parameters, nats)}")
+    for name, pair in curves.items():
+        lengths = [len(numbers("losses_by_size", name, each)) for each in listing_("losses_by_size", name, pair)]
+        if len(lengths) != 2 or lengths[0] != lengths[1]:
+            raise ValueError(f"losses_by_size wants {name} as (parameters, nats) of one length; got lengths {lengths}")
+    for name, point in best.items():
+        if len(numbers("losses_by_size", f"the best of {name}", point)) != 2:
+            raise ValueError(f"losses_by_size wants the best of {name} as (parameters, nats); got {point!r}")
+    if curves.keys() != best.keys():
         raise ValueError(f"losses_by_size wants a best point for each curve, got {list(curves)} and {list(best)}")
     figure = canvas(figure, (9, 4.2))
     axes = figure.subplots()

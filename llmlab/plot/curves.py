@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from llmlab.arguments import choice, flag, function, instance, numbers, table
+from llmlab.arguments import listing as as_list
 from llmlab.hardware import Link
 from llmlab.measuring import CLOCKS
 from llmlab.plot.picture import Picture, canvas, finish, styled
@@ -34,8 +36,9 @@ def losses(curves: Mapping[str, Values | Mapping[int, float]], figure: Picture |
 
     Equal curves stay visible: the later are thinner and lie on top.
     """
-    _nonempty("losses", curves)
-    by_step = {name: _by_step(values) for name, values in curves.items()}
+    table("losses", "curves", curves, "{name: losses}")
+    by_step = {name: _by_step(name, values) for name, values in curves.items()}
+    _nonempty("losses", by_step)
     figure = canvas(figure, (9, 4.6))
     axes = figure.subplots()
     for i, (name, values) in enumerate(by_step.items()):
@@ -67,8 +70,10 @@ def describe_losses(curves: Mapping[str, Mapping[int, float]]) -> str:
     return text + "."
 
 
-def _by_step(values: Values | Mapping[int, float]) -> Mapping[int, float]:
-    return values if isinstance(values, Mapping) else dict(enumerate(values, start=1))
+def _by_step(name: str, values: Values | Mapping[int, float]) -> Mapping[int, float]:
+    steps = values.keys() if isinstance(values, Mapping) else None
+    found = numbers("losses", name, values.values() if isinstance(values, Mapping) else values)
+    return dict(enumerate(found, start=1)) if steps is None else dict(zip(steps, found, strict=True))
 
 
 @styled
@@ -89,7 +94,13 @@ def lines(
     clock: "wall" for measured, "virtual" for modelled, "" for a count or a formula; one for all, or by name.
     say_x, say_y: how a value is written at the ticks and in the sentence, such as `say_bytes`.
     """
-    _nonempty("lines", curves)
+    table("lines", "curves", curves, "{name: (x, y)}")
+    curves = {name: _pair("lines", name, pair) for name, pair in curves.items()}
+    flag("lines", "log", log)
+    for name, say in (("say_x", say_x), ("say_y", say_y)):
+        function("lines", name, say, "value")
+    for kind in [clock] if isinstance(clock, str) else table("lines", "clock", clock, "{name: clock}").values():
+        choice("lines", "clock", kind, ("", *CLOCKS))
     figure = canvas(figure, (9, 4.8))
     axes = figure.subplots()
     clocks = {name: clock if isinstance(clock, str) else clock.get(name, "") for name in curves}
@@ -138,6 +149,9 @@ def bars(
 
     Measured bars have a solid edge, modelled ones a dashed edge, and the caption says which and on what.
     """
+    table("bars", "values", values, "{name: value or values}")
+    choice("bars", "clock", clock, ("", *CLOCKS))
+    values = {name: _heights(name, value) for name, value in values.items()}
     _nonempty("bars", values)
     figure = canvas(figure, (9, 4.6))
     axes = figure.subplots()
@@ -181,6 +195,13 @@ def alpha_beta(
     points: (bytes, seconds) by name. fits: by name, (alpha in seconds, beta in seconds per byte) or a Link. Both axes
     are logarithmic; the vertical mark is at alpha / beta bytes, where latency and bandwidth cost the same.
     """
+    choice("alpha_beta", "clock", clock, CLOCKS)
+    for name, given in (("points", points), ("fits", fits)):
+        instance("alpha_beta", name, given, Mapping, "{name: ...}")
+    for name, pairs in points.items():
+        for pair in as_list("alpha_beta", name, pairs, "(bytes, seconds)"):
+            if len(numbers("alpha_beta", f"the points of {name}", pair)) != 2:
+                raise ValueError(f"alpha_beta wants the points of {name} as (bytes, seconds); got {pair!r}")
     _nonempty("alpha_beta", {**points, **fits})
     figure = canvas(figure, (9, 5))
     axes = figure.subplots()
@@ -228,6 +249,8 @@ def describe_alpha_beta(
 def _latency_and_slope(fit: tuple[float, float] | Link) -> tuple[float, float]:
     if isinstance(fit, Link):
         return fit.latency_s, 1 / (fit.bytes_per_s * fit.efficiency)
+    if len(numbers("alpha_beta", "a fit", fit)) != 2:
+        raise ValueError(f"alpha_beta wants a fit as (seconds, seconds per byte) or a Link; got {fit!r}")
     alpha, beta = fit
     if not (alpha >= 0 and beta > 0):
         raise ValueError(f"a fit wants alpha >= 0 seconds and beta > 0 seconds per byte, got {alpha} and {beta}")
@@ -256,6 +279,22 @@ def _axes(axes: Axes, xlabel: str, ylabel: str, say_x: Say, say_y: Say) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: say_y(value))
     axes.grid()
     axes.legend(fontsize=11)
+
+
+def _pair(call: str, name: str, pair: tuple[Values, Values]) -> tuple[list[float], list[float]]:
+    """x and y of one curve, of one length."""
+    both = as_list(call, name, pair, "x and y")
+    found = [numbers(call, f"x and y of {name}", values) for values in both]
+    if len(found) != 2 or len(found[0]) != len(found[1]) or not found[0]:
+        raise ValueError(f"{call} wants {name} as (x, y) of one length of at least 1; got lengths {[*map(len, found)]}")
+    return found[0], found[1]
+
+
+def _heights(name: str, value: float | Values) -> float | list[float]:
+    """One number, or the repeats."""
+    if isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0:
+        return numbers("bars", name, value)
+    return numbers("bars", name, [value])[0]
 
 
 def _nonempty(what: str, values: Mapping[str, object]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
+from llmlab.arguments import instances, table
 from llmlab.measuring import count
 from llmlab.parallel.jobs import JobSchedule, Piece
 from llmlab.plot.picture import Picture, canvas, finish, styled
@@ -21,8 +22,8 @@ def gantt(schedules: Mapping[str, JobSchedule], figure: Picture | None = None) -
 
     A triangle under the axis marks when a job arrives, if that is after the start.
     """
-    if not schedules:
-        raise ValueError("a Gantt chart wants a schedule, got none")
+    found = table("gantt", "schedules", schedules, "{name: schedule}").values()
+    instances("gantt", "schedules", found, JobSchedule, "what gang(jobs, ranks) gives")
     end = max(schedule.seconds for schedule in schedules.values())
     names = list(dict.fromkeys(job.name for schedule in schedules.values() for job in schedule.jobs))
     styles = {name: fill_style(i) for i, name in enumerate(names)}

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
+from llmlab.arguments import flag, listing, table
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import three_digits
 
@@ -34,9 +35,10 @@ def grids(
     rows, columns: labels, the same for every table.  numbers: write each number into its square.  limits: of the
     colours; by default 0 and the largest, or, where a number is negative, as far below zero as above.
     """
+    panels = table("grids", "panels", panels, "{title: a table of numbers}")
     tables = {title: _table(title, values) for title, values in panels.items()}
-    if not tables:
-        raise ValueError("grids wants at least one table, got none")
+    rows, columns = (listing("grids", name, words, "labels") for name, words in (("rows", rows), ("columns", columns)))
+    flag("grids", "numbers", numbers)
     low, high = limits or _limits(list(tables.values()))
     height, width = next(iter(tables.values())).shape
     tall = min(6.5, max(2.4, 9 / len(tables) * height / width)) + 0.9

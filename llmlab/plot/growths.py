@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from matplotlib.ticker import PercentFormatter
 
+from llmlab.arguments import instances, table
 from llmlab.cost import Prediction
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.predictions import by_cause
@@ -17,8 +18,7 @@ def growth(
     curve: Mapping[int, Prediction], *, hardware: str = "", note: str = "", figure: Picture | None = None
 ) -> Picture:
     """Draw {GPUs: prediction}, as `cost.growing.grow` gives it: of each step the shares of what it is spent on."""
-    if not curve:
-        raise ValueError("growth wants a prediction or more, got none")
+    instances("growth", "curve", table("growth", "curve", curve, "{GPUs: prediction}").values(), Prediction)
     counts = sorted(curve)
     shares = [{cause: seconds / curve[n].seconds for cause, seconds in by_cause(curve[n]).items()} for n in counts]
     figure = canvas(figure, (9, 4.4))

@@ -9,6 +9,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from llmlab.arguments import instances, table, whole
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import BLACK, FILLS, PALE, fill_style, listing
 
@@ -45,8 +46,10 @@ class Matrix:
 @styled
 def products(equations: Mapping[str, tuple[Matrix, Matrix]], ranks: int = 2, figure: Picture | None = None) -> Picture:
     """Draw {title: (left, right)} one below the other, each with its product. Grey: whole; sheets: to be added up."""
-    if not 1 <= ranks <= len(FILLS):
-        raise ValueError(f"products wants 1 to {len(FILLS)} ranks, got {ranks}")
+    whole("products", "ranks", ranks, least=1, most=len(FILLS))
+    for title, pair in table("products", "equations", equations, "{title: (left, right)}").items():
+        if len(instances("products", title, pair, Matrix, "Matrix(name, rows, columns)")) != 2:
+            raise ValueError(f"products wants {title} as (left, right); got {len(pair)} matrices")
     rows = {title: (left, right, left @ right) for title, (left, right) in equations.items()}
     heights = [max(m.rows for m in terms) + 2 * GAP for terms in rows.values()]
     figure = canvas(figure, (9, 0.22 * sum(heights) + 0.4 * len(rows)))

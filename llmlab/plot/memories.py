@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from llmlab.arguments import instance, real, table
 from llmlab.comm.errors import OutOfDeviceMemory
 from llmlab.comm.trace import Run
 from llmlab.hardware import Cluster, cluster
@@ -26,6 +27,7 @@ def memory(run: Run, on: str | Cluster | None = None, figure: Picture | None = N
 
     on: the cluster whose device's capacity is drawn as a line. More than 16 ranks are thinned.
     """
+    instance("memory", "run", run, Run, "what engine.run(worker) gives")
     ranks, note = chosen(list(range(len(run.memory))), 16)
     held = [run.memory[rank].at_peak for rank in ranks]
     device = None if on is None else cluster(on).device
@@ -113,10 +115,12 @@ def _needed(needed: OutOfDeviceMemory | Mapping[str, float], capacity: float | N
     if isinstance(needed, OutOfDeviceMemory):
         capacity = needed.capacity if capacity is None else capacity
         needed = needed.breakdown
-    parts = {name: float(nbytes) for name, nbytes in needed.items()}
-    if not parts or not capacity:
-        raise ValueError(f"a memory card wants bytes by category and a capacity above 0, got {parts} and {capacity}")
-    return parts, capacity
+    of = "{category: bytes}, or the OutOfDeviceMemory that a run raised,"
+    parts = {
+        name: real("memory_card", f"the bytes of {name}", nbytes, least=0)
+        for name, nbytes in table("memory_card", "needed", needed, of).items()
+    }
+    return parts, real("memory_card", "capacity", capacity, above=0)
 
 
 def _categories(held: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ import html
 import io
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any, ParamSpec
 
 import matplotlib
@@ -18,17 +19,24 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from llmlab.arguments import function, instance, string
 from llmlab.plot.style import GREY, RC
 
 DPI, COLOURS = 100, 64
+WORDS = ("hardware", "note", "xlabel", "ylabel", "title", "below")
 P = ParamSpec("P")
 
 
 def styled(plot: Callable[P, Picture]) -> Callable[P, Picture]:
-    """Let a plot function draw in this project's style, whatever the notebook has set for its own."""
+    """Let a plot function draw in this project's style, whatever the notebook has set, and take words for words."""
+
+    parameters = signature(plot)
 
     @wraps(plot)
     def draw(*args: P.args, **kwargs: P.kwargs) -> Picture:
+        for name, value in parameters.bind_partial(*args, **kwargs).arguments.items():
+            if name in WORDS:
+                string(plot.__name__, name, value)
         with matplotlib.rc_context(RC):
             return plot(*args, **kwargs)
 
@@ -49,6 +57,7 @@ def canvas(figure: Picture | None = None, size: tuple[float, float] = (9, 4.5)) 
     if figure is None:
         figure = Picture(figsize=size, dpi=DPI, layout="constrained")
     else:
+        instance("a plot", "figure", figure, Picture, "leave it out, or give an earlier plot's")
         figure.clear()
         figure.set_size_inches(*size)
     return figure
@@ -84,6 +93,7 @@ def show(figure: Figure, alt: str | None = None) -> None:
     """Display a figure with its sentence (by default the one its plot function wrote)."""
     from IPython.display import display
 
+    instance("show", "figure", figure, Figure, "what a plot function gives")
     data, metadata = bundle(figure, _sentence(figure, alt))
     display(data, metadata=metadata, raw=True)
 
@@ -100,6 +110,9 @@ def explore(draw: Callable[..., Any], alt: str | Callable[..., str] | None = Non
     """
     import ipywidgets as W
 
+    function("explore", "draw", draw, "figure, ...")
+    for name, control in controls.items():
+        instance("explore", name, control, W.Widget, "such as ipywidgets.IntSlider(4)")
     figure, view, said = Picture(dpi=DPI, layout="constrained"), W.HTML(), W.HTML()
 
     def redraw(change: Any = None) -> None:

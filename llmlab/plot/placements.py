@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from llmlab.arguments import choice, whole
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import fill_style, text_on
 
@@ -33,8 +34,8 @@ State = list[list[Piece | None]]  # [rank][column]: what lies there, None for no
 
 def before_and_after(op: str, ranks: int, root: int = 0) -> tuple[State, State]:
     """Lay out what each rank holds before and after a collective. Raises ValueError for one that is not known."""
-    if not 2 <= ranks <= MAX_RANKS or not 0 <= root < ranks:
-        raise ValueError(f"a placement wants 2 to {MAX_RANKS} ranks and a root among them, got {ranks} and {root}")
+    whole("a placement", "ranks", ranks, least=2, most=MAX_RANKS)
+    whole("a placement", "root", root, least=0, most=ranks - 1)
     n, everyone = range(ranks), tuple(range(ranks))
     own: State = [[Piece(j, (r,)) for j in n] for r in n]
     sums: State = [[Piece(j, everyone) for j in n] for _ in n]
@@ -50,9 +51,7 @@ def before_and_after(op: str, ranks: int, root: int = 0) -> tuple[State, State]:
         "scatter": (_only(own, root), _diagonal(roots)),
         "all_to_all": (own, [[Piece(r, (j,)) for j in n] for r in n]),
     }
-    if op not in states:
-        raise ValueError(f"a placement is drawn of {', '.join(states)}; got {op!r}")
-    return states[op]
+    return states[choice("a placement", "op", op, states)]
 
 
 @styled

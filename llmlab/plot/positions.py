@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
+from llmlab.arguments import real, whole
 from llmlab.model.embedding import angles_of, sinusoids
 from llmlab.plot.grids import SIGNED
 from llmlab.plot.picture import Picture, canvas, finish, styled
@@ -19,6 +20,8 @@ from llmlab.plot.style import BLUE, GREY, VERMILION
 def sinusoid_picture(position: int, d_model: int = 64, seq: int = 64, figure: Picture | None = None) -> Picture:
     """Draw the table of sinusoids, and the products of one position's row with all the others'."""
     _check(seq, position=position)
+    if whole("sinusoid_picture", "d_model", d_model, least=2) % 2:
+        raise ValueError(f"sinusoid_picture wants d_model as an even number, for pairs; got {d_model}")
     table = sinusoids(torch.arange(seq), d_model)
     products = likeness(position, d_model, seq, 10000.0)
     figure = canvas(figure, (9, 4.2))
@@ -47,6 +50,9 @@ def rotary_picture(
 ) -> Picture:
     """Draw how four of the pairs of a query and a key are turned, and the score this leaves for equal vectors."""
     _check(seq, query=query, key=key)
+    real("rotary_picture", "base", base, above=0)
+    if whole("rotary_picture", "head_dim", head_dim, least=8) % 2:
+        raise ValueError(f"rotary_picture wants head_dim as an even number, for pairs; got {head_dim}")
     pairs = [0, head_dim // 8, head_dim // 4, head_dim // 2 - 1]
     figure = canvas(figure, (9, 4.6))
     grid = figure.add_gridspec(2, 4)
@@ -97,6 +103,6 @@ def _against_position(axes: Axes, products: Sequence[float], marked: int, ylabel
 
 
 def _check(seq: int, **positions: int) -> None:
+    last = whole("a picture of positions", "seq", seq, least=1) - 1
     for name, position in positions.items():
-        if not 0 <= position < seq:
-            raise ValueError(f"{name} wants 0 to {seq - 1}, got {position}")
+        whole("a picture of positions", name, position, least=0, most=last)

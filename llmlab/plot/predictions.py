@@ -6,6 +6,7 @@ from textwrap import fill
 
 from matplotlib.axes import Axes
 
+from llmlab.arguments import instance, string
 from llmlab.cost import Prediction
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import BLACK, caption, fill_style, listing, memory_unit, say_memory, say_seconds
@@ -31,6 +32,7 @@ def prediction(
     p: Prediction, title: str, *, hardware: str = "", note: str = "", figure: Picture | None = None
 ) -> Picture:
     """Draw one predicted step as two bars, of memory and of time."""
+    instance("prediction", "p", p, Prediction, "what lab.predict(...) gives for one layout")
     figure = canvas(figure, (9, 3.9))
     memory, time = figure.subplots(2)
     figure.suptitle(title, fontsize=16)
@@ -58,6 +60,7 @@ def describe_prediction(p: Prediction) -> str:
 @styled
 def refusal(why: str, *, below: str = "", figure: Picture | None = None) -> Picture:
     """Draw, instead of a figure, why there is none: this is no layout."""
+    string("refusal", "why", why)
     figure = canvas(figure, (9, 3.9))
     axes = figure.subplots()
     axes.axis("off")

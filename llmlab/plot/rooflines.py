@@ -11,6 +11,7 @@ from math import log10
 
 from matplotlib.axes import Axes
 
+from llmlab.arguments import instance, instances, numbers
 from llmlab.cost.kernels import Kernel
 from llmlab.hardware import Device
 from llmlab.measuring import CLOCKS
@@ -18,6 +19,7 @@ from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import CLOCK_LINE, DOTTED, GREY, caption, line_style, listing, say_seconds, three_digits
 
 Measured = Mapping[str, tuple[float, float, float]]  # name -> FLOPs, bytes, seconds
+MEASURED = "{name: (FLOPs, bytes, seconds)}"
 NEAR = 0.45  # decades: kernels closer than this share a label
 
 
@@ -48,6 +50,11 @@ def roofline(
     The roof is the published peaks. Kernels are modelled, with the shares of the peaks that large ones reach: hollow
     marks and dashed bars. measured: {name: (FLOPs, bytes, seconds)}, filled and solid.
     """
+    instance("roofline", "device", device, Device, "lab.hardware.device('h100')")
+    instances("roofline", "kernels", kernels, Kernel, "layer_kernels(config, batch, seq)")
+    for name, three in instance("roofline", "measured", measured or {}, Mapping, MEASURED).items():
+        if len(numbers("roofline", name, three)) != 3 or not all(number > 0 for number in three):
+            raise ValueError(f"roofline wants {name} as (FLOPs, bytes, seconds) above 0; got {three!r}")
     marks = _marks(device, kernels, dtype, measured or {})
     if not marks:
         raise ValueError("roofline wants a kernel or more, got none")

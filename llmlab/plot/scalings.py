@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
+from llmlab.arguments import instances, table
 from llmlab.cost import Prediction
 from llmlab.cost.growing import efficiency
 from llmlab.plot.picture import Picture, canvas, finish, styled
@@ -22,8 +23,8 @@ def scaling(curves: Curves, *, hardware: str = "", note: str = "", figure: Pictu
 
     The pale band holds nine in ten measured steps; a cross marks layouts that do not fit.
     """
-    if not curves or not all(curves.values()):
-        raise ValueError(f"scaling wants a prediction or more for each name, got {list(curves) or 'no name'}")
+    for name, curve in table("scaling", "curves", curves, "{name: {GPUs: prediction}}").items():
+        instances("scaling", name, table("scaling", name, curve, "{GPUs: prediction}").values(), Prediction)
     figure = canvas(figure, (9, 6.4))
     top, bottom = figure.subplots(2, sharex=True, height_ratios=[5, 2])
     counts = sorted({gpus for curve in curves.values() for gpus in curve})

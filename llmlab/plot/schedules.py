@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
+from llmlab.arguments import instance
 from llmlab.measuring import count
 from llmlab.parallel.schedules import Schedule, make_schedule
 from llmlab.parallel.timetable import Slot, idle, in_flight, timetable
@@ -41,6 +42,7 @@ def schedule(
     plan = name_or_schedule
     if isinstance(plan, str):
         plan = make_schedule(plan, stages, microbatches, virtual_stages)
+    instance("schedule", "name_or_schedule", plan, Schedule, "or a name such as '1f1b'")
     slots = timetable(plan, costs, hop, sizes)
     end, ranks = max(slot.stop for slot in slots), len(plan.actions)
     figure = canvas(figure, (9, 1.6 + 0.36 * ranks))

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
+from llmlab.arguments import instance
 from llmlab.comm.trace import Run
 from llmlab.measuring import CLOCKS, Table, count, tabulate
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import CLOCK_LINE, DOTTED, GREY, caption, line_style, listing, three_digits
 
+RUNS = "what lab.measure(worker) gives, or a list of runs"
 NO_CLAIM = "measured, but ranks share processors: no claim"
 
 
@@ -23,7 +25,7 @@ def speedup(*tables: Table | Iterable[Run], figure: Picture | None = None) -> Pi
     reach from the slowest to the fastest. A measured time of more ranks than processors is a cross without a line:
     those ranks took turns. Raises ValueError when strong and weak scaling are mixed.
     """
-    found = [table if isinstance(table, Table) else tabulate(table) for table in tables]
+    found = [_table(table) for table in tables]
     work = sorted({table.work for table in found})
     if len(work) != 1:
         raise ValueError(f"a speed-up figure wants tables of one kind of work, got {' and '.join(work) or 'no table'}")
@@ -44,6 +46,12 @@ def speedup(*tables: Table | Iterable[Run], figure: Picture | None = None) -> Pi
     legend = [handles[i] for i in order], [labels[i] for i in order]
     figure.legend(*legend, loc="outside upper left", fontsize=11)
     return finish(figure, describe_speedup(*found), "\n".join(_captions(found)))
+
+
+def _table(table: Table | Iterable[Run]) -> Table:
+    if isinstance(table, Run):
+        raise ValueError("speedup wants runs on several numbers of ranks, got one Run: try speedup([run, ...])")
+    return table if isinstance(table, Table) else tabulate(instance("speedup", "a table", table, Iterable, RUNS))
 
 
 def describe_speedup(*tables: Table) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llmlab.arguments import real, table
 from llmlab.plot.memories import CATEGORIES
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import BLACK, fill_style, listing, memory_unit, say_memory
@@ -17,8 +18,11 @@ def memory_bars(kept: Kept, capacity: float | None = None, note: str = "", figur
 
     capacity: bytes of a device, drawn as a line.  note: where the bytes come from, below the figure.
     """
-    if not kept or not all(kept.values()):
-        raise ValueError(f"memory_bars wants bytes by category for each bar, got {dict(kept)}")
+    for name, parts in table("memory_bars", "kept", kept, "{name: {category: bytes}}").items():
+        for category, nbytes in table("memory_bars", name, parts, "{category: bytes}").items():
+            real("memory_bars", f"{name}'s {category}", nbytes, least=0)
+    if capacity is not None:
+        real("memory_bars", "capacity", capacity, above=0)
     figure = canvas(figure, (9, 4.6))
     axes = figure.subplots()
     unit, unit_name = memory_unit(max([capacity or 0.0, *(sum(parts.values()) for parts in kept.values())]))

@@ -10,6 +10,7 @@ import textwrap
 from math import log2
 from typing import Any
 
+from llmlab.arguments import real
 from llmlab.measuring import CLOCKS
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -88,6 +89,7 @@ def time_unit(longest: float) -> tuple[float, str]:
 
 def say_seconds(seconds: float) -> str:
     """Give seconds to three digits: `3.2 ms`."""
+    real("say_seconds", "seconds", seconds, infinite=True)
     unit, name = time_unit(abs(seconds))
     return f"{three_digits(seconds / unit)} {name}" if seconds else "0 s"
 
@@ -109,7 +111,7 @@ def memory_unit(most: float) -> tuple[float, str]:
 
 
 def _say(nbytes: float, step: int, names: tuple[str, ...]) -> str:
-    power = 0
+    nbytes, power = real("a size", "nbytes", nbytes, least=0), 0
     while nbytes >= 999.5 and power < len(names) - 1:  # what would round to 1000 is one of the next unit
         nbytes, power = nbytes / step, power + 1
     return f"{three_digits(nbytes)} {names[power]}"

@@ -8,6 +8,7 @@ from math import inf, isfinite
 import numpy as np
 from matplotlib.axes import Axes
 
+from llmlab.arguments import function, listing, numbers, table
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import GREY, line_style, three_digits
 
@@ -24,8 +25,13 @@ def descent(surface: Surface, paths: Mapping[str, Path], box: Box, figure: Pictu
 
     A path that leaves the box goes on unseen; one whose height is no longer finite ends.
     """
-    if not paths or not all(len(path) for path in paths.values()):
-        raise ValueError("descent wants at least one path, each with its start, got one without")
+    function("descent", "surface", surface, "x, y")
+    for name, path in table("descent", "paths", paths, "{name: points}").items():
+        points = [numbers("descent", f"the points of {name}", point) for point in listing("descent", name, path)]
+        if not points or any(len(point) != 2 for point in points):
+            raise ValueError(f"descent wants {name} as at least one point (x, y), its start; got {path!r}")
+    if [len(numbers("descent", "box", ends)) for ends in listing("descent", "box", box)] != [2, 2]:
+        raise ValueError(f"descent wants box as ((left, right), (bottom, top)); got {box!r}")
     figure = canvas(figure, (10, 4.6))
     plane, fall = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _contours(plane, surface, box)

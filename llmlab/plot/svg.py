@@ -9,10 +9,11 @@ import hashlib
 from html import escape
 from math import floor, log10
 
+from llmlab.arguments import real
 from llmlab.comm.trace import Run, Trace
 from llmlab.plot.lanes import SHORT, Span, lanes_of
 from llmlab.plot.style import GREY, KIND_STYLE, KIND_WORDS, caption, text_on, three_digits, time_unit
-from llmlab.plot.timelines import describe_timeline
+from llmlab.plot.timelines import describe_timeline, trace_of
 
 WIDTH, LEFT, RIGHT, ROW, BAR = 960, 130, 20, 26, 20  # user units; the viewer scales them to the width there is
 
@@ -32,7 +33,10 @@ def timeline_svg(trace: Trace | Run, until: float | None = None, play_s: float =
     until: where the time axis ends, in seconds, so that two drawings share one. play_s: let the bars appear from left
     to right in so many seconds of the reader's time (who asked for less motion sees them at once).
     """
-    trace, not_modelled = (trace.trace, trace.not_modelled) if isinstance(trace, Run) else (trace, ())
+    trace, not_modelled = trace_of(trace)
+    real("timeline_svg", "play_s", play_s, least=0)
+    if until is not None:
+        real("timeline_svg", "until", until, above=0)
     laid = lanes_of(trace, until)
     end = max(laid.seconds, until or 0.0)
     scale = (WIDTH - LEFT - RIGHT) / end

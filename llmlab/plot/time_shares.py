@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmlab.arguments import instance, real, table
 from llmlab.diagnosing import CAUSES
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import BLUE, ORANGE, PALE, PURPLE, SKY, caption, edge_on, listing, text_on
@@ -24,9 +25,10 @@ def causes(
 
     notes: what is written behind a bar, by name, such as its MFU.  hardware: whose clock it is.
     """
-    if not shares:
-        raise ValueError("causes wants shares of the time by cause for at least one name, got none")
-    notes = notes or {}
+    for name, by_cause in table("causes", "shares", shares, "{name: {cause: share}}").items():
+        for cause, share in table("causes", name, by_cause, "{cause: share}").items():
+            real("causes", f"{name}'s {cause}", share, least=0)
+    notes = {} if notes is None else instance("causes", "notes", notes, Mapping, "{name: note}")
     figure = canvas(figure, (9, 1.5 + 0.42 * len(shares)))
     axes = figure.subplots()
     left = dict.fromkeys(shares, 0.0)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from llmlab.arguments import instance
+from llmlab.arguments import listing as listing_
 from llmlab.comm.trace import Run, Trace
 from llmlab.measuring import CLOCKS, count
 from llmlab.plot.lanes import SHORT, Lane, Lanes, Span, computes, idle_seconds, lanes_of
@@ -29,7 +31,7 @@ def timeline(trace: Trace | Run, figure: Picture | None = None) -> Picture:
 
     Give the Run rather than its trace, and the caption says what the clock leaves out. More than 16 ranks are thinned.
     """
-    trace, not_modelled = _parts(trace)
+    trace, not_modelled = trace_of(trace)
     laid = lanes_of(trace)
     figure = canvas(figure, (9, 1.9 + _height(laid)))
     axes = figure.subplots()
@@ -47,7 +49,9 @@ def compare_timelines(
 
     Raises ValueError when one is measured and the other modelled: their times do not compare.
     """
-    (a, left_out), (b, left_out_b) = _parts(a), _parts(b)
+    (a, left_out), (b, left_out_b) = trace_of(a), trace_of(b)
+    if len(listing_("compare_timelines", "names", names, "two names")) != 2:
+        raise ValueError(f"compare_timelines wants names as two names; got {names!r}")
     if a.clock != b.clock:
         raise ValueError(
             f"two timelines on one axis want one clock, got {a.clock} ({names[0]}) and {b.clock} ({names[1]})"
@@ -86,8 +90,13 @@ def describe_timeline(trace: Trace) -> str:
     return text + f"; rank {most} computes nothing for {say_seconds(idle[most])} of it ({share:.0%})."
 
 
-def _parts(trace: Trace | Run) -> tuple[Trace, tuple[str, ...]]:
-    return (trace.trace, trace.not_modelled) if isinstance(trace, Run) else (trace, ())
+def trace_of(trace_or_run: Trace | Run) -> tuple[Trace, tuple[str, ...]]:
+    """A trace with an event or more, and what its clock leaves out, if its Run says so."""
+    run = trace_or_run if isinstance(trace_or_run, Run) else None
+    trace = instance("a timeline", "trace", run.trace if run else trace_or_run, Trace, "give run, or run.trace")
+    if not len(trace):
+        raise ValueError("a timeline wants a trace of one event or more; got an empty one")
+    return trace, run.not_modelled if run else ()
 
 
 def _title(trace: Trace) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from llmlab.arguments import instances, table
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import FILLS, text_on
 
@@ -17,8 +18,8 @@ def token_boxes(cuts: Mapping[str, Sequence[bytes]], figure: Picture | None = No
 
     Bytes that are no printable ASCII are written as two hexadecimal digits each, as the figure's font has no Chinese.
     """
-    if not cuts:
-        raise ValueError("token_boxes wants at least one list of tokens, got none")
+    for title, tokens in table("token_boxes", "cuts", cuts, "{title: tokens}").items():
+        instances("token_boxes", title, tokens, bytes, "as tokenizer.vocab[i]")
     rows = {title: lines_of([printable(token) for token in tokens]) for title, tokens in cuts.items()}
     height = sum(len(lines) + 1.1 for lines in rows.values())
     figure = canvas(figure, (9, 0.32 * height + 0.2))

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
+from llmlab.arguments import listing as listing_
+from llmlab.arguments import numbers, table
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import (
     BLACK,
@@ -31,8 +33,10 @@ def parity(pairs: Pairs, *, note: str = "", figure: Picture | None = None) -> Pi
     Each mark compares two numbers, so it is neither; the axes say which is which. A perfect prediction is on the solid
     line, one that is off by a quarter on a dotted one.
     """
-    if not pairs or not all(len(measured) for measured, _ in pairs.values()):
-        raise ValueError(f"parity wants a step or more for each name, got {list(pairs) or 'no name'}")
+    for name, pair in table("parity", "pairs", pairs, "{name: (measured, modelled)}").items():
+        sizes = [len(numbers("parity", name, seconds)) for seconds in listing_("parity", name, pair)]
+        if len(sizes) != 2 or sizes[0] != sizes[1] or not sizes[0]:
+            raise ValueError(f"parity wants {name} as as many measured as modelled seconds, one or more; got {sizes}")
     figure = canvas(figure, (9, 6.2))
     axes = figure.subplots()
     both = np.concatenate([np.concatenate(pair) for pair in pairs.values()])
@@ -69,19 +73,21 @@ def errors(scored: Errors, *, constant: str = "constant", note: str = "", figure
 
     A mark to the right of the yardstick's says less than the constant does.
     """
-    if constant not in scored or any(set(table) != set(scored[constant]) for table in scored.values()):
+    for name, by_table in table("errors", "scored", scored, "{name: {table: error}}").items():
+        numbers("errors", name, table("errors", name, by_table, "{table: error}").values())
+    if constant not in scored or any(set(by_table) != set(scored[constant]) for by_table in scored.values()):
         raise ValueError(
             f"errors wants {constant!r} among the scored, and all of them of the same tables; got {list(scored)}"
         )
     tables = list(scored[constant])
     figure = canvas(figure, (9, 1.6 + 0.31 * len(tables)))
     axes = figure.subplots()
-    for y, table in enumerate(tables):
-        axes.plot([0, scored[constant][table]], [y, y], color="#D0D0D0", linewidth=6, solid_capstyle="butt", zorder=1)
+    for y, name in enumerate(tables):
+        axes.plot([0, scored[constant][name]], [y, y], color="#D0D0D0", linewidth=6, solid_capstyle="butt", zorder=1)
     axes.plot([], [], color="#D0D0D0", linewidth=6, label=f"{constant}: to here, no skill")
     for i, (name, by_table) in enumerate(item for item in scored.items() if item[0] != constant):
         axes.plot(
-            [by_table[table] for table in tables], range(len(tables)), linestyle="none", marker=MARKERS[i],
+            [by_table[each] for each in tables], range(len(tables)), linestyle="none", marker=MARKERS[i],
             color=LINE_COLOURS[i], markersize=8, label=name, zorder=2 + i,
         )  # fmt: skip
     axes.set_yticks(range(len(tables)), tables, fontsize=10)

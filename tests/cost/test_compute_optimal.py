@@ -38,5 +38,5 @@ def test_gpu_hours_buy_flops():
 
 @pytest.mark.parametrize("flops", [0, -1.0, float("nan")])
 def test_no_flops_are_refused(flops):
-    with pytest.raises(ValueError, match="flops wants a number above 0"):
+    with pytest.raises(ValueError, match="flops as a number above 0"):
         BESIROGLU.optimum(flops)

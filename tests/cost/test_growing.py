@@ -43,7 +43,7 @@ def test_interleaved_counts_without_whole_rounds_are_left_out():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"work": "some"}, "work wants strong or weak, got 'some'"),
+        ({"work": "some"}, "work as one of 'strong', 'weak'; got 'some'"),
         ({"replica": Layout(dp=2, microbatches=32)}, "a replica has dp=1, got dp=2"),
         ({"most": 4}, "most wants at least the 8 GPUs of one replica, got 4"),
         ({"global_batch": 63}, "a batch of 63 does not split"),

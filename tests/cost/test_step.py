@@ -188,12 +188,12 @@ def test_a_layout_close_to_the_memory_is_marginal():
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        ({"precision": "int4"}, "precision wants one of fp8, bf16, fp16, fp32, fp64; got 'int4'"),
-        ({"recompute": "some"}, "recompute wants one of none, selective, full; got 'some'"),
+        ({"precision": "int4"}, "precision as one of 'fp8', 'bf16', 'fp16', 'fp32', 'fp64'; got 'int4'"),
+        ({"recompute": "some"}, "recompute as one of 'none', 'selective', 'full'; got 'some'"),
         ({"layout": Layout(dp=3)}, "batch of 16 does not split over dp=3"),
         ({"on": "a1000"}, "did you mean 'a100'"),
         ({"stack": "megatron-2020"}, "did you mean 'megatron-2022'"),
-        ({"without": ("bubbles",)}, "without wants one of .*; got 'bubbles'"),
+        ({"without": ("bubbles",)}, "without as one of .*; got 'bubbles'"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused(wrong, says):

@@ -110,7 +110,7 @@ def test_an_unknown_name_is_refused_with_the_closest():
         cluster("h10")
     with pytest.raises(ValueError, match="a link is one of .*did you mean 'infiniband-ndr'"):
         cluster("h100", inter="infiniband-nrd")
-    with pytest.raises(ValueError, match="at least 1 device, got devices_per_node=0"):
+    with pytest.raises(ValueError, match="devices_per_node as a whole number of at least 1; got 0"):
         cluster("h100", devices_per_node=0)
 
 

@@ -33,7 +33,7 @@ class Case:
     documents: bool = False
     ignored: str = "some"  # which targets do not count: none, some, or one half of the batch entirely
     frozen: bool = False
-    precision: str = "full"
+    precision: str | None = None
 
     def __str__(self) -> str:
         shown = [f"{k}={v}" for k, v in vars(self.layout).items() if v != getattr(Layout(), k)]

@@ -244,9 +244,9 @@ def test_a_gradient_that_is_missing_counts_as_zero_and_dtypes_travel_apart():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (partial(TopK, 0), "above 0 and at most 1, got 0"),
-        (partial(TopK, 1.5), "above 0 and at most 1, got 1.5"),
-        (partial(EightBit, 0), "of at least 1, got 0"),
+        (partial(TopK, 0), "above 0 and of at most 1; got 0"),
+        (partial(TopK, 1.5), "above 0 and of at most 1; got 1.5"),
+        (partial(EightBit, 0), "of at least 1; got 0"),
         (lambda: numbers(2).run(train, compressed(0.01)), "a compressor such as TopK"),
     ],
 )

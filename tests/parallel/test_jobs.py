@@ -123,7 +123,6 @@ def test_ranks_taken_one_by_one_either_deadlock_or_run_every_job(jobs):
     "jobs, said",
     [
         ([Job("A", 5, 1)], "job A wants 1 to 4 ranks on this cluster, got 5"),
-        ([Job("A", 1, 0)], "job A wants seconds > 0 and arrives >= 0, got 0 and 0.0"),
         ([Job("A", 1, 1), Job("A", 2, 1)], "jobs want different names, got A, A"),
     ],
 )
@@ -140,5 +139,5 @@ def test_no_jobs_make_an_empty_schedule():
 
 
 def test_a_slice_of_no_time_is_refused():
-    with pytest.raises(ValueError, match="slice_s > 0 and switch_s >= 0, got 0 and 0.0"):
+    with pytest.raises(ValueError, match="slice_s as a number above 0; got 0"):
         share([Job("A", 1, 1)], 4, slice_s=0)

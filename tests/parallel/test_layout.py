@@ -76,9 +76,9 @@ def test_the_world_need_not_be_known():
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        ({"dp": 0}, "dp wants an integer of at least 1, got 0"),
-        ({"zero": 4}, "zero wants 0, 1, 2 or 3, got 4"),
-        ({"schedule": "1F1B"}, "schedule wants one of gpipe, 1f1b, interleaved, zero_bubble; got '1F1B'"),
+        ({"dp": 0}, "dp as a whole number of at least 1; got 0"),
+        ({"zero": 4}, "zero as a whole number from 0 to 3; got 4"),
+        ({"schedule": "1F1B"}, "'gpipe', '1f1b', .*; got '1F1B'; did you mean '1f1b'"),
         ({"virtual_stages": 2}, "virtual_stages=2 wants schedule='interleaved', got '1f1b'"),
     ],
 )

@@ -150,9 +150,9 @@ def test_many_problems_are_cut_short():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("2f2b", 2, 4), "gpipe, 1f1b, zero_bubble, interleaved; got '2f2b'"),
-        (("1f1b", 0, 4), "ranks of at least 1, got 0"),
-        (("1f1b", 2, 0), "microbatches of at least 1, got 0"),
+        (("2f2b", 2, 4), "'zero_bubble', 'interleaved'; got '2f2b'"),
+        (("1f1b", 0, 4), "ranks as a whole number of at least 1; got 0"),
+        (("1f1b", 2, 0), "microbatches as a whole number of at least 1; got 0"),
         (("interleaved", 4, 6, 2), "microbatches that 4 ranks divide, got 6"),
         (("1f1b", 2, 4, 2), "virtual_stages=2 wants schedule='interleaved', got '1f1b'"),
     ],

@@ -362,10 +362,10 @@ def linear_role(world, **how):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"servers": 0}, "servers wants 1 to 2, so that a worker is left, got 0"),
-        ({"servers": 3}, "servers wants 1 to 2, so that a worker is left, got 3"),
-        ({"staleness": -1}, "of at least 0, got -1"),
-        ({"staleness": 0.5}, "of at least 0, got 0.5"),
+        ({"servers": 0}, "so that a worker is left. as a whole number from 1 to 2; got 0"),
+        ({"servers": 3}, "so that a worker is left. as a whole number from 1 to 2; got 3"),
+        ({"staleness": -1}, "of at least 0; got -1"),
+        ({"staleness": 0.5}, "of at least 0; got 0.5"),
         ({"model": nn.Linear(2, 2, bias=False), "servers": 2}, "want a trained parameter each, got 1"),
         ({"model": nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1).double())}, "one dtype, got torch.float32, torch.f"),
     ],

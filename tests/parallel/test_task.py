@@ -152,8 +152,8 @@ def test_the_timeline_names_every_task_on_the_rank_that_did_it():
 @pytest.mark.parametrize(
     "how, said",
     [
-        ({"schedule": "dynamic"}, "schedule in static, first_free; got 'dynamic'"),
-        ({"chunk": 0}, "chunk of at least 1, got 0"),
+        ({"schedule": "dynamic"}, "schedule as one of 'static', 'first_free'; got 'dynamic'"),
+        ({"chunk": 0}, "chunk as a whole number of at least 1; got 0"),
     ],
 )
 def test_a_wrong_argument_says_what_is_wanted(how, said):

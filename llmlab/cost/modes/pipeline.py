@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmlab.arguments import choice, instance, listing, reals, whole, wholes
+from llmlab.cost.models import find_config
 from llmlab.model.config import Config
 from llmlab.parallel.schedules import Schedule
 
@@ -25,8 +27,11 @@ def bubble(
 
     backward: without `weights`, the seconds of W, for "zero_bubble"; W is at most F + B there.
     """
-    if name not in ("gpipe", "1f1b", "interleaved", "zero_bubble"):
-        raise ValueError(f"a bubble's formula is known for gpipe, 1f1b, interleaved and zero_bubble; got {name!r}")
+    wholes("bubble", 1, ranks=ranks, virtual_stages=virtual_stages)
+    choice("bubble", "name", name, ("gpipe", "1f1b", "interleaved", "zero_bubble"))
+    reals("bubble", 0, forward=forward, backward=backward, weights=weights)
+    if virtual_stages > 1 and name != "interleaved":
+        raise ValueError(f"virtual_stages={virtual_stages} wants schedule='interleaved', got {name!r}")
     if name == "zero_bubble":
         return (ranks - 1) * (forward + backward - weights)
     return (ranks - 1) * (forward + backward) / virtual_stages
@@ -34,14 +39,19 @@ def bubble(
 
 def bubble_share(name: str, ranks: int, microbatches: int, virtual_stages: int = 1) -> float:
     """The share of a step in which a rank waits, where backward takes twice as long as forward (and B as W)."""
+    wholes("bubble_share", 1, ranks=ranks, microbatches=microbatches, virtual_stages=virtual_stages)
     split = name == "zero_bubble"
     waits = bubble(name, ranks, 1, 1 if split else 2, 1, virtual_stages)
     return waits / (waits + 3 * microbatches)
 
 
-def pipeline_bytes(config: Config, schedule: Schedule, rank: int, batch: int, seq: int) -> int:
+def pipeline_bytes(config: str | Config, schedule: Schedule, rank: int, batch: int, seq: int) -> int:
     """Bytes this rank hands over in one `forward_backward` of the whole batch: activations, gradients, table, loss."""
+    config = find_config(config)
+    wholes("pipeline_bytes", 1, batch=batch, seq=seq)
+    instance("pipeline_bytes", "schedule", schedule, Schedule, "make_schedule(name, ranks, microbatches)")
     w, ranks = config.dtype.itemsize, len(schedule.actions)
+    whole("pipeline_bytes", "rank", rank, least=0, most=ranks - 1)
     if ranks == 1:
         return 0
     taken = [(action, schedule.feeds(action)) for action in schedule.actions[rank]]
@@ -52,13 +62,21 @@ def pipeline_bytes(config: Config, schedule: Schedule, rank: int, batch: int, se
     return messages * hidden + table + max(w, 4)
 
 
-def activation_bytes(config: Config, schedule: Schedule, rank: int, batch: int, seq: int, sizes: Sequence[int]) -> int:
+def activation_bytes(
+    config: str | Config, schedule: Schedule, rank: int, batch: int, seq: int, sizes: Sequence[int]
+) -> int:
     """Bytes of activations this rank holds at its peak, for blocks without experts, dropout or recomputation.
 
     sizes: blocks per stage. Walks the rank's list: F takes, B gives back what W does not need, W the rest. On top comes
     what B works with: gradients of the MLP's inner values and of the stream, of the logits where they are. Messages
     just received are not counted, so a stage's own input only where it is the first.
     """
+    config = find_config(config)
+    wholes("activation_bytes", 1, batch=batch, seq=seq)
+    instance("activation_bytes", "schedule", schedule, Schedule, "make_schedule(name, ranks, microbatches)")
+    if len(listing("activation_bytes", "sizes", sizes, "blocks per stage")) != schedule.stages:
+        raise ValueError(f"activation_bytes wants sizes as a number for each of {schedule.stages} stages; got {sizes}")
+    whole("activation_bytes", "rank", rank, least=0, most=len(schedule.actions) - 1)
     held, peak, n = 0, 0, batch // schedule.microbatches * seq
     for action in schedule.actions[rank]:
         blocks, end = sizes[action.stage], schedule.stages - 1
@@ -73,11 +91,14 @@ def activation_bytes(config: Config, schedule: Schedule, rank: int, batch: int, 
     return peak + n * max(logits, config.d_ff + 2 * config.d_model) * config.dtype.itemsize
 
 
-def stage_bytes(config: Config, tokens: int, blocks: int, stage: int, end: int) -> int:
+def stage_bytes(config: str | Config, tokens: int, blocks: int, stage: int, end: int) -> int:
     """Bytes a stage keeps of one microbatch of so many tokens from its forward to its backward. end: the last stage.
 
     What goes out is kept until its gradient comes back; what came in is the stage before's affair, or a message's.
     """
+    config = find_config(config)
+    wholes("stage_bytes", 1, tokens=tokens, blocks=blocks)
+    wholes("stage_bytes", 0, end=end)
     w, D = config.dtype.itemsize, config.d_model
     kept = blocks * block_numbers(config) + D * (stage == 0)
     if stage == end:
@@ -85,8 +106,11 @@ def stage_bytes(config: Config, tokens: int, blocks: int, stage: int, end: int) 
     return tokens * kept * w
 
 
-def owed_bytes(config: Config, tokens: int, blocks: int, stage: int, end: int) -> int:
+def owed_bytes(config: str | Config, tokens: int, blocks: int, stage: int, end: int) -> int:
     """Bytes a stage keeps of one microbatch between B and W: of each product the input and the output's gradient."""
+    config = find_config(config)
+    wholes("owed_bytes", 1, tokens=tokens, blocks=blocks)
+    wholes("owed_bytes", 0, end=end)
     D, heads, kv = config.d_model, config.n_head * config.head_dim, config.n_kv_head * config.head_dim
     inputs = D + heads + D + config.d_ff  # q, k and v share theirs, and so do gate and up
     gradients = heads + 2 * kv + D + config.d_ff * (2 if config.mlp == "swiglu" else 1) + D
@@ -94,13 +118,14 @@ def owed_bytes(config: Config, tokens: int, blocks: int, stage: int, end: int) -
     return tokens * (blocks * (inputs + gradients) + head) * config.dtype.itemsize
 
 
-def block_numbers(config: Config) -> int:
+def block_numbers(config: str | Config) -> int:
     """Numbers a block keeps for its backward, per token: the inputs of its products, norms, attention and activation.
 
     Its input, both norms' outputs and the sum between them; q, k, v (grouped ones repeated), attention's output and its
     log-sum; the MLP's inner values before and after the activation (SwiGLU: gate, up, silu(gate), their product).
     torch's RMSNorm is made of parts, and keeps x / rms as well; LayerNorm keeps a mean and a deviation per token.
     """
+    config = find_config(config)
     D, inner = config.d_model, 4 if config.mlp == "swiglu" else 2
     norms = 2 * (D + 1) + 2 * (D if config.norm == "rmsnorm" else 1)
     return 2 * D + norms + 4 * config.n_head * config.head_dim + config.n_head + inner * config.d_ff

@@ -15,11 +15,16 @@ reduce_scatter of N and an all_gather of N / p.
 
 from __future__ import annotations
 
+from llmlab.arguments import flag, wholes
+from llmlab.cost.models import find_config
 from llmlab.model.config import Config
 
 
-def tensor_bytes(config: Config, batch: int, seq: int, tp: int, sequence_parallel: bool = False) -> int:
+def tensor_bytes(config: str | Config, batch: int, seq: int, tp: int, sequence_parallel: bool = False) -> int:
     """Bytes a rank hands over in one step: forward, backward, and `sum_partial`. No capacity, no recomputation."""
+    config = find_config(config)
+    wholes("tensor_bytes", 1, batch=batch, seq=seq, tp=tp)
+    flag("tensor_bytes", "sequence_parallel", sequence_parallel)
     if tp == 1:
         return 0
     w, a, n = config.dtype.itemsize, max(config.dtype.itemsize, 4), batch * seq
@@ -32,8 +37,11 @@ def tensor_bytes(config: Config, batch: int, seq: int, tp: int, sequence_paralle
     return config.n_layer * block + embedding + head + loss + w * partial_params(config, tp, sequence_parallel)
 
 
-def partial_params(config: Config, tp: int, sequence_parallel: bool = False) -> int:
+def partial_params(config: str | Config, tp: int, sequence_parallel: bool = False) -> int:
     """Parameters whose gradients have to be added up over the ranks after backward."""
+    config = find_config(config)
+    wholes("partial_params", 1, tp=tp)
+    flag("partial_params", "sequence_parallel", sequence_parallel)
     bias, norm = int(config.bias), config.d_model * (2 if config.norm == "layernorm" and config.bias else 1)
     kv = 2 * (config.d_model + bias) * config.n_kv_head * config.head_dim
     block = kv if config.n_kv_head % tp else 0
@@ -43,8 +51,10 @@ def partial_params(config: Config, tp: int, sequence_parallel: bool = False) -> 
     return config.n_layer * (block + 2 * norm + row_biases) + norm * config.norm_first
 
 
-def params_per_rank(config: Config, tp: int) -> int:
+def params_per_rank(config: str | Config, tp: int) -> int:
     """Parameters one rank holds, the vocabulary's padding included."""
+    config = find_config(config)
+    wholes("params_per_rank", 1, tp=tp)
     D, bias = config.d_model, int(config.bias)
     kv_heads = config.n_kv_head if config.n_kv_head % tp else config.n_kv_head // tp
     attention = (D + bias) * config.head_dim * (config.n_head // tp + 2 * kv_heads) + D * (D // tp + bias)
@@ -58,13 +68,16 @@ def params_per_rank(config: Config, tp: int) -> int:
     return config.n_layer * block + norm * config.norm_first + tables + positions
 
 
-def activation_bytes(config: Config, batch: int, seq: int, tp: int, sequence_parallel: bool = False) -> int:
+def activation_bytes(config: str | Config, batch: int, seq: int, tp: int, sequence_parallel: bool = False) -> int:
     """Bytes of activations one rank of tp > 1 holds at its peak: in the loss, if V is well above d_ff.
 
     Attention fused, a dense MLP, no dropout. Each norm and each region keeps its input: under sequence parallelism the
     one is a slice and the other whole (Megatron keeps a slice there too, and gathers it a second time in backward).
     torch computes an RMSNorm on a CPU step by step, and keeps what stood before the gain as well.
     """
+    config = find_config(config)
+    wholes("activation_bytes", 1, batch=batch, seq=seq, tp=tp)
+    flag("activation_bytes", "sequence_parallel", sequence_parallel)
     D, w, a = config.d_model, config.dtype.itemsize, max(config.dtype.itemsize, 4)
     slice_ = D // tp if sequence_parallel else D
     norm, before_gain = (2, 0) if config.norm == "layernorm" else (1, slice_)
@@ -78,11 +91,14 @@ def activation_bytes(config: Config, batch: int, seq: int, tp: int, sequence_par
     return batch * seq * (config.n_layer * block + ends)
 
 
-def received_bytes(config: Config, batch: int, seq: int, sequence_parallel: bool = False) -> int:
+def received_bytes(config: str | Config, batch: int, seq: int, sequence_parallel: bool = False) -> int:
     """Bytes of received messages a rank of tp > 1 still needs, at most: one [n, D], or two where none is copied.
 
     A bias makes a new tensor of the sum it is added to, and so does the copy that orders gathered tokens.
     """
+    config = find_config(config)
+    wholes("received_bytes", 1, batch=batch, seq=seq)
+    flag("received_bytes", "sequence_parallel", sequence_parallel)
     at_once = 1 if config.bias or sequence_parallel else 2
     return at_once * batch * seq * config.d_model * config.dtype.itemsize
 

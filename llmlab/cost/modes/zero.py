@@ -14,11 +14,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from llmlab.arguments import choice, flag, real, wholes
+from llmlab.cost.models import find_config
 from llmlab.model import Config
 
+STAGES = (1, 2, 3)
 
-def step_bytes(config: Config, ranks: int, stage: int, microbatches: int = 1, prefetch: bool = True) -> int:
+
+def step_bytes(config: str | Config, ranks: int, stage: int, microbatches: int = 1, prefetch: bool = True) -> int:
     """Bytes one rank hands over in one step; stages 2 and 3 reduce the gradients of each microbatch."""
+    config = find_config(config)
+    wholes("step_bytes", 1, ranks=ranks, microbatches=microbatches)
+    choice("step_bytes", "stage", stage, STAGES)
+    flag("step_bytes", "prefetch", prefetch)
     before, block, after = families(config)
     shards = sum(shard(size, ranks) for size in (before, after)) + config.n_layer * shard(block, ranks)
     width, times = config.dtype.itemsize, 1 if stage == 1 else microbatches
@@ -33,6 +41,9 @@ def step_bytes(config: Config, ranks: int, stage: int, microbatches: int = 1, pr
 
 def wire_bytes(n_param: int, ranks: int, stage: int, width: int) -> float:
     """Bytes one rank puts on a ring in one step, whichever way: stage 0 is data parallelism's all_reduce."""
+    wholes("wire_bytes", 1, ranks=ranks, width=width)
+    choice("wire_bytes", "stage", stage, (0, *STAGES))
+    real("wire_bytes", "n_param", n_param, above=0)
     return (3 if stage == 3 else 2) * (ranks - 1) / ranks * width * n_param
 
 
@@ -42,15 +53,21 @@ def model_states(n_param: float, ranks: int, stage: int, width: int = 2, optimiz
     width: bytes of a weight and of a gradient.  optimizer: bytes a weight it keeps; 12 are Adam's two moments and the
     weights once more in fp32, which training in 16 bits needs (Rajbhandari et al. 2020, section 3.1 and figure 1).
     """
-    if stage not in (0, 1, 2, 3):
-        raise ValueError(f"a stage of ZeRO is 0 (none), 1, 2 or 3, got {stage!r}")
+    wholes("model_states", 1, ranks=ranks, width=width)
+    choice("model_states", "stage", stage, (0, *STAGES))
+    real("model_states", "n_param", n_param, above=0)
+    wholes("model_states", 0, optimizer=optimizer)
     sharded = [n_param / ranks if stage >= first else n_param for first in (3, 2, 1)]
     names, bytes_each = ("parameters", "gradients", "optimizer state"), (width, width, optimizer)
     return {name: each * n for name, each, n in zip(names, bytes_each, sharded, strict=True)}
 
 
-def memory(config: Config, ranks: int, stage: int, prefetch: bool = True) -> dict[str, int]:
+def memory(config: str | Config, ranks: int, stage: int, prefetch: bool = True) -> dict[str, int]:
     """Peak bytes one of at least two ranks keeps in training with Adam, by category, without activations."""
+    config = find_config(config)
+    wholes("memory", 1, ranks=ranks)
+    choice("memory", "stage", stage, STAGES)
+    flag("memory", "prefetch", prefetch)
     before, block, after = families(config)
     shards = shard(before, ranks) + shard(after, ranks) + config.n_layer * shard(block, ranks)
     numbers = {
@@ -62,8 +79,9 @@ def memory(config: Config, ranks: int, stage: int, prefetch: bool = True) -> dic
     return {category: config.dtype.itemsize * number for category, number in numbers.items()}
 
 
-def families(config: Config) -> tuple[int, int, int]:
+def families(config: str | Config) -> tuple[int, int, int]:
     """Parameters before the blocks, of one block, and after the blocks; if a table is tied all of it is before."""
+    config = find_config(config)
     block = replace(config, n_layer=config.n_layer + 1).n_param - config.n_param
     around = config.n_param - config.n_layer * block
     if config.tie_embeddings:
@@ -75,6 +93,7 @@ def families(config: Config) -> tuple[int, int, int]:
 
 def shard(n_param: int, ranks: int) -> int:
     """Numbers each rank keeps of a bucket."""
+    wholes("shard", 1, ranks=ranks)
     return -(-n_param // ranks)
 
 
