@@ -1,12 +1,12 @@
 """Pipeline parallelism in closed form: the bubble, the bytes a rank hands over in a step, what it holds at its peak.
 
-p ranks, v stages on each, m microbatches. F, B, W: seconds a rank takes for a microbatch's forward and for the two halves
-of its backward, the gradients of the inputs and those of the weights.
+p ranks, v stages on each, m microbatches. F, B, W: seconds a rank takes for a microbatch's forward and for the two
+halves of its backward, the gradients of the inputs and those of the weights.
 
     bubble, seconds a rank waits in a step
         gpipe, 1f1b   (p - 1) (F + B + W)                              Narayanan et al. 2021, section 2.2
         interleaved   (p - 1) (F + B + W) / v
-        zero_bubble   (p - 1) (F + B) - (min(m, p) - 1) W             W <= F and W <= B; for m >= p it is
+        zero_bubble   (p - 1) (F + B) - (min(m, p) - 1) W              W <= F and W <= B; for m >= p it is
                                                                        (p - 1) (F + B - W): Qi et al. 2023, section 2.3
     messages                                   2 (p v - 1) m in all, of b t D numbers each
     microbatches held by rank r                gpipe m, 1f1b p - r, zero_bubble p, at most m
