@@ -39,4 +39,4 @@ def test_every_slider_changes_the_sentence(displayed):
         before = said.value
         slider.index = slider.index + 1
         assert said.value != before and view.value
-    assert displayed[0]["text/plain"].startswith("A 7B model with momentum on 64 ranks.")
+    assert displayed[0]["text/plain"].startswith("A 7.5B model with momentum on 64 ranks.")
