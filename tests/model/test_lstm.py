@@ -1,5 +1,6 @@
 """The LSTM against torch's: values and gradients; and as a language model."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,3 +41,28 @@ def test_it_is_a_causal_language_model_with_a_loss():
     assert same[:, :5].all() and not same[:, 5:].any()
     model.loss(tokens, tokens).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_its_weights_begin_as_those_of_torch_nn(tied):
+    config = Config(200, 64, 1, 1, 8, position="none", tie_embeddings=tied)
+    model, theirs = LSTM(config), (nn.Embedding(200, 64), nn.LSTM(64, 64), nn.Linear(64, 200))
+    layer, table = model.layers[0], model.embedding.token.weight
+    pairs = [(layer.input.weight, theirs[1].weight_ih_l0), (layer.recurrent.weight, theirs[1].weight_hh_l0)]
+    pairs += [] if tied else [(table, theirs[0].weight), (model.head.weight, theirs[2].weight)]
+    for ours, their in pairs:
+        # 12,800 numbers or more: the deviation of their standard deviation is below 1 / sqrt(2 x 12,800) = 0.6%
+        assert ours.std().item() == pytest.approx(their.std().item(), rel=0.03)
+    assert layer.input.bias.abs().max() <= 64**-0.5  # as each of torch's
+    assert table.std().item() == pytest.approx(64**-0.5 if tied else 1.0, rel=0.03)
+    assert (model.head.weight is table) == tied
+
+
+def test_its_weights_depend_on_the_seed_alone_wherever_it_is_made():
+    config = Config(20, 16, 2, 1, 8, position="none")
+    first, other = LSTM(config, seed=1), LSTM(config, seed=2)
+    with torch.device("meta"):
+        later = LSTM(config, seed=1)
+    later.materialize()
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, later.state_dict()[name]) and not torch.equal(weight, other.state_dict()[name])

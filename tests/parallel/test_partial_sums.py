@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llmlab.comm.group import Mesh
+from llmlab.comm.mesh import Mesh
 from llmlab.model import Config, Transformer
 from llmlab.optim import SGD
 from llmlab.parallel.data import average_gradients, data_parallel, no_sync

@@ -123,7 +123,7 @@ def test_a_result_that_cannot_travel_is_a_failure_of_its_task():
     def worker(world):
         return map_tasks(lambda i: (_ for _ in range(i)) if i == 1 else i, range(3), world)
 
-    with pytest.raises(TasksFailed, match="task 1 on rank 1: TypeError: .*generator.* cannot be sent"):
+    with pytest.raises(TasksFailed, match="task 1 on rank 1: TypeError: .*a generator: its work has not been done"):
         Simulator(2).run(worker)
 
 

@@ -199,6 +199,12 @@ def test_tokens_that_are_always_found_come_before_all_else(vocabulary):
     assert chat.encode("<s>a<|im_start|>", specials=True)[0] == 1
 
 
+def test_of_two_specials_that_begin_alike_the_longest_wins(vocabulary):
+    pieces = [*vocabulary[0], "<s><b>"]
+    longer = SentencePiece(pieces, rules_of_scores(vocabulary[1]), {**SPECIALS, "<s><b>": len(pieces) - 1})
+    assert longer.encode("<s><b><s>", specials=True) == [len(pieces) - 1, 1]
+
+
 @pytest.mark.parametrize("kind", [" ", "theo", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"])
 def test_the_steps_to_encode_a_long_text_grow_hardly_faster_than_its_length(vocabulary, kind):
     def steps(n: int) -> int:
