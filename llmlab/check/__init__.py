@@ -22,6 +22,7 @@ from llmlab.check.pipeline import (
     microbatches_needed,
     own_schedule,
     split_by_speed,
+    zero_bubble_wait,
 )
 from llmlab.check.planning import best_size, cheapest, mfu_of_hfu, skill, training_gpu_hours
 from llmlab.check.server import server_bytes, servers_needed, stale_bounded, stale_descent
@@ -121,6 +122,7 @@ __all__ = [
     "vocabulary_loss",
     "warm_up_cosine",
     "world_size",
+    "zero_bubble_wait",
     "zero_ring_bytes",
     "zero_state_bytes",
     "zigzag",

@@ -138,7 +138,7 @@ def own_schedule(answer: Callable[..., Any]) -> Result:
 
 def _own(answer: Any) -> Iterator[Case]:
     for p, m in ((2, 4), (4, 8), (3, 5)):
-        best = [bubble("zero_bubble", p, 1, 1, 1), p]
+        best = [bubble("zero_bubble", p, m, 1, 1, 1), p]
         plain = make_schedule("1f1b", p, m)
         late = Schedule("late", tuple(row + tuple(_weights(row)) for row in plain.actions))
         mistakes = [
@@ -161,7 +161,30 @@ def _tried(answer: Callable[..., Any], ranks: int, microbatches: int) -> list[fl
 
 def _score(plan: Schedule, ranks: int) -> list[float]:
     waits, held = max(idle(timetable(plan, {"F": 1, "B": 1, "W": 1}))), max(in_flight(plan))
-    return [max(waits, bubble("zero_bubble", ranks, 1, 1, 1)), max(held, ranks)]
+    return [max(waits, bubble("zero_bubble", ranks, plan.microbatches, 1, 1, 1)), max(held, ranks)]
+
+
+def zero_bubble_wait(answer: Callable[..., Any]) -> Result:
+    """`answer(ranks, microbatches, F, B, W)`: seconds a rank waits in a step of ZB-H1; W at most F and B."""
+    hint = "count the W's that fill a rank's bubble: with few microbatches, how many have come back to be put in it?"
+    return examine("zero_bubble_wait", answer, _filled(answer), hint)
+
+
+def _filled(answer: Any) -> Iterator[Case]:
+    for p, m, f, b, w in ((4, 8, 1, 1, 1), (4, 1, 1, 1, 1), (4, 2, 3, 4, 2), (2, 6, 3, 5, 2), (6, 3, 2, 2, 1)):
+        mistakes = [
+            (
+                (p - 1) * (f + b - w),
+                "right from m = p on; with fewer microbatches there are not p - 1 W's to fill with.",
+            ),
+            (
+                (p - 1) * (f + b) - (min(m, p - 1)) * w,
+                "one W too many: the last that a rank does fills no gap, it ends the step.",
+            ),
+            ((p - 1) * (f + b + w), "that is 1F1B: on the way through the ranks nobody waits for W."),
+        ]
+        what = f"{p} ranks, {m} microbatch{'es' * (m > 1)}, F = {f}, B = {b}, W = {w}"
+        yield Case(what, partial(answer, p, m, f, b, w), bubble("zero_bubble", p, m, f, b, w), mistakes)
 
 
 def _weights(row: Any) -> Iterator[Any]:

@@ -50,7 +50,7 @@ def step_seconds(
     slowest = layers * one_layer + is_first * at_first + is_last * at_last
     # weight gradients, one of the two products of backward, are as long as the products forward
     weights = (x.config.n_layer - layers) * keep["matmul"] * compute.layer_products(x, line)
-    step["bubble"] = keep["bubble"] * bubble(x.layout, whole - slowest, weights)
+    step["bubble"] = keep["bubble"] * bubble(x.layout, x.m, whole - slowest, weights)
     message = keep["pipeline_messages"] * 2 * axes["pp"].message(x.w * x.n * x.config.d_model * software.message(x))
     step["pipeline_messages"] = software.waiting(x, message, whole, slowest)
     ending = software.ending(stage)
@@ -112,11 +112,13 @@ def slowest_stage(x: Sizes, layer: Numbers, first: Numbers, last: Numbers) -> tu
     return stage, x.layers(stage), 1 * (stage == 0), 1 * (stage == end)
 
 
-def bubble(layout: LayoutLike, others: Numbers, weights: Numbers) -> Numbers:
+def bubble(layout: LayoutLike, m: Numbers, others: Numbers, weights: Numbers) -> Numbers:
     """Seconds a rank stands idle while the pipeline fills and empties: one micro-batch's way through the other stages.
 
     Interleaving divides it by the virtual stages. Zero-bubble's first form fills it with weight gradients: of F + B + W
-    a stage, F + B - W stay (Qi et al. 2024, table 2: ZB-H1). `weights`: seconds of the other stages' weight gradients.
+    a stage, F + B - W stay (Qi et al. 2024, table 2: ZB-H1); with m < pp there are only m - 1 W's to fill with, not
+    pp - 1. `weights`: seconds of the other stages' weight gradients.
     """
-    zero_bubble = np.maximum(0.0, others - 2 * weights)
+    filled = (np.minimum(m, layout.pp) - 1) / np.maximum(layout.pp - 1, 1)
+    zero_bubble = np.maximum(0.0, others - (1 + filled) * weights)
     return np.where(np.asarray(layout.schedule) == "zero_bubble", zero_bubble, others / layout.virtual_stages)

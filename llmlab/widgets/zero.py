@@ -13,11 +13,12 @@ from llmlab.widgets.models import MODELS
 from llmlab.widgets.sliders import choice
 
 STAGES = {0: "data parallel", 1: "ZeRO-1", 2: "ZeRO-2", 3: "ZeRO-3"}
+SIZES = {"7.5B": 7.5e9, **{name: config.n_param for name, config in MODELS.items()}}  # the first is the paper's
 OPTIMIZERS = {"SGD": 4, "momentum": 8, "Adam": 12}  # bytes a weight, the weights' copy in fp32 included
 NOTE = "Calculated: model states only, weights and gradients in 16 bits. Activations and buffers come on top."
 
 
-def zero_explorer(model: str = "7B", ranks: int = 64, optimizer: str = "Adam", device: str = "h100") -> W.VBox:
+def zero_explorer(model: str = "7.5B", ranks: int = 64, optimizer: str = "Adam", device: str = "h100") -> W.VBox:
     """Explore what a model's states take on each rank under no sharding and the three stages of ZeRO."""
     capacity = cluster(device).device.memory_bytes
 
@@ -27,7 +28,7 @@ def zero_explorer(model: str = "7B", ranks: int = 64, optimizer: str = "Adam", d
 
     return explore(
         draw,
-        model=choice("model", list(MODELS), model),
+        model=choice("model", list(SIZES), model),
         ranks=choice("ranks", [2**k for k in range(11)], ranks),
         optimizer=choice("optimizer", list(OPTIMIZERS), optimizer),
     )
@@ -35,7 +36,7 @@ def zero_explorer(model: str = "7B", ranks: int = 64, optimizer: str = "Adam", d
 
 def kept(model: str, ranks: int, optimizer: str) -> dict[str, dict[str, float]]:
     """Bytes of each stage on one rank, by category."""
-    n_param = MODELS[model].n_param
+    n_param = SIZES[model]
     return {
         name: model_states(n_param, ranks, stage, optimizer=OPTIMIZERS[optimizer]) for stage, name in STAGES.items()
     }
@@ -43,7 +44,7 @@ def kept(model: str, ranks: int, optimizer: str) -> dict[str, dict[str, float]]:
 
 def describe(model: str, ranks: int, optimizer: str, capacity: float) -> str:
     """Say what the bars show, and what each stage has to send for it."""
-    sent = [wire_bytes(MODELS[model].n_param, ranks, stage, 2) for stage in (0, 3)]
+    sent = [wire_bytes(SIZES[model], ranks, stage, 2) for stage in (0, 3)]
     return (
         f"A {model} model with {optimizer} on {ranks} ranks. {describe_bars(kept(model, ranks, optimizer), capacity)} "
         f"A rank sends {say_memory(sent[0])} a step, under ZeRO-3 {say_memory(sent[1])}."

@@ -91,6 +91,16 @@ def test_virtual_stages_divide_the_bubble_and_zero_bubble_fills_most_of_it():
     assert bubble(schedule="gpipe") == bubble()
 
 
+def test_zero_bubble_fills_less_with_fewer_micro_batches_than_stages():
+    def bubble(m: int, **how) -> float:
+        layout = Layout(pp=4, microbatches=m, **how)
+        return small(layout, on=QUIET, without=("attention", "elementwise", "logits")).breakdown["bubble"]
+
+    for m in (1, 2, 4, 8):  # with F = B = W: of 3 (F + B + W), W and as many W as have come back fall away
+        left = 1 - (3 + min(m, 4) - 1) / 9
+        assert bubble(m, schedule="zero_bubble") == pytest.approx(left * bubble(m))
+
+
 def test_the_logits_make_the_last_stage_the_slowest():
     wide = dataclasses.replace(SMALL, vocab_size=50_000)
     p = small(Layout(pp=8, microbatches=16), on=QUIET, config=wide)

@@ -1,11 +1,13 @@
 """Pipeline parallelism in closed form: the bubble, the bytes a rank hands over in a step, what it holds at its peak.
 
-p ranks, v stages on each, m microbatches. F, B, W: seconds a rank takes for a microbatch's forward, its backward
-(without W, where a schedule has it) and its weight gradients.
+p ranks, v stages on each, m microbatches. F, B, W: seconds a rank takes for a microbatch's forward and for the two
+halves of its backward, the gradients of the inputs and those of the weights.
 
-    bubble, seconds a rank waits in a step     gpipe, 1f1b   (p - 1) (F + B)         Narayanan et al. 2021, section 2.2
-                                               interleaved   (p - 1) (F + B) / v
-                                               zero_bubble   (p - 1) (F + B - W)     Qi et al. 2023, section 2.3
+    bubble, seconds a rank waits in a step
+        gpipe, 1f1b   (p - 1) (F + B + W)                              Narayanan et al. 2021, section 2.2
+        interleaved   (p - 1) (F + B + W) / v
+        zero_bubble   (p - 1) (F + B) - (min(m, p) - 1) W              W <= F and W <= B; for m >= p it is
+                                                                       (p - 1) (F + B - W): Qi et al. 2023, section 2.3
     messages                                   2 (p v - 1) m in all, of b t D numbers each
     microbatches held by rank r                gpipe m, 1f1b p - r, zero_bubble p, at most m
 """
@@ -21,27 +23,28 @@ from llmlab.parallel.schedules import Schedule
 
 
 def bubble(
-    name: str, ranks: int, forward: float, backward: float, weights: float = 0.0, virtual_stages: int = 1
+    name: str, ranks: int, microbatches: int, forward: float, backward: float, weights: float, virtual_stages: int = 1
 ) -> float:
-    """Seconds each rank waits in a step of equal stages, with at least as many microbatches as ranks and free messages.
+    """Seconds each rank waits in a step of equal stages with free messages.
 
-    backward: without `weights`, the seconds of W, for "zero_bubble"; W is at most F + B there.
+    backward: without the weights' gradients, which take `weights` seconds, whether a schedule puts them off or not.
     """
-    wholes("bubble", 1, ranks=ranks, virtual_stages=virtual_stages)
+    wholes("bubble", 1, ranks=ranks, microbatches=microbatches, virtual_stages=virtual_stages)
     choice("bubble", "name", name, ("gpipe", "1f1b", "interleaved", "zero_bubble"))
     reals("bubble", 0, forward=forward, backward=backward, weights=weights)
     if virtual_stages > 1 and name != "interleaved":
         raise ValueError(f"virtual_stages={virtual_stages} wants schedule='interleaved', got {name!r}")
     if name == "zero_bubble":
-        return (ranks - 1) * (forward + backward - weights)
-    return (ranks - 1) * (forward + backward) / virtual_stages
+        # filled with the W of microbatches that have come back; of a W longer than F or B the rest delays the others
+        filled = (min(microbatches, ranks) - 1) * min(forward, backward, weights)
+        return (ranks - 1) * (forward + backward) - filled
+    return (ranks - 1) * (forward + backward + weights) / virtual_stages
 
 
 def bubble_share(name: str, ranks: int, microbatches: int, virtual_stages: int = 1) -> float:
-    """The share of a step in which a rank waits, where backward takes twice as long as forward (and B as W)."""
+    """The share of a step in which a rank waits, where forward and both halves of backward take as long."""
     wholes("bubble_share", 1, ranks=ranks, microbatches=microbatches, virtual_stages=virtual_stages)
-    split = name == "zero_bubble"
-    waits = bubble(name, ranks, 1, 1 if split else 2, 1, virtual_stages)
+    waits = bubble(name, ranks, microbatches, 1, 1, 1, virtual_stages)
     return waits / (waits + 3 * microbatches)
 
 

@@ -39,7 +39,7 @@ def step_bytes(config: str | Config, ranks: int, stage: int, microbatches: int =
     return width * (reduced + microbatches * (forward + backward))
 
 
-def wire_bytes(n_param: int, ranks: int, stage: int, width: int) -> float:
+def wire_bytes(n_param: float, ranks: int, stage: int, width: int) -> float:
     """Bytes one rank puts on a ring in one step, whichever way: stage 0 is data parallelism's all_reduce."""
     wholes("wire_bytes", 1, ranks=ranks, width=width)
     choice("wire_bytes", "stage", stage, (0, *STAGES))

@@ -13,6 +13,7 @@ from llmlab.check.pipeline import (
     own_schedule,
     quickest_split,
     split_by_speed,
+    zero_bubble_wait,
 )
 from llmlab.parallel.schedules import make_schedule
 
@@ -37,6 +38,7 @@ RIGHT = [
     (split_by_speed, quickest_split),
     (message_count, lambda p, m, v: 2 * (p * v - 1) * m),
     (own_schedule, lambda p, m: str(make_schedule("zero_bubble", p, m))),
+    (zero_bubble_wait, lambda p, m, f, b, w: (p - 1) * (f + b) - (min(m, p) - 1) * w),
 ]
 WRONG = [
     (bubble_share, lambda p, m: (p - 1) / m, "beside the work"),
@@ -58,4 +60,8 @@ WRONG = [
     (own_schedule, lambda p, m: "B0 F0 W0", "does not run"),
     (own_schedule, lambda p, m: str(make_schedule("1f1b", p, m)), "each with F, B and W"),
     (own_schedule, weights_at_the_end, "holds all of them"),
+    (zero_bubble_wait, lambda p, m, f, b, w: (p - 1) * (f + b - w), "from m = p on"),
+    (zero_bubble_wait, lambda p, m, f, b, w: (p - 1) * (f + b) - min(m, p - 1) * w, "one W too many"),
+    (zero_bubble_wait, lambda p, m, f, b, w: (p - 1) * (f + b + w), "that is 1F1B"),
+    (zero_bubble_wait, lambda p, m, f, b, w: m, "how many have come back"),
 ]

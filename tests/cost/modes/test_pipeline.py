@@ -107,11 +107,17 @@ def test_the_bubble_in_the_simulated_timeline_is_the_formulas(name, stages, rank
     monkeypatch.setattr(pipeline.Interpreter, "weights", slowly)
     run = Simulator(ranks, FREE, kernels=False).run(sleepy, name, stages, microbatches)
     work = microbatches * sum(SECONDS.values())
-    backward = SECONDS["B"] if name == "zero_bubble" else SECONDS["B"] + SECONDS["W"]
-    waits = bubble(name, ranks, SECONDS["F"], backward, SECONDS["W"], stages)
+    waits = bubble(name, ranks, microbatches, *(SECONDS[kind] for kind in "FBW"), stages)
     assert run.seconds == pytest.approx(work + waits, rel=1e-9)
-    costs = {**SECONDS, "B": backward}
+    costs = {**SECONDS, "B": SECONDS["B"] if name == "zero_bubble" else SECONDS["B"] + SECONDS["W"]}
     assert idle(timetable(make_schedule(name, ranks, microbatches, stages), costs)) == pytest.approx([waits] * ranks)
+
+
+@pytest.mark.parametrize("costs", [(1, 1, 1), (2, 3, 1), (1, 2, 1.5), (2, 1, 1.5), (0.25, 0.5, 2)])
+@pytest.mark.parametrize(("ranks", "microbatches"), [(4, 1), (4, 2), (6, 5), (6, 6), (3, 8), (2, 1)])
+def test_zero_bubble_fills_with_no_more_weights_than_have_come_back(ranks, microbatches, costs):
+    slots = timetable(make_schedule("zero_bubble", ranks, microbatches), dict(zip("FBW", costs, strict=True)))
+    assert idle(slots) == pytest.approx([bubble("zero_bubble", ranks, microbatches, *costs)] * ranks)
 
 
 def test_the_share_of_the_bubble():
@@ -120,4 +126,4 @@ def test_the_share_of_the_bubble():
     assert bubble_share("zero_bubble", 4, 12) == pytest.approx(3 / (3 + 36))
     assert bubble_share("1f1b", 1, 12) == 0
     with pytest.raises(ValueError, match="got 'v'"):
-        bubble("v", 4, 1, 2)
+        bubble("v", 4, 8, 1, 1, 1)
