@@ -59,10 +59,11 @@ class Device:
         A "memory" kernel (element-wise, norm, softmax, optimizer) is priced by its bytes alone: its arithmetic is not
         the matrix unit's, and is hidden.
         """
+        choice("kernel_seconds", "kind", kind, KINDS)
+        reals("kernel_seconds", 0, flops=flops, nbytes=nbytes)
         moving = nbytes / (self.memory_bytes_per_s * self.memory_efficiency)
         if kind == "memory":
             return moving + self.ramp_s
-        choice("kernel_seconds", "kind", kind, KINDS)
         efficiency = self.matmul_efficiency if kind == "matmul" else self.attention_efficiency
         return max(flops / (self.peak(dtype) * efficiency), moving) + self.ramp_s
 
@@ -84,7 +85,7 @@ class Link:
 
     def seconds(self, nbytes: Number) -> float:
         """Seconds for one message that has the link to itself."""
-        return self.latency_s + nbytes / (self.bytes_per_s * self.efficiency)
+        return self.latency_s + real("seconds", "nbytes", nbytes, least=0) / (self.bytes_per_s * self.efficiency)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ class Cluster:
     measured: bool = False
 
     def __post_init__(self) -> None:
-        string("Cluster", "name", self.name)
+        for name in ("name", "source"):
+            string("Cluster", name, getattr(self, name))
+        for name in ("fictional", "measured"):
+            flag("Cluster", name, getattr(self, name))
         instance("Cluster", "device", self.device, Device, "lab.hardware.device('h100')")
         whole("Cluster", "devices_per_node", self.devices_per_node, least=1)
         for name in ("intra", "inter"):
@@ -112,7 +116,7 @@ class Cluster:
 
     def node(self, rank: int) -> int:
         """The node that a rank of the world lives on; nodes fill up in order."""
-        return rank // self.devices_per_node
+        return whole("node", "rank", rank, least=0) // self.devices_per_node
 
     def link(self, a: int, b: int) -> Link:
         """The link between world ranks a and b."""
