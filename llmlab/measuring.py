@@ -114,7 +114,8 @@ class Table:
         for row in self.rows:
             writer.writerow([*asdict(row).values(), "; ".join(self.not_modelled)])
         if path is not None:
-            Path(instance("to_csv", "path", path, (str, Path))).write_text(text.getvalue(), encoding="utf-8")
+            instance("to_csv", "path", path, (str, Path))
+            Path(path).write_text(text.getvalue(), encoding="utf-8")
         return text.getvalue()
 
     @classmethod

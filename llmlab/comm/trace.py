@@ -98,7 +98,7 @@ class Trace:
 
     def to_chrome(self, path: str | Path) -> Path:
         """Write the trace as Chrome's JSON, which ui.perfetto.dev opens: a process per rank, a thread per stream."""
-        path = Path(instance("to_chrome", "path", path, (str, Path)))
+        instance("to_chrome", "path", path, (str, Path))
         rows: list[dict[str, Any]] = []
         for rank in sorted({e.rank for e in self.events}):
             rows.append(
@@ -110,6 +110,7 @@ class Trace:
                 {"ph": "X", "name": e.op, "cat": e.stream, "pid": e.rank, "tid": e.stream,
                  "ts": e.start * 1e6, "dur": e.seconds * 1e6, "args": args}
             )  # fmt: skip
+        path = Path(path)
         path.write_text(json.dumps({"traceEvents": rows, "displayTimeUnit": "ms"}))
         return path
 

@@ -18,7 +18,7 @@ class Device:
 
     `attention_efficiency` counts the whole T x T, so a causal kernel, which skips half, may pass 1. `launch_s`: host
     seconds to launch one kernel. `ramp_s`: device seconds every kernel pays on top of its work. `one_clock`: on a CPU
-    the host that launches is the device that computes.
+    the host that launches is the device that computes. A rate may be infinite: what it counts then takes no time.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Device:
         string("Device", "name", self.name)
         _check_rates(self.flops_per_s)
         whole("Device", "memory_bytes", self.memory_bytes, least=1)
-        real("Device", "memory_bytes_per_s", self.memory_bytes_per_s, above=0)
+        real("Device", "memory_bytes_per_s", self.memory_bytes_per_s, above=0, infinite=True)
         reals("Device", 0, launch_s=self.launch_s, ramp_s=self.ramp_s)
         for name in ("matmul_efficiency", "attention_efficiency", "memory_efficiency"):
             real("Device", name, getattr(self, name), above=0)
@@ -127,4 +127,4 @@ def _check_rates(rates: Mapping[str, Number]) -> None:
     if not isinstance(rates, Mapping) or not rates:
         raise ValueError(f"Device wants flops_per_s as {{dtype: FLOP/s}}; got {rates!r}")
     for dtype, rate in rates.items():
-        real("Device", f"flops_per_s[{choice('Device', 'flops_per_s', dtype, DTYPES)!r}]", rate, above=0)
+        real("Device", f"flops_per_s[{choice('Device', 'flops_per_s', dtype, DTYPES)!r}]", rate, above=0, infinite=True)

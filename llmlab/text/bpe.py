@@ -108,7 +108,8 @@ class BPE:
         end a document or start a system prompt.
         """
         flag("encode", "specials", specials)
-        if isinstance(instance("encode", "text", text, (str, bytes)), bytes):
+        instance("encode", "text", text, (str, bytes))
+        if isinstance(text, bytes):
             text = text.decode("utf-8", "surrogateescape")  # a broken byte rides along as U+DC80 + byte
         if specials and self.specials:
             return self._encode_with_specials(text)

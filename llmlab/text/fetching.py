@@ -105,7 +105,9 @@ def fetch(name: str, folder: Path | None = None) -> Path:
     the pinned one. A download with a wrong hash is deleted.
     """
     package = PACKAGES[choice("fetch", "name", name, sorted(PACKAGES))]
-    folder = CACHE if folder is None else Path(instance("fetch", "folder", folder, (str, Path)))
+    if folder is not None:
+        instance("fetch", "folder", folder, (str, Path))
+    folder = CACHE if folder is None else Path(folder)
     path = folder / package.file
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,8 @@ class SentencePiece:
         specials: read "<s>" and the like as one token; off by default, as in `BPE`.
         """
         flag("encode", "specials", specials)
-        if isinstance(instance("encode", "text", text, (str, bytes)), bytes):
+        instance("encode", "text", text, (str, bytes))
+        if isinstance(text, bytes):
             text = text.decode("utf-8", "surrogateescape")
         whole = self.always | (self.specials if specials else {})
         longest_first = sorted(whole, key=len, reverse=True)
