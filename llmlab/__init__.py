@@ -56,10 +56,19 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"llmlab.{name}")
     if name not in _HOME:
-        raise AttributeError(f"llmlab has no {name!r}")
+        raise AttributeError(f"llmlab has no {name!r}{_nearest(name)}")
     value = getattr(import_module(f"llmlab.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _nearest(name: str) -> str:
+    """Say which name was meant, whatever its case; nothing for Python's own questions, such as `__path__`."""
+    from difflib import get_close_matches  # here, so that importing llmlab stays quick
+
+    known = {each.lower(): each for each in __all__}
+    near = [] if name.startswith("__") else get_close_matches(name.lower(), known, n=1)
+    return f"; did you mean {known[near[0]]!r}?" if near else ""
 
 
 def __dir__() -> list[str]:

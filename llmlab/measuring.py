@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from llmlab.arguments import choice, function, instances, listing, real, string, table, whole
+from llmlab.arguments import choice, flag, function, instance, instances, listing, real, string, table, whole
 from llmlab.comm.trace import Run
 from llmlab.hardware import describe_machine
 
@@ -60,6 +60,7 @@ class Table:
     not_modelled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        instances("Table", "rows", self.rows, Row, "tabulate(runs) makes them")
         for column in ("clock", "work"):
             found = sorted({getattr(row, column) for row in self.rows})
             if len(found) != 1:
@@ -113,12 +114,14 @@ class Table:
         for row in self.rows:
             writer.writerow([*asdict(row).values(), "; ".join(self.not_modelled)])
         if path is not None:
+            instance("to_csv", "path", path, (str, Path))
             Path(path).write_text(text.getvalue(), encoding="utf-8")
         return text.getvalue()
 
     @classmethod
     def from_csv(cls, path: str | Path) -> Table:
         """Read what `to_csv` wrote."""
+        instance("from_csv", "path", path, (str, Path))
         with open(path, newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         missing = [name for name in _COLUMNS if lines and name not in lines[0]]
@@ -173,6 +176,7 @@ def measure(
     function("measure", "worker", worker, "world, ...")
     function("measure", "engine", engine, "ranks=n")
     whole("measure", "repeats", repeats, least=1)
+    flag("measure", "progress", progress)
     _check("measure", work, seconds, processors)
     with tqdm(total=len(counts) * repeats, desc=_name(worker), unit="run", disable=not progress) as bar:
         for repeat in range(repeats):
@@ -221,6 +225,8 @@ def tabulate_seconds(
     """Make a table of seconds by number of ranks that did not come from a Run, such as predictions."""
     choice("tabulate_seconds", "clock", clock, CLOCKS)
     choice("tabulate_seconds", "work", work, WORKS)
+    for name, words in (("hardware", hardware), ("worker", worker)):
+        string("tabulate_seconds", name, words)
     by_ranks = table("tabulate_seconds", "seconds", seconds, "{ranks: seconds}")
     timed = [(whole("tabulate_seconds", "ranks", ranks, 1), s, hardware) for ranks, s in by_ranks.items()]
     return _table(timed, clock, worker, work, None, not_modelled)

@@ -24,21 +24,25 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from llmlab.arguments import instance, whole
 from llmlab.comm.group import Group
 
 
 def copy_to(x: Tensor, group: Group) -> Tensor:
     """Replicate, into a region where each rank uses x in its own way. Backward: Partial -> Replicate (all_reduce)."""
+    _check("copy_to", x, group)
     return _CopyTo.apply(x, group)
 
 
 def reduce_from(x: Tensor, group: Group) -> Tensor:
     """Partial -> Replicate (all_reduce). Backward: identity, for the gradient is the same on every rank."""
+    _check("reduce_from", x, group)
     return _ReduceFrom.apply(x, group)
 
 
 def gather_from(x: Tensor, group: Group, dim: int = -1) -> Tensor:
     """Shard(dim) -> Replicate, where all ranks go on alike. Backward: Replicate -> Shard(dim) (this rank's slice)."""
+    _check("gather_from", x, group)
     return _GatherFrom.apply(x, group, _dim(x, dim, "gather_from"))
 
 
@@ -49,6 +53,7 @@ def scatter_to(x: Tensor, group: Group, dim: int = -1) -> Tensor:
 
 def all_gather_from(x: Tensor, group: Group, dim: int = 0) -> Tensor:
     """Shard(dim) -> Replicate, where each rank goes its own way. Backward: Partial -> Shard(dim) (reduce_scatter)."""
+    _check("all_gather_from", x, group)
     return _AllGatherFrom.apply(x, group, _dim(x, dim, "all_gather_from"))
 
 
@@ -151,14 +156,20 @@ def _gather(x: Tensor, group: Group, dim: int) -> Tensor:
     return group.all_gather(x.movedim(dim, 0).contiguous()).movedim(0, dim).contiguous()
 
 
+def _check(name: str, x: Tensor, group: Group) -> None:
+    instance(name, "x", x, Tensor)
+    instance(name, "group", group, Group, "world, or a Mesh's group")
+
+
 def _dim(x: Tensor, dim: int, name: str) -> int:
     """Count the dimension from the front."""
-    if not -x.dim() <= dim < x.dim():
-        raise ValueError(f"{name} wants a dimension of a tensor with {x.dim()} dimensions, got {dim}")
-    return dim % x.dim()
+    if not x.dim():
+        raise ValueError(f"{name} works along a dimension of x and wants at least one, got a scalar: reshape(1) it")
+    return whole(name, "dim", dim, least=-x.dim(), most=x.dim() - 1) % x.dim()
 
 
 def _splits(x: Tensor, group: Group, dim: int, name: str) -> int:
+    _check(name, x, group)
     dim = _dim(x, dim, name)
     if x.shape[dim] % group.size:
         raise ValueError(

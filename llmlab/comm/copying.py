@@ -14,6 +14,8 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
+from llmlab.arguments import function
+
 LARGE = 64 * 2**20  # bytes above which copying is worth a word
 
 
@@ -37,8 +39,7 @@ class Copies:
 
 def check_worker(worker: Any) -> None:
     """Refuse what would return without having run: a coroutine function, a generator function, no function at all."""
-    if not callable(worker):
-        raise ValueError(f"run wants a function worker(world, ...), got {type(worker).__name__}")
+    function("run", "worker", worker, "world, ...")
     inner = worker
     while isinstance(inner, functools.partial):
         inner = inner.func

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 import torch
 from torch import Tensor
 
-from llmlab.arguments import flag, real
+from llmlab.arguments import flag, real, string
 from llmlab.comm import checks
 from llmlab.comm.call import Call, Done, Handle, alone
 
@@ -76,7 +76,7 @@ class Group:
 
     def span(self, name: str) -> AbstractContextManager[None]:
         """Mark what happens inside as one named stretch of this rank's timeline (stream "host")."""
-        return self.engine.span(name)
+        return self.engine.span(string("span", "name", name))
 
     # --- collectives: every member calls them, in the same order ----------------------------------------------------
 

@@ -31,10 +31,10 @@ class Mesh:
         world.engine.prepare({name: self._family((name,)) for name in axes})
 
     def __getitem__(self, names: str | tuple[str, ...]) -> Group:
-        names = (names,) if isinstance(names, str) else tuple(names)
-        unknown = [name for name in names if name not in self.axes]
-        if unknown:
-            raise ValueError(f"Mesh has axes {', '.join(self.axes)}; got {unknown[0]!r}")
+        names = tuple(names) if isinstance(names, (tuple, list)) else (names,)
+        unknown = [name for name in names if name not in tuple(self.axes)]
+        if unknown or not names:
+            raise ValueError(f"Mesh has axes {', '.join(self.axes)}; got {repr(unknown[0]) if unknown else 'none'}")
         if names not in self._groups:
             self._groups[names] = self._group(names)
         return self._groups[names]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from llmlab.arguments import choice, instance, whole
+
 COLLECTIVES = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast", "reduce", "gather", "scatter")
 COMM_OPS = frozenset((*COLLECTIVES, "barrier", "send", "recv"))
+STREAMS = ("compute", "comm", "host")
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,17 @@ class Trace:
 
     def select(self, **wanted: Any) -> Trace:
         """Keep the events whose fields equal the ones given: `trace.select(rank=0, stream="comm")`."""
+        for name in wanted:
+            choice("select", "a field of an event", name, [each.name for each in fields(Event)])
         kept = (e for e in self.events if all(getattr(e, k) == v for k, v in wanted.items()))
         return Trace(tuple(kept), self.clock, self.hardware)
 
     def comm_bytes(self, rank: int | None = None, op: str | None = None, axis: str | None = None) -> int:
         """Add the bytes handed over in communication (by one rank, in one operation, along one axis if given)."""
+        if rank is not None:
+            whole("comm_bytes", "rank", rank, least=0)
+        if op is not None:
+            choice("comm_bytes", "op", op, sorted(COMM_OPS))
         return sum(
             e.nbytes
             for e in self.events
@@ -70,20 +79,26 @@ class Trace:
         )
 
     def flops(self, rank: int | None = None) -> int:
+        if rank is not None:
+            whole("flops", "rank", rank, least=0)
         return sum(e.flops for e in self.events if rank in (None, e.rank))
 
     def busy(self, rank: int, stream: str = "compute") -> float:
         """Seconds in which this rank's stream was doing something (overlaps counted once)."""
+        whole("busy", "rank", rank, least=0)
+        choice("busy", "stream", stream, STREAMS)
         return union_seconds((e.start, e.stop) for e in self.events if e.rank == rank and e.stream == stream)
 
     def exposed(self, rank: int) -> float:
         """Seconds of this rank's communication during which it computed nothing."""
+        whole("exposed", "rank", rank, least=0)
         compute = [(e.start, e.stop) for e in self.events if e.rank == rank and e.stream == "compute"]
         comm = [(e.start, e.stop) for e in self.events if e.rank == rank and e.stream == "comm"]
         return union_seconds(compute + comm) - union_seconds(compute)
 
     def to_chrome(self, path: str | Path) -> Path:
         """Write the trace as Chrome's JSON, which ui.perfetto.dev opens: a process per rank, a thread per stream."""
+        instance("to_chrome", "path", path, (str, Path))
         rows: list[dict[str, Any]] = []
         for rank in sorted({e.rank for e in self.events}):
             rows.append(

@@ -24,10 +24,12 @@ class Prices:
     pue: float = 1.0  # what a site draws over what its devices draw
 
     def __post_init__(self) -> None:
-        for name in ("per_gpu_hour", "per_kwh", "watts_per_gpu"):
+        for asked, name in (
+            ("price_per_gpu_hour", "per_gpu_hour"), ("price_per_kwh", "per_kwh"), ("watts_per_gpu", "watts_per_gpu"),
+        ):  # fmt: skip
             if (value := getattr(self, name)) is not None:
-                real("a plan", name, value, least=0)
-        real("a plan", "pue (a site draws what its devices draw)", self.pue, least=1)
+                real("a plan", asked, value, least=0)
+        real("a plan", "pue (a site draws at least what its devices draw)", self.pue, least=1)
 
     def energy_kwh(self, gpu_hours: float) -> float | None:
         return None if self.watts_per_gpu is None else gpu_hours * self.watts_per_gpu * self.pue / 1000

@@ -148,6 +148,8 @@ def predict(
     one = isinstance(layout, Layout)
     if not isinstance(layout, LayoutColumns):
         layouts = [layout] if isinstance(layout, Layout) else instances("predict", "layout", layout, Layout, A_LAYOUT)
+        if not layouts:
+            raise ValueError(f"predict wants layout as a Layout, or one or more of them; got {layout!r}")
         for each in layouts:
             each.check(config, global_batch, seq)
         layout = columns(layouts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from llmlab.arguments import choice, flag, real, string, whole
+from llmlab.arguments import choice, flag, instance, real, string, whole
 from llmlab.cost.arrays import ByName
 from llmlab.cost.memory import fullest_stage
 from llmlab.cost.network import Wires
@@ -59,6 +59,7 @@ class Stack:
             real("Stack", number, getattr(self, number), least=0)
         for name in ("fused_attention", "overlap_gradients"):
             flag("Stack", name, getattr(self, name))
+        instance("Stack", "software", self.software, Library, "see llmlab.cost.software")
         whole("Stack", "gradient_bytes", self.gradient_bytes, least=0)
 
     def roofline(self, device: Device, precision: str) -> Roofline:

@@ -48,7 +48,7 @@ def cluster(
     if intra is None and inter is None and devices_per_node is None:
         return base
     n = base.devices_per_node if devices_per_node is None else whole("cluster", "devices_per_node", devices_per_node, 1)
-    within, between = link(intra or near, sharers=n), link(inter or far, sharers=n)
+    within, between = link(near if intra is None else intra, n), link(far if inter is None else inter, n)
     name = f"{base.name} with {n} a node, {within.name} within, {between.name} between"
     return dataclasses.replace(base, name=name, devices_per_node=n, intra=within, inter=between)
 

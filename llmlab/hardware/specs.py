@@ -18,7 +18,7 @@ class Device:
 
     `attention_efficiency` counts the whole T x T, so a causal kernel, which skips half, may pass 1. `launch_s`: host
     seconds to launch one kernel. `ramp_s`: device seconds every kernel pays on top of its work. `one_clock`: on a CPU
-    the host that launches is the device that computes.
+    the host that launches is the device that computes. A rate may be infinite: what it counts then takes no time.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Device:
         string("Device", "name", self.name)
         _check_rates(self.flops_per_s)
         whole("Device", "memory_bytes", self.memory_bytes, least=1)
-        real("Device", "memory_bytes_per_s", self.memory_bytes_per_s, above=0)
+        real("Device", "memory_bytes_per_s", self.memory_bytes_per_s, above=0, infinite=True)
         reals("Device", 0, launch_s=self.launch_s, ramp_s=self.ramp_s)
         for name in ("matmul_efficiency", "attention_efficiency", "memory_efficiency"):
             real("Device", name, getattr(self, name), above=0)
@@ -59,10 +59,12 @@ class Device:
         A "memory" kernel (element-wise, norm, softmax, optimizer) is priced by its bytes alone: its arithmetic is not
         the matrix unit's, and is hidden.
         """
+        if kind not in KINDS or type(flops) is not int or type(nbytes) is not int or flops < 0 or nbytes < 0:
+            choice("kernel_seconds", "kind", kind, KINDS)  # a simulated kernel's counts, millions of them, skip this
+            reals("kernel_seconds", 0, flops=flops, nbytes=nbytes)
         moving = nbytes / (self.memory_bytes_per_s * self.memory_efficiency)
         if kind == "memory":
             return moving + self.ramp_s
-        choice("kernel_seconds", "kind", kind, KINDS)
         efficiency = self.matmul_efficiency if kind == "matmul" else self.attention_efficiency
         return max(flops / (self.peak(dtype) * efficiency), moving) + self.ramp_s
 
@@ -84,7 +86,7 @@ class Link:
 
     def seconds(self, nbytes: Number) -> float:
         """Seconds for one message that has the link to itself."""
-        return self.latency_s + nbytes / (self.bytes_per_s * self.efficiency)
+        return self.latency_s + real("seconds", "nbytes", nbytes, least=0) / (self.bytes_per_s * self.efficiency)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ class Cluster:
     measured: bool = False
 
     def __post_init__(self) -> None:
-        string("Cluster", "name", self.name)
+        for name in ("name", "source"):
+            string("Cluster", name, getattr(self, name))
+        for name in ("fictional", "measured"):
+            flag("Cluster", name, getattr(self, name))
         instance("Cluster", "device", self.device, Device, "lab.hardware.device('h100')")
         whole("Cluster", "devices_per_node", self.devices_per_node, least=1)
         for name in ("intra", "inter"):
@@ -112,7 +117,7 @@ class Cluster:
 
     def node(self, rank: int) -> int:
         """The node that a rank of the world lives on; nodes fill up in order."""
-        return rank // self.devices_per_node
+        return whole("node", "rank", rank, least=0) // self.devices_per_node
 
     def link(self, a: int, b: int) -> Link:
         """The link between world ranks a and b."""
@@ -123,4 +128,4 @@ def _check_rates(rates: Mapping[str, Number]) -> None:
     if not isinstance(rates, Mapping) or not rates:
         raise ValueError(f"Device wants flops_per_s as {{dtype: FLOP/s}}; got {rates!r}")
     for dtype, rate in rates.items():
-        real("Device", f"flops_per_s[{choice('Device', 'flops_per_s', dtype, DTYPES)!r}]", rate, above=0)
+        real("Device", f"flops_per_s[{choice('Device', 'flops_per_s', dtype, DTYPES)!r}]", rate, above=0, infinite=True)

@@ -11,9 +11,10 @@ from math import log10
 
 from matplotlib.axes import Axes
 
-from llmlab.arguments import instance, instances, numbers
+from llmlab.arguments import choice, instance, instances, numbers
 from llmlab.cost.kernels import Kernel
 from llmlab.hardware import Device
+from llmlab.hardware.specs import DTYPES
 from llmlab.measuring import CLOCKS
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import CLOCK_LINE, DOTTED, GREY, caption, line_style, listing, say_seconds, three_digits
@@ -51,6 +52,7 @@ def roofline(
     marks and dashed bars. measured: {name: (FLOPs, bytes, seconds)}, filled and solid.
     """
     instance("roofline", "device", device, Device, "lab.hardware.device('h100')")
+    choice("roofline", "dtype", dtype, DTYPES)
     instances("roofline", "kernels", kernels, Kernel, "layer_kernels(config, batch, seq)")
     for name, three in instance("roofline", "measured", measured or {}, Mapping, MEASURED).items():
         if len(numbers("roofline", name, three)) != 3 or not all(number > 0 for number in three):

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from llmlab.arguments import instance
+from llmlab.arguments import instance, wholes
 from llmlab.measuring import count
 from llmlab.parallel.schedules import Schedule, make_schedule
 from llmlab.parallel.timetable import Slot, idle, in_flight, timetable
@@ -41,6 +41,7 @@ def schedule(
     """
     plan = name_or_schedule
     if isinstance(plan, str):
+        wholes("schedule", 1, stages=stages, microbatches=microbatches, virtual_stages=virtual_stages)
         plan = make_schedule(plan, stages, microbatches, virtual_stages)
     instance("schedule", "name_or_schedule", plan, Schedule, "or a name such as '1f1b'")
     slots = timetable(plan, costs, hop, sizes)

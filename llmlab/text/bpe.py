@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from llmlab.arguments import choice, flag, instance, string, whole
 
 from .checks import checked_documents, checked_ids, checked_list
 from .joining import join
@@ -35,10 +37,13 @@ class BPE:
         pattern: str = "gpt2",
         whole_pieces: bool = False,
     ):
-        if pattern not in PATTERNS:
-            raise ValueError(f"pattern must be one of {PATTERNS}, got {pattern!r}")
-        self.vocab, self.merges, self.specials = list(vocab), list(merges), dict(specials or {})
-        self.pattern, self.whole_pieces = pattern, whole_pieces
+        choice("BPE", "pattern", pattern, PATTERNS)
+        self.pattern, self.whole_pieces = pattern, flag("BPE", "whole_pieces", whole_pieces)
+        self.specials = dict(instance("BPE", "specials", {} if specials is None else specials, Mapping, "{text: id}"))
+        self.vocab = [
+            instance("BPE", "each token of vocab", token, bytes) for token in checked_list("vocab", vocab, "[token]")
+        ]
+        self.merges = [_pair(merge) for merge in checked_list("merges", merges, "[(left, right)]")]
         special_ids = set(self.specials.values())
         id_of = {token: i for i, token in enumerate(self.vocab) if i not in special_ids}
         missing = [byte for byte in range(256) if bytes([byte]) not in id_of]
@@ -66,9 +71,13 @@ class BPE:
         Ids: 0 to 255 are the bytes, then the merges in order, then the specials. Ties go to the pair of smaller ids.
         """
         specials = checked_list("specials", specials, "specials=[text]")
-        if vocab_size < 256 + len(specials):
+        specials = [string("BPE", "each of specials", special) for special in specials]
+        if "" in specials or len(set(specials)) < len(specials):
+            raise ValueError(f"specials must be different texts, none of them empty, got {specials!r}")
+        if whole("BPE", "vocab_size", vocab_size) < 256 + len(specials):
             extra = f" and {len(specials)} specials" if specials else ""
             raise ValueError(f"byte-level BPE starts from 256 bytes{extra}, got vocab_size={vocab_size}")
+        choice("BPE", "pattern", pattern, PATTERNS)
         counts = Counter[str]()
         for document in checked_documents(documents):
             counts.update(pieces(document, pattern))
@@ -84,8 +93,7 @@ class BPE:
 
     def after(self, merges: int) -> BPE:
         """Return the tokenizer as it was after its first `merges` merges; the specials follow them."""
-        if not 0 <= merges <= len(self.merges):
-            raise ValueError(f"merges must be 0 to {len(self.merges)}, as many as were learned, got {merges}")
+        merges = whole("after", "merges (as many as were learned, or fewer)", merges, least=0, most=len(self.merges))
         made = [token for rank, token in self._rules.values() if rank < merges]
         kept = sorted({i for i in [*self._byte_ids, *made] if i < self.vocab_size})
         specials = sorted(self.specials, key=self.specials.__getitem__)
@@ -99,6 +107,8 @@ class BPE:
         specials: read "<|endoftext|>" and the like as one token. Off by default: text from outside must not be able to
         end a document or start a system prompt.
         """
+        flag("encode", "specials", specials)
+        instance("encode", "text", text, (str, bytes))
         if isinstance(text, bytes):
             text = text.decode("utf-8", "surrogateescape")  # a broken byte rides along as U+DC80 + byte
         if specials and self.specials:
@@ -144,3 +154,9 @@ class BPE:
 
     def __repr__(self) -> str:
         return f"BPE(vocab_size={self.vocab_size}, pattern={self.pattern!r})"
+
+
+def _pair(merge: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    if not isinstance(merge, (tuple, list)) or [type(part) for part in merge] != [bytes, bytes]:
+        raise ValueError(f"merges must be pairs of bytes, got {merge!r}")
+    return merge[0], merge[1]

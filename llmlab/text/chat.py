@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from llmlab.arguments import instance
+
 from .bpe import BPE
+from .sentencepiece import SentencePiece
 
 START, END = "<|im_start|>", "<|im_end|>"
 # What the template published with SmolLM2 puts before a conversation that has no system message of its own.
@@ -17,13 +20,14 @@ SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Huggin
 
 
 def chat_prompt(
-    tokenizer: BPE, messages: str | Sequence[Mapping[str, str]], system: str | None = SMOLLM2_SYSTEM
+    tokenizer: BPE | SentencePiece, messages: str | Sequence[Mapping[str, str]], system: str | None = SMOLLM2_SYSTEM
 ) -> list[int]:
     """Return the token ids after which the model speaks. It is done when it says `tokenizer.specials["<|im_end|>"]`.
 
     messages: what the user says, or a conversation of {"role": ..., "content": ...}. system: put first unless the
     conversation begins with one; None: nothing. No text can end its own message: in it, "<|im_end|>" is plain text.
     """
+    instance("chat_prompt", "tokenizer", tokenizer, (BPE, SentencePiece), "not its name")
     absent = [special for special in (START, END) if special not in tokenizer.specials]
     if absent:
         raise ValueError(f"a chat needs a tokenizer with {START} and {END}, got one without {absent}")

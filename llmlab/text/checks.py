@@ -20,14 +20,6 @@ def checked_list(what: str, value: Iterable[Any], instead: str) -> Sequence[Any]
     return value if isinstance(value, Sequence) else list(value)
 
 
-def whole_number(what: str, value: Any) -> int:
-    """Return the value as an int, or raise ValueError for what is none, such as 2.5."""
-    try:
-        return index(value)
-    except TypeError:
-        raise ValueError(f"{what} must be an integer, got {value!r}") from None
-
-
 def checked_documents(documents: Iterable[str]) -> Sequence[str]:
     """Return the documents, or raise ValueError for one string, and for documents that are no strings."""
     documents = checked_list("documents", documents, "[text]")

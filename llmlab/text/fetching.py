@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from llmlab.arguments import choice, instance
+
 CACHE = Path.home() / ".cache" / "llmlab" / "packages"
 TIMEOUT_S = 900
 
@@ -102,10 +104,10 @@ def fetch(name: str, folder: Path | None = None) -> Path:
     Raises: ValueError for an unknown name; RuntimeError if it cannot be downloaded (offline, say) or its SHA-256 is not
     the pinned one. A download with a wrong hash is deleted.
     """
-    if name not in PACKAGES:
-        raise ValueError(f"a package is one of {sorted(PACKAGES)}, got {name!r}")
-    package = PACKAGES[name]
-    folder = CACHE if folder is None else folder
+    package = PACKAGES[choice("fetch", "name", name, sorted(PACKAGES))]
+    if folder is not None:
+        instance("fetch", "folder", folder, (str, Path))
+    folder = CACHE if folder is None else Path(folder)
     path = folder / package.file
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,6 +165,7 @@ class Archive:
 
     def __init__(self, source: Path | bytes):
         """source: a file, or the bytes of one, as an archive inside an archive is."""
+        instance("Archive", "source", source, (Path, bytes))
         self.name = source.name if isinstance(source, Path) else "an inner archive"
         self._file = source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
         self._members: dict[str, Callable[[], bytes]] = {}

@@ -17,7 +17,8 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import whole_number
+from llmlab.arguments import flag, whole
+
 from .streams import Ids, lay_out
 
 Documents = Sequence[Sequence[int] | Tensor | Ids] | Sequence[int] | Tensor | Ids
@@ -81,9 +82,14 @@ class Rows:
 
 def rows_of(documents: Documents, seq: int, end: int | None = None) -> Rows:
     """Lay documents end to end and cut them into rows, as `pack` does, reading none of them yet."""
+    if end is not None:
+        whole("pack", "end", end, least=0)
     stream, starts = lay_out(documents, end)
-    if not 1 <= whole_number("seq", seq) < len(stream):
-        raise ValueError(f"seq must be at least 1 and below the number of tokens, {len(stream)}, got {seq}")
+    if len(stream) < 2:
+        raise ValueError(
+            f"a target is the next token of the same document: wants two tokens or more, got {len(stream)}"
+        )
+    seq = whole("pack", "seq (below the number of tokens)", seq, least=1, most=len(stream) - 1)
     last = np.append(starts[1:], len(stream)) - 1  # of each document: no target
     n_row = -(-len(stream) // seq)
     filled = np.full(n_row, seq)
@@ -159,12 +165,12 @@ def batches(
     epochs: None for ever.  drop_last: leave out a last batch of fewer rows, so that all have one shape; for an
     evaluation that counts every token, take False.  end: see `pack`.
     """
-    if whole_number("batch", batch) < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
-    if whole_number("start", start) < 0:
-        raise ValueError(f"start must be at least 0, got {start}")
-    if epochs is not None and whole_number("epochs", epochs) < 1:
-        raise ValueError(f"epochs must be at least 1, or None for ever, got {epochs}")
+    batch, start = whole("batches", "batch", batch, least=1), whole("batches", "start", start, least=0)
+    flag("batches", "drop_last", drop_last)
+    if seed is not None:
+        seed = whole("batches", "seed", seed)
+    if epochs is not None:
+        epochs = whole("batches", "epochs", epochs, least=1)
     rows = rows_of(documents, seq, end)
     if drop_last and len(rows) < batch:
         raise ValueError(f"the text must fill a batch of {batch} rows of {seq} tokens, got {len(rows)} rows")

@@ -18,6 +18,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from llmlab.arguments import choice, string
+
 PATTERNS = ("gpt2", "digits", "llama3", "qwen2")
 # Unicode's White_Space. Python's \s also takes the separators U+001C to U+001F, which other tokenizers do not.
 WHITE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -29,8 +31,8 @@ def pieces(text: str, pattern: str = "gpt2") -> list[str]:
 
     pattern: "gpt2", "digits" for GPT-2's rule with every digit on its own first (as SmolLM2 does), "llama3", "qwen2".
     """
-    if pattern not in PATTERNS:
-        raise ValueError(f"pattern must be one of {PATTERNS}, got {pattern!r}")
+    string("pieces", "text", text)
+    choice("pieces", "pattern", pattern, PATTERNS)
     # Naming every rare number makes the pattern ten times slower, so a text without any is cut by a plainer one.
     rule = _plain(pattern) if _rare().isdisjoint(text) else _exact(pattern)
     if pattern != "digits":

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+from llmlab.arguments import choice, function, instance, numbers, real, string, whole
+
 from .checks import checked_list
 
 # Articles, pronouns, prepositions, conjunctions, auxiliaries, particles and the like. A classifier or a search index
@@ -72,13 +74,25 @@ class Limits:
     repeated_lines: float = 0.3
     top_pair: float = 0.2
 
+    def __post_init__(self) -> None:
+        for name in ("words", "word_length"):
+            bounds = numbers("Limits", name, getattr(self, name))
+            if len(bounds) != 2 or not bounds[0] <= bounds[1]:
+                raise ValueError(f"Limits wants {name} as (least, most); got {getattr(self, name)!r}")
+        for name in ("symbols", "bullets", "ellipses", "alphabetic", "repeated_lines", "top_pair"):
+            real("Limits", name, getattr(self, name), least=0, infinite=True)
+        whole("Limits", "required", self.required, least=0)
+        checked_list("limits.common", self.common, "[word]")
+
 
 def faults(text: str, limits: Limits = Limits(), cut: Callable[[str], list[str]] = str.split) -> list[str]:  # noqa: B008
     """Return every rule that a document breaks, in words; none means keep it.
 
     cut: how text becomes words; for Chinese `words` or a `Segmenter`, and other limits: `CHINESE`.
     """
-    found = cut(text)
+    string("faults", "text", text)
+    instance("faults", "limits", limits, Limits, "lab.text.Limits(...)")
+    found = function("faults", "cut", cut, "text")(text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not found:
         return ["no words"]
@@ -90,9 +104,7 @@ def faults(text: str, limits: Limits = Limits(), cut: Callable[[str], list[str]]
     bullets = _share(line.startswith(BULLETS) for line in lines)
     ellipses = _share(line.endswith(ELLIPSES) for line in lines)
     alphabetic = _share(any(map(str.isalpha, word)) for word in found)
-    common = len(
-        set(checked_list("limits.common", limits.common, "[word]")).intersection(word.lower() for word in found)
-    )
+    common = len(set(limits.common).intersection(word.lower() for word in found))
     repeated = 1 - len(set(lines)) / len(lines)
     pair = _top_pair(found)
     rules = [
@@ -118,8 +130,7 @@ CHINESE = Limits(word_length=(1, 4), alphabetic=0.6, common=("的", "了", "是"
 
 def content_words(found: Iterable[str], language: str = "en") -> list[str]:
     """Leave out the stop words of a language, "en" or "zh", whatever their case."""
-    if language not in STOP_WORDS:
-        raise ValueError(f"stop words are known for {sorted(STOP_WORDS)}, got {language!r}")
+    choice("content_words", "language", language, sorted(STOP_WORDS))
     found = checked_list("found", found, "words(text)")
     return [word for word in found if word.lower() not in STOP_WORDS[language]]
 

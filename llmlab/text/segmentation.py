@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import log
 
+from llmlab.arguments import instance, string, whole
+
 from .checks import checked_list
 
 # Han characters as ranges of a character class: the ideographs with their extensions, 々 and 〇.
@@ -24,7 +26,7 @@ def words(text: str) -> list[str]:
 
     Each Chinese character is a word of its own: a `Segmenter` knows better.
     """
-    return _WORD.findall(text)
+    return _WORD.findall(string("words", "text", text))
 
 
 def join_words(cut: Iterable[str]) -> str:
@@ -45,7 +47,8 @@ class Segmenter:
 
     def __init__(self, counts: Mapping[str, int]):
         """counts: how often each word occurs in text that people have cut."""
-        counts = {word: n for word, n in counts.items() if n > 0 and word}
+        instance("Segmenter", "counts", counts, Mapping, "write {word: count}")
+        counts = {word: n for word, n in counts.items() if whole("Segmenter", f"the count of {word!r}", n, 0) and word}
         if not counts:
             raise ValueError("a Segmenter needs words with their counts, got none")
         total = sum(counts.values())
@@ -60,7 +63,7 @@ class Segmenter:
         return cls(Counter(word for sentence in lists for word in sentence))
 
     def __call__(self, text: str) -> list[str]:
-        runs = enumerate(_HAN_RUN.split(text))  # every second one is Chinese
+        runs = enumerate(_HAN_RUN.split(string("a Segmenter", "text", text)))  # every second one is Chinese
         return [word for i, run in runs for word in (self._cut(run) if i % 2 else words(run))]
 
     def _cut(self, run: str) -> list[str]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from llmlab.arguments import choice, flag, instance
+
 from .checks import checked_ids, checked_list
 from .joining import Rules, join
 
@@ -37,16 +39,18 @@ class SentencePiece:
         always: Mapping[str, int] | None = None,
         prefix: str = "every",
     ):
-        if prefix not in PREFIXES:
-            raise ValueError(f"prefix must be one of {PREFIXES}, got {prefix!r}")
-        self.pieces, self.prefix = list(checked_list("pieces", pieces, "[piece]")), prefix
-        self.specials, self.always = dict(specials or {}), dict(always or {})
+        self.prefix = choice("SentencePiece", "prefix", prefix, PREFIXES)
+        self.pieces = list(checked_list("pieces", pieces, "[piece]"))
+        self.specials, self.always = (
+            dict(instance("SentencePiece", name, {} if ids is None else ids, Mapping, "write {text: id}"))
+            for name, ids in (("specials", specials), ("always", always))
+        )
         apart = {*self.specials.values(), *self.always.values()}
         self._id = {piece: i for i, piece in enumerate(self.pieces) if i not in apart}
         if missing := [byte for byte in BYTES if byte not in self._id]:
             raise ValueError(f"a SentencePiece vocabulary needs all 256 bytes, {len(missing)} missing: {missing[:4]}")
         self._bytes = [self._id.pop(byte) for byte in BYTES]
-        self._rules = rules
+        self._rules = instance("SentencePiece", "rules", rules, Mapping, "see llmlab.text.joining")
         byte_of = {i: bytes([byte]) for byte, i in enumerate(self._bytes)}
         self.vocab = [
             piece.encode() if i in apart else byte_of.get(i) or piece.replace(BLANK, " ").encode()
@@ -62,6 +66,8 @@ class SentencePiece:
 
         specials: read "<s>" and the like as one token; off by default, as in `BPE`.
         """
+        flag("encode", "specials", specials)
+        instance("encode", "text", text, (str, bytes))
         if isinstance(text, bytes):
             text = text.decode("utf-8", "surrogateescape")
         whole = self.always | (self.specials if specials else {})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from llmlab.arguments import function, string, whole
+
 from .checks import checked_documents, checked_ids, checked_list
 from .segmentation import join_words, words
 
@@ -15,7 +17,8 @@ class CharTokenizer:
     """One id per character, in code-point order. A character not seen in training is refused."""
 
     def __init__(self, characters: Iterable[str]):
-        self.vocab = sorted(set(characters))
+        one_string = isinstance(characters, str)
+        self.vocab = sorted(set(characters if one_string else checked_list("characters", characters, "text")))
         self._id = {character: i for i, character in enumerate(self.vocab)}
 
     @classmethod
@@ -24,6 +27,8 @@ class CharTokenizer:
 
         Raises: ValueError for an empty corpus, and for more different characters than `vocab_size` (if given).
         """
+        if vocab_size is not None:
+            whole("CharTokenizer", "vocab_size", vocab_size, least=1)
         characters = set().union(*checked_documents(documents))
         if not characters:
             raise ValueError("a tokenizer needs text to learn from, got an empty corpus")
@@ -37,6 +42,7 @@ class CharTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Turn text into one id per character."""
+        string("encode", "text", text)
         try:
             return [self._id[character] for character in text]
         except KeyError as error:
@@ -63,7 +69,8 @@ class WordTokenizer:
 
     def __init__(self, vocab: Iterable[str], cut: Callable[[str], list[str]] = words):
         """vocab: the words, in the order of their ids from 1 on."""
-        self.vocab, self.cut = [UNKNOWN, *checked_list("vocab", vocab, "[word]")], cut
+        self.vocab = [UNKNOWN, *checked_list("vocab", vocab, "[word]")]
+        self.cut = function("WordTokenizer", "cut", cut, "text")
         self._id = {word: i for i, word in enumerate(self.vocab)}
 
     @classmethod
@@ -71,8 +78,8 @@ class WordTokenizer:
         cls, documents: Iterable[str], vocab_size: int = 512, cut: Callable[[str], list[str]] = words
     ) -> WordTokenizer:
         """Take the `vocab_size - 1` most frequent words; ties in alphabetical order."""
-        if vocab_size < 2:
-            raise ValueError(f"a WordTokenizer wants vocab_size >= 2 (<unk> and a word), got {vocab_size}")
+        whole("WordTokenizer", "vocab_size (<unk> and a word)", vocab_size, least=2)
+        function("WordTokenizer", "cut", cut, "text")
         counts = Counter(word for document in checked_documents(documents) for word in cut(document))
         if not counts:
             raise ValueError("a tokenizer needs text to learn from, got an empty corpus")
@@ -85,7 +92,7 @@ class WordTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Turn text into one id per word; 0 for a word outside the vocabulary."""
-        return [self._id.get(word, 0) for word in self.cut(text)]
+        return [self._id.get(word, 0) for word in self.cut(string("encode", "text", text))]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turn ids back into words, with a blank between them unless they are Chinese."""

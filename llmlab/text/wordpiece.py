@@ -12,6 +12,8 @@ import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
+from llmlab.arguments import flag, string, whole
+
 from .checks import checked_ids, checked_list
 
 MARK = "##"
@@ -26,7 +28,9 @@ class WordPiece:
 
     def __init__(self, vocab: Sequence[str], lower: bool = True, unknown: str = "[UNK]", longest_word: int = 100):
         """longest_word: characters; longer ones are not even tried."""
-        self.vocab, self.lower, self.longest_word = list(checked_list("vocab", vocab, "[token]")), lower, longest_word
+        self.vocab = list(checked_list("vocab", vocab, "[token]"))
+        self.lower = flag("WordPiece", "lower", lower)
+        self.longest_word = whole("WordPiece", "longest_word", longest_word, least=1)
         self._id = {token: i for i, token in enumerate(self.vocab)}
         self._longest = max(map(len, self.vocab), default=0)
         absent = [token for token in (unknown, "[CLS]", "[SEP]", "[PAD]") if token not in self._id]
@@ -51,8 +55,7 @@ class WordPiece:
 
     def batch(self, texts: Iterable[str], max_seq: int = 256) -> tuple[list[list[int]], list[int]]:
         """Make rows of [CLS] text [SEP], all padded to the longest, and say how long each is; long ones are cut."""
-        if max_seq < 2:
-            raise ValueError(f"max_seq must leave room for [CLS] and [SEP], got {max_seq}")
+        whole("batch", "max_seq ([CLS], [SEP] and what is between)", max_seq, least=2)
         rows = [
             [self.start, *self.encode(text)[: max_seq - 2], self.end] for text in checked_list("texts", texts, "[text]")
         ]
@@ -79,7 +82,7 @@ class WordPiece:
 
 def basic_words(text: str, lower: bool = True) -> list[str]:
     """Cut text into words, punctuation marks and Chinese characters."""
-    text = "".join(map(_spaced, text))
+    text = "".join(map(_spaced, string("basic_words", "text", text)))
     if lower:
         text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn").lower()
     return "".join(f" {c} " if _is_punctuation(c) else c for c in text).split()

@@ -149,7 +149,7 @@ def test_the_cost_of_an_unknown_algorithm_is_refused_too():
         seconds("broadcast", "halving", 4, 100, LATENCY, BANDWIDTH)
     with pytest.raises(ValueError, match="barrier wants algorithm in none written out; got 'tree'"):
         sent_bytes("barrier", "tree", 0, 4, 100, 4)
-    with pytest.raises(ValueError, match=r"all_reduce wants numel as one number, got \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"all_reduce wants numel as a whole number of at least 0; got \[1, 2\]"):
         sent_bytes("all_reduce", "ring", 0, 2, [1, 2], 4)
 
 

@@ -48,5 +48,5 @@ def test_one_size_on_one_rank_count_is_not_enough():
 @pytest.mark.parametrize("law", [amdahl, gustafson])
 @pytest.mark.parametrize("f, ranks", [(-0.1, 2), (1.1, 2), (0.5, 0)])
 def test_a_share_outside_0_to_1_or_no_rank_is_refused(law, f, ranks):
-    with pytest.raises(ValueError, match="a speed-up wants (serial_share|ranks) as a number of at least [01]"):
+    with pytest.raises(ValueError, match="(serial_share as a number from 0 to 1|ranks as a number of at least 1); got"):
         law(f, ranks)

@@ -342,4 +342,4 @@ def test_peak_memory_is_the_closed_forms(name, ranks, sequence_parallel):
     for memory in run.memory:
         assert memory["parameters"] == memory["gradients"] == weights
         assert memory["activations"] == pytest.approx(activations, rel=0.05)
-        assert memory["communication"] == received_bytes(config, 4, 256, sequence_parallel)
+        assert memory["communication"] == received_bytes(config, 4, 256, ranks, sequence_parallel)

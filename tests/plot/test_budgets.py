@@ -16,7 +16,7 @@ def test_losses_have_their_lowest_point_marked_and_said():
 
 
 def test_a_curve_without_its_best_is_refused():
-    with pytest.raises(ValueError, match="a best point for each curve"):
+    with pytest.raises(ValueError, match="best as {name: .parameters, nats.}; got"):
         losses_by_size({"one": ([1e9], [2.0])}, {})
 
 

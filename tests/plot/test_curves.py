@@ -95,9 +95,11 @@ def test_a_published_link_is_drawn_with_its_efficiency():
     assert "modelled as 10 µs and 1 GB a second, alike at 10 kB" in figure.alt
 
 
-@pytest.mark.parametrize("empty", [{}, {"a": []}])
-def test_nothing_to_draw_is_refused(empty):
-    with pytest.raises(ValueError, match="at least one name, each with values"):
+@pytest.mark.parametrize(
+    ("empty", "says"), [({}, "curves as {name: losses}; got {}"), ({"a": []}, "each with values, got .'a'")]
+)
+def test_nothing_to_draw_is_refused(empty, says):
+    with pytest.raises(ValueError, match=says):
         plot.losses(empty)
 
 

@@ -57,5 +57,5 @@ def test_the_sentence_says_each_jobs_end():
 
 
 def test_no_schedule_is_refused():
-    with pytest.raises(ValueError, match="wants a schedule, got none"):
+    with pytest.raises(ValueError, match="schedules as {name: schedule}; got {}"):
         gantt({})

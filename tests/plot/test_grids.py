@@ -27,7 +27,7 @@ def test_colours_of_numbers_below_zero_are_as_far_on_both_sides():
 def test_what_is_no_table_is_refused():
     with pytest.raises(ValueError, match="rows and columns"):
         grids({"a": [1.0, 2.0]})
-    with pytest.raises(ValueError, match="at least one table"):
+    with pytest.raises(ValueError, match="panels as {title: a table of numbers}; got {}"):
         grids({})
 
 

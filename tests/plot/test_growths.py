@@ -40,5 +40,5 @@ def test_the_sentence_names_what_costs_most_at_both_ends(curve):
 
 
 def test_no_prediction_is_refused():
-    with pytest.raises(ValueError, match="a prediction or more, got none"):
+    with pytest.raises(ValueError, match="curve as {GPUs: prediction}; got {}"):
         growth({})

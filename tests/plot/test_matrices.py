@@ -54,5 +54,5 @@ def test_each_rank_has_its_colour_and_the_sentence_says_what_follows():
 def test_what_does_not_multiply_or_cannot_be_coloured_is_refused():
     with pytest.raises(ValueError, match="x has 3 columns, A 4 rows"):
         Matrix("x", 2, 3) @ Matrix("A", 4, 2)
-    with pytest.raises(ValueError, match="1 to 8 ranks, got 9"):
+    with pytest.raises(ValueError, match="ranks as a whole number from 1 to 8; got 9"):
         products({"": (Matrix("x", 2, 3), Matrix("A", 3, 2))}, ranks=9)

@@ -77,5 +77,5 @@ def test_the_card_of_an_error_puts_terabytes_beside_what_the_device_holds():
 
 def test_a_card_of_bytes_wants_a_capacity():
     assert plot.memory_card({"parameters": 5 * GIB}, 16 * GIB).alt.endswith("one device holds 16 GiB: it fits.")
-    with pytest.raises(ValueError, match="capacity above 0"):
+    with pytest.raises(ValueError, match="capacity as a number above 0; got None"):
         plot.memory_card({"parameters": 5 * GIB})

@@ -57,7 +57,11 @@ def test_no_two_ranks_look_alike():
 
 
 @pytest.mark.parametrize(
-    ("op", "ranks", "says"), [("ring", 4, "drawn of all_reduce"), ("all_reduce", 9, "2 to 8 ranks")]
+    ("op", "ranks", "says"),
+    [
+        ("ring", 4, "op as one of 'all_reduce', .*got 'ring'"),
+        ("all_reduce", 9, "ranks as a whole number from 2 to 8; got 9"),
+    ],
 )
 def test_what_cannot_be_drawn_is_refused(op, ranks, says):
     with pytest.raises(ValueError, match=says):

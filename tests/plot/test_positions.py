@@ -36,5 +36,5 @@ def test_hands_stand_at_their_angles():
 
 
 def test_a_position_beyond_the_picture_is_refused():
-    with pytest.raises(ValueError, match="key wants 0 to 63, got 64"):
+    with pytest.raises(ValueError, match="key as a whole number from 0 to 63; got 64"):
         rotary_picture(0, 64)

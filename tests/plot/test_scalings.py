@@ -55,5 +55,5 @@ def test_the_sentence_says_what_is_lost_and_to_what(curves):
 
 
 def test_no_curve_is_refused():
-    with pytest.raises(ValueError, match="a prediction or more for each name, got no name"):
+    with pytest.raises(ValueError, match="curves as {name: {GPUs: prediction}}; got {}"):
         scaling({})

@@ -26,5 +26,5 @@ def test_the_sentence_says_what_fits():
 
 
 def test_no_bars_are_refused():
-    with pytest.raises(ValueError, match="bytes by category for each bar"):
+    with pytest.raises(ValueError, match="as {category: bytes}; got {}"):
         memory_bars({"nothing": {}})

@@ -39,7 +39,9 @@ def test_the_sentence_says_how_far_down_each_came():
     assert figure.alt == "Height after 1 steps: a from 2 to 0.25; b from 2 to 1."
 
 
-@pytest.mark.parametrize("paths", [{}, {"none": []}])
-def test_no_path_is_refused(paths):
-    with pytest.raises(ValueError, match="at least one path"):
+@pytest.mark.parametrize(
+    ("paths", "says"), [({}, "paths as {name: points}; got {}"), ({"none": []}, "none as at least one point")]
+)
+def test_no_path_is_refused(paths, says):
+    with pytest.raises(ValueError, match=says):
         descent(bowl, paths, BOX)

@@ -36,5 +36,5 @@ def test_the_sentence_leaves_small_shares_out():
 
 
 def test_no_bars_are_refused():
-    with pytest.raises(ValueError, match="for at least one name"):
+    with pytest.raises(ValueError, match="shares as {name: {cause: share}}; got {}"):
         causes({})

@@ -52,8 +52,8 @@ def test_errors_are_marks_beside_the_bar_of_the_constant():
 @pytest.mark.parametrize(
     ("draw", "said"),
     [
-        (lambda: parity({}), "a step or more for each name, got no name"),
-        (lambda: parity({"mine": ([], [])}), "a step or more for each name"),
+        (lambda: parity({}), "pairs as {name: .measured, modelled.}; got {}"),
+        (lambda: parity({"mine": ([], [])}), "as many measured as modelled seconds"),
         (lambda: errors({"fitted": {"a": 0.1}}), "wants 'constant' among the scored"),
         (lambda: errors({"constant": {"a": 0.1}, "fitted": {"b": 0.1}}), "of the same tables"),
     ],

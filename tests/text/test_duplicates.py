@@ -102,7 +102,7 @@ def test_short_and_empty_texts_are_compared_too():
 
 def test_bad_input_is_refused_at_the_door():
     for threshold in (0.0, 1.1):
-        with pytest.raises(ValueError, match="above 0 and at most 1"):
+        with pytest.raises(ValueError, match="above 0 and of at most 1; got"):
             near_duplicates(["a"], threshold)
     with pytest.raises(ValueError, match="got an empty set"):
         minhash(frozenset())

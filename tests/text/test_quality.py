@@ -60,7 +60,7 @@ def test_chinese_has_its_own_limits():
 def test_stop_words_are_left_out_whatever_their_case():
     assert content_words(words("The cat sat on the mat, don't you think?")) == ["cat", "sat", "mat", ",", "think", "?"]
     assert content_words(["我们", "的", "房间", "很", "干净"], "zh") == ["房间", "干净"]
-    with pytest.raises(ValueError, match=r"\['en', 'zh'\], got 'fr'"):
+    with pytest.raises(ValueError, match="one of 'en', 'zh'; got 'fr'"):
         content_words(["le"], "fr")
 
 

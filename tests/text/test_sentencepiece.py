@@ -244,7 +244,7 @@ def test_what_is_not_known_is_refused(vocabulary, ours, tmp_path):
         SentencePiece(["a"], {})
     with pytest.raises(ValueError, match="lone surrogates"):
         ours.encode("\ud800")
-    with pytest.raises(ValueError, match="prefix must be one of"):
+    with pytest.raises(ValueError, match="prefix as one of"):
         SentencePiece(vocabulary[0], {}, prefix="all")
     with pytest.raises(ValueError, match="ids must be a list, got one string"):
         ours.decode("12")

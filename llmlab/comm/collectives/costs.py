@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmlab.arguments import listing, real, whole
 from llmlab.comm.call import HEADER_BYTES
 from llmlab.comm.collectives.algorithms import find
 from llmlab.comm.collectives.halving import corners_of, folds
@@ -20,6 +21,8 @@ from llmlab.comm.collectives.tree import children_of, subtree_size
 
 def seconds(op: str, algorithm: str, size: int, nbytes: float, latency_s: float, bytes_per_s: float) -> float:
     """Time of one collective in the latency-bandwidth model, in seconds."""
+    real("seconds", "latency_s", latency_s, least=0)
+    real("seconds", "bytes_per_s", bytes_per_s, above=0)
     return sum(latency_s + n / bytes_per_s for n in rounds(op, algorithm, size, nbytes))
 
 
@@ -31,6 +34,8 @@ def steps(op: str, algorithm: str, size: int) -> int:
 def rounds(op: str, algorithm: str, size: int, nbytes: float) -> list[float]:
     """The bytes of the longest message in each round, chunks taken as equal."""
     find(op, algorithm)
+    whole(op, "size", size, least=1)
+    real(op, "nbytes", nbytes, least=0)
     p, chunk = size, nbytes / size
     if p == 1:
         return []
@@ -71,11 +76,18 @@ def sent_bytes(
 ) -> int:
     """The exact bytes that one rank sends. For all_to_all, `numel` is one number per destination (or one for all)."""
     find(op, algorithm)
-    if op == "all_to_all":
-        counts = [numel] * size if isinstance(numel, int) else numel
+    whole(op, "size", size, least=1)
+    for name, number in (("rank", rank), ("root", root)):
+        whole(op, name, number, least=0, most=size - 1)
+    whole(op, "itemsize", itemsize, least=1)
+    if op == "all_to_all" and not isinstance(numel, int):
+        counts = [whole(op, "each of numel", n, least=0) for n in listing(op, "numel", numel, "one number per rank")]
+        if len(counts) != size:
+            raise ValueError(f"{op} wants numel as one number, or one per rank ({size}); got {len(counts)}")
         return itemsize * (sum(counts) - counts[rank])
-    if not isinstance(numel, int):
-        raise ValueError(f"{op} wants numel as one number, got {numel}")
+    numel = whole(op, "numel", numel, least=0)
+    if op == "all_to_all":
+        return itemsize * numel * (size - 1)
     if size == 1:
         return 0
     v = (rank - root) % size
