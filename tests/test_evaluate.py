@@ -168,7 +168,7 @@ def test_bleu_of_a_copy_is_100_and_wrong_lists_are_refused():
     assert evaluate.bleu(["one two three four five"], ["one two three four five"]) == pytest.approx(100)
     with pytest.raises(ValueError, match="got 2 and 1"):
         evaluate.bleu(["a", "b"], ["a"])
-    with pytest.raises(ValueError, match="got one string"):
+    with pytest.raises(ValueError, match="hypotheses as a list of values; got 'a b'"):
         evaluate.bleu("a b", "a b")
     with pytest.raises(ValueError, match="at least one reference"):
         evaluate.bleu(["a b"], [[]])

@@ -303,16 +303,16 @@ def test_a_state_of_another_kind_of_run_is_refused():
 
 def test_impossible_options_are_refused_at_once():
     model = Transformer(CONFIG)
-    with pytest.raises(ValueError, match="accumulate wants at least 1 microbatch per update, got 0"):
+    with pytest.raises(ValueError, match="accumulate .microbatches per update. as a whole number of at least 1; got 0"):
         Trainer(model, sgd(model), accumulate=0)
-    with pytest.raises(ValueError, match="clip wants a norm above 0 or None, got 0"):
+    with pytest.raises(ValueError, match="clip .* as a number above 0; got 0"):
         Trainer(model, sgd(model), clip=0)
-    with pytest.raises(ValueError, match="patience wants at least 1 validation, got 0"):
+    with pytest.raises(ValueError, match="patience .validations. as a whole number of at least 1; got 0"):
         EarlyStop(0)
     trainer = Trainer(model, sgd(model))
-    with pytest.raises(ValueError, match="steps wants at least 1"):
+    with pytest.raises(ValueError, match="steps .* as a whole number of at least 1; got 0"):
         trainer.fit(forever(), 0)
-    with pytest.raises(ValueError, match="valid_every wants at least 1 step, got 0"):
+    with pytest.raises(ValueError, match="valid_every .steps. as a whole number of at least 1; got 0"):
         trainer.fit(forever(), 1, valid_every=0)
     with pytest.raises(ValueError, match="at least one batch, got none"):
         trainer.fit([], 1)

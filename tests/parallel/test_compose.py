@@ -238,10 +238,10 @@ def test_state_has_the_single_processs_names_and_shapes():
 TOKENS = torch.zeros(4, 8, dtype=torch.long)
 REFUSED = [
     ("is 2 ranks, got a world of 1", {"layout": Layout(dp=2)}),
-    ("clip wants", {"options": {"clip": 0.0}}),
+    ("clip .a norm, or None. as a number above 0; got 0.0", {"options": {"clip": 0.0}}),
     ("precision as one of", {"options": {"precision": "int8"}}),
     ("fp16' wants a scaler", {"options": {"precision": "fp16"}}),
-    ("recompute wants one of", {"options": {"recompute": "some"}}),
+    ("recompute as one of 'none', .*; got 'some'", {"options": {"recompute": "some"}}),
     ("one shape", {"tokens": TOKENS, "targets": TOKENS[:2]}),
     ("batch of 4 does not split", {"tokens": TOKENS, "targets": TOKENS, "layout": Layout(microbatches=3)}),
     ("at most max_seq=16", {"tokens": TOKENS.repeat(1, 3), "targets": TOKENS.repeat(1, 3)}),

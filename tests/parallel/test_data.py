@@ -374,7 +374,7 @@ def test_gradients_kept_from_an_earlier_step_stay_as_they_were_unless_they_are_v
 def test_a_model_is_made_data_parallel_once_and_no_sync_wants_one_that_is():
     def worker(world):
         model = data_parallel(nn.Linear(2, 1), world)
-        with pytest.raises(ValueError, match="not data parallel yet, got one with Reducer.1 bucket over world=2"):
+        with pytest.raises(ValueError, match="nothing has laid out yet, got one that data_parallel has"):
             data_parallel(model, world)
         with (
             pytest.raises(ValueError, match="went through data_parallel, got a plain Linear"),

@@ -165,7 +165,7 @@ def test_a_round_of_fedavg_leaves_out_who_has_no_part_in_it():
         torch.testing.assert_close(got, wanted)
     with pytest.raises(ValueError, match="a rank with examples, got 0 on every rank"):
         numbers(2).run(worker, [0, 0])
-    with pytest.raises(ValueError, match="of at least 0, got -1"):
+    with pytest.raises(ValueError, match="of at least 0; got -1"):
         numbers(2).run(worker, [-1, 2])
 
 
@@ -254,9 +254,9 @@ def test_describe_shows_the_swapped_step():
 @pytest.mark.parametrize("every", [0, -3, 2.5, True])
 def test_every_wants_a_step_or_more_and_is_refused_before_anything_is_sent(transform, every, monkeypatch):
     monkeypatch.setattr(module, "begin_alike", lambda *args: pytest.fail("something was sent"))
-    with pytest.raises(ValueError, match=f"of at least 1, got {every!r}"):
+    with pytest.raises(ValueError, match=f"of at least 1; got {every!r}"):
         numbers(2).run(train, partial(transform, every=every), "SGD", 1)
-    with pytest.raises(ValueError, match="of at least 0, got -3"):
+    with pytest.raises(ValueError, match="of at least 0; got -3"):
         numbers(2).run(train, partial(local_sgd, n_examples=-3), "SGD", 1)
 
 

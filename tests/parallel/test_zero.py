@@ -278,7 +278,7 @@ def test_the_owned_pieces_of_all_ranks_are_the_model_once(stage):
 
 @pytest.mark.parametrize("stage", [0, 4, True, None])
 def test_an_unknown_stage_is_refused(stage):
-    with pytest.raises(ValueError, match="stage 1, 2 or 3"):
+    with pytest.raises(ValueError, match="stage as a whole number from 1 to 3"):
         numbers(1).run(train, stage)
 
 
