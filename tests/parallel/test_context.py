@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cache, partial
 
 import pytest
@@ -349,6 +350,14 @@ def test_peak_memory_is_the_closed_forms(how, ranks, key_heads, dtype):
         assert memory["activations"] == pytest.approx(activation_bytes(config, 2, 512, ranks, how), rel=0.05)
         if how == "ring":
             assert memory["communication"] == received_bytes(config, 2, 512, ranks)
+
+
+@pytest.mark.parametrize("position", ["learned", "rotary"])
+@pytest.mark.parametrize("how", ["ring", "ulysses"])
+def test_peak_memory_of_heads_wider_than_the_model_is_the_closed_forms(how, position):
+    config = replace(sizes(n_layer=4, length=512), head_dim=16, position=position, attention_bias="qkv")
+    for memory in Simulator(2, numerics=False).run(one_step, config, how).memory:
+        assert memory["activations"] == pytest.approx(activation_bytes(config, 2, 512, 2, how), rel=0.05)
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

@@ -320,6 +320,7 @@ KINDS = {
     "llama": replace(WIDE, norm="rmsnorm", mlp="swiglu", position="rotary", bias=False, n_kv_head=2, d_ff=88),
     "as the paper": replace(WIDE, norm_first=False, position="sinusoidal"),
     "one layer, odd": replace(WIDE, n_layer=1, vocab_size=61),
+    "very wide heads": replace(WIDE, head_dim=128, n_kv_head=1, attention_bias="qkv"),  # H K = 4 F
 }
 
 
@@ -339,7 +340,7 @@ def test_bytes_of_microbatches_are_the_closed_forms():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("kind", ["tied", "untied", "one layer, odd"])
+@pytest.mark.parametrize("kind", ["tied", "untied", "one layer, odd", "very wide heads"])
 def test_peak_memory_by_category_is_the_closed_forms_within_5_percent(kind, stage):
     for ranks, prefetch in ((3, True), *([(2, False)] if stage == 3 else [])):
         run = Simulator(ranks, numerics=False).run(one_step, KINDS[kind], stage, prefetch, steps=2)

@@ -69,15 +69,17 @@ def activation_bytes(config: str | Config, batch: int, seq: int, cp: int, how: s
 
     Per token and layer: the inputs of two norms and of the two products after them, q, k, v and attention's output, the
     MLP's hidden values before and after the nonlinearity; a logsumexp a head, each norm's mean and deviation. Ulysses
-    keeps attention's output twice, as the heads and as the tokens have it. Then the last norm, and three of the logits.
+    keeps attention's output twice, as the heads and as the tokens have it; so does torch for rotated queries. Then the
+    last norm, and three of the logits.
     """
     config = find_config(config)
     wholes("activation_bytes", 1, batch=batch, seq=seq, cp=cp)
     choice("activation_bytes", "how", how, ("ring", "ulysses"))
     c, w, a = config, config.dtype.itemsize, _accumulator(config)
     key_heads = c.n_kv_head if how != "ulysses" or cp == 1 else lcm(c.n_kv_head, cp)
-    outputs = 2 if how == "ulysses" and cp > 1 else 1
-    layer = ((5 + outputs) * c.d_model + 2 * key_heads * c.head_dim + 2 * c.d_ff) * w + (c.n_head + 4) * a
+    outputs = 2 if how == "ulysses" and cp > 1 or c.position == "rotary" else 1
+    heads = ((1 + outputs) * c.n_head + 2 * key_heads) * c.head_dim
+    layer = (4 * c.d_model + heads + 2 * c.d_ff) * w + (c.n_head + 4) * a
     return batch * (seq // cp) * (c.n_layer * layer + (2 * c.d_model + 3 * c.vocab_size) * w)
 
 

@@ -124,11 +124,14 @@ def owed_bytes(config: str | Config, tokens: int, blocks: int, stage: int, end: 
 def block_numbers(config: str | Config) -> int:
     """Numbers a block keeps for its backward, per token: the inputs of its products, norms, attention and activation.
 
-    Its input, both norms' outputs and the sum between them; q, k, v (grouped ones repeated), attention's output and its
-    log-sum; the MLP's inner values before and after the activation (SwiGLU: gate, up, silu(gate), their product).
-    torch's RMSNorm is made of parts, and keeps x / rms as well; LayerNorm keeps a mean and a deviation per token.
+    Its input, both norms' outputs and the sum between them; q, k, v, attention's output (of rotated queries twice: as
+    the heads have it, and as the product after them wants it) and its log-sum; the MLP's inner values before and after
+    the activation (SwiGLU: gate, up, silu(gate), their product). torch's RMSNorm is made of parts, and keeps x / rms as
+    well; LayerNorm keeps a mean and a deviation per token.
     """
     config = find_config(config)
     D, inner = config.d_model, 4 if config.mlp == "swiglu" else 2
     norms = 2 * (D + 1) + 2 * (D if config.norm == "rmsnorm" else 1)
-    return 2 * D + norms + 4 * config.n_head * config.head_dim + config.n_head + inner * config.d_ff
+    outputs = 2 if config.position == "rotary" else 1
+    heads = ((1 + outputs) * config.n_head + 2 * config.n_kv_head) * config.head_dim
+    return 2 * D + norms + heads + config.n_head + inner * config.d_ff

@@ -100,7 +100,8 @@ def shard(n_param: int, ranks: int) -> int:
 def _gradients(config: Config, ranks: int, stage: int) -> int:
     """Walk backward: buckets that fill, one on its way, the shards of those before; and a gradient just made."""
     before, block, after = families(config)
-    table, matrix = config.vocab_size * config.d_model, config.d_model * config.d_ff
+    table = config.vocab_size * config.d_model
+    matrix = config.d_model * max(config.d_ff, config.n_head * config.head_dim)  # the largest of a block
     filling = [(block, matrix)] * config.n_layer
     standing = 0
     if config.tie_embeddings:  # the last norm's gradient is in the table's bucket, so that one fills from the start on

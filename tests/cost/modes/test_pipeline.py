@@ -22,6 +22,7 @@ MODELS = {
     "gpt": {},
     "llama": {"mlp": "swiglu", "norm": "rmsnorm", "n_kv_head": 2, "position": "rotary", "bias": False,
               "tie_embeddings": False},
+    "wide rotated heads": {"head_dim": 32, "position": "rotary", "n_kv_head": 1, "attention_bias": "qkv"},
 }  # fmt: skip
 SCHEDULES = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zero_bubble", 1)]
 RANKS, MICROBATCHES, BATCH, SEQ = 3, 6, 12, 64
