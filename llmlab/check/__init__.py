@@ -25,7 +25,7 @@ from llmlab.check.pipeline import (
     zero_bubble_wait,
 )
 from llmlab.check.planning import best_size, cheapest, mfu_of_hfu, skill, training_gpu_hours
-from llmlab.check.server import server_bytes, servers_needed, stale_bounded, stale_descent
+from llmlab.check.server import server_against_ring, server_bytes, stale_bounded, stale_descent
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss
@@ -95,8 +95,8 @@ __all__ = [
     "ring_bytes",
     "ring_step",
     "serial_share",
+    "server_against_ring",
     "server_bytes",
-    "servers_needed",
     "seventh_cause",
     "seventh_split",
     "shard_bounds",

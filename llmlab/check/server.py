@@ -104,18 +104,26 @@ def history(w: float, lr: float, staleness: Sequence[int]) -> list[float]:
     return weights
 
 
-def servers_needed(answer: Callable[..., Any]) -> Result:
-    """`answer(workers)`: the fewest equal servers for which 2 n P / (S W) <= 2 (n - 1) / n P / W."""
-    hint = "set 2 n / S <= 2 (n - 1) / n, solve for S, and round up to a whole server."
-    return examine("servers_needed", answer, _servers(answer), hint)
+def server_against_ring(answer: Callable[..., Any]) -> Result:
+    """`answer(workers, servers)`: how many times as long the exchange takes, at least, as the workers' ring all-reduce.
+
+    All links are alike, and nothing but them takes time.
+    """
+    hint = (
+        "which link is the busiest: a server's, with n P / S each way, or a worker's own, with P? Divide by the ring's."
+    )
+    return examine("server_against_ring", answer, _against_ring(answer), hint)
 
 
-def _servers(answer: Any) -> Iterator[Case]:
-    for n in (2, 4, 8, 16, 100):
+def _against_ring(answer: Any) -> Iterator[Case]:
+    for n, servers in ((8, 1), (8, 8), (8, 10), (4, 2), (2, 16), (16, 12)):
+        ring, busiest = 2 * (n - 1) / n, 2 * max(n / servers, 1)
         mistakes = [
-            (n, "almost: a ring moves a little less than 2 P, by (n - 1) / n. One server more."),
-            (n * n / (n - 1), "right before rounding: servers are whole, so round up."),
-            (n * n // (n - 1), "round up, not down: with fewer servers the exchange takes longer."),
-            (n - 1, "the other way round: the ring is the quicker one, by (n - 1) / n."),
+            (2 * n / servers / ring, "a worker's own link carries its whole push, however many servers there are."),
+            (busiest, "that is in units of P / W: divide by the ring's 2 (n - 1) / n."),
+            (busiest / 2, "push and pull are two; and divide by the ring's 2 (n - 1) / n."),
+            (busiest / 2 / ring, "weights come back too: push and pull."),
+            (ring / busiest, "the other way round: the servers' time by the ring's."),
+            (2 * min(n / servers, 1) / ring, "the busiest link is what all wait for: the larger of the two."),
         ]
-        yield Case(f"{n} workers", partial(answer, n), -(-n * n // (n - 1)), mistakes)
+        yield Case(f"{n} workers, {servers} servers", partial(answer, n, servers), busiest / ring, mistakes)

@@ -12,7 +12,7 @@ _DIFFERENCES = {"reduce": "the reduction", "root": "the root", "shape": "the sha
 
 def mismatch(axis: str, sides: Mapping[int, Side], others: Mapping[int, str] | None = None) -> MismatchError:
     """Ranks of one group met in what is not one operation. others: what ranks that are not there yet are at."""
-    found = list(sides.values())
+    found = [sides[rank] for rank in sorted(sides)]  # whoever came first
     names = {side.op for side in found}
     if len(names) > 1:
         text = f"the ranks of {axis} are not in the same operation ({', '.join(sorted(names))})"

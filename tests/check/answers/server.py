@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-from math import ceil
-
-from llmlab.check.server import server_bytes, servers_needed, stale_bounded, stale_descent
+from llmlab.check.server import server_against_ring, server_bytes, stale_bounded, stale_descent
 
 
 def bounded(keep):
@@ -27,7 +24,7 @@ RIGHT = [
     (server_bytes, lambda n, workers, servers: (4 * n, workers * 4 * n // servers)),
     (stale_bounded, bounded(lambda mine, pushed, bound: mine <= min(pushed) + bound)),
     (stale_descent, descend(True)),
-    (servers_needed, lambda workers: ceil(Fraction(workers**2, workers - 1))),
+    (server_against_ring, lambda n, s: max(n / s, 1) * n / (n - 1)),
 ]
 WRONG = [
     (server_bytes, lambda n, workers, servers: (n, workers * n // servers), "these are numbers"),
@@ -54,8 +51,11 @@ WRONG = [
     (stale_descent, descend(False), "the newest weight: use"),
     (stale_descent, descend(True, +1), "uphill"),
     (stale_descent, lambda w, lr, staleness: descend(True)(w, lr, staleness[:-1]), "one step is missing"),
-    (servers_needed, lambda workers: workers, "One server more"),
-    (servers_needed, lambda workers: workers**2 / (workers - 1), "servers are whole"),
-    (servers_needed, lambda workers: workers**2 // (workers - 1), "round up, not down"),
-    (servers_needed, lambda workers: workers - 1, "the other way round"),
+    (server_against_ring, lambda n, s: n / s * n / (n - 1), "a worker's own link"),
+    (server_against_ring, lambda n, s: 2 * max(n / s, 1), "in units of P / W"),
+    (server_against_ring, lambda n, s: max(n / s, 1), "push and pull are two"),
+    (server_against_ring, lambda n, s: max(n / s, 1) / 2 * n / (n - 1), "weights come back too"),
+    (server_against_ring, lambda n, s: (n - 1) / n / max(n / s, 1), "the other way round"),
+    (server_against_ring, lambda n, s: min(n / s, 1) * n / (n - 1), "what all wait for"),
+    (server_against_ring, lambda n, s: 0.0, "which link is the busiest"),
 ]
