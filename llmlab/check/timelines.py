@@ -22,7 +22,7 @@ CAUSES = {
     "bubble": "a pipeline with too few micro-batches",
     "tensor across nodes": "tensor parallelism over the slow links between nodes",
     "slow rank": "one device is slower, and all wait for it",
-    "small kernels": "kernels so short that the host cannot launch them quickly enough",
+    "small kernels": "kernels so short that launching them takes as long as running them",
     "late host": "the host comes late with the next micro-batch",
     "uneven stages": "one pipeline stage has more to compute than the others",
     "recomputing": "activations are computed a second time in the backward pass",
