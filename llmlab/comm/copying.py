@@ -8,6 +8,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import cloudpickle
@@ -68,12 +69,20 @@ class Pickler(cloudpickle.Pickler):
     """cloudpickle, for tensors of every dtype; a view travels without the rest of its storage."""
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(
+            obj, CodeType
+        ):  # from 3.1.3 on cloudpickle drops its file's name, and no report could show its line
+            return _in_its_file, (*self.dispatch_table[CodeType](obj), obj.co_filename)
         if type(obj) in (Tensor, nn.Parameter) and obj.layout == torch.strided and not obj.is_quantized:
             if obj.device.type != "meta" and obj.dtype in _AS_BYTES:
                 return _from_bytes, (_as_bytes(obj), obj.dtype, tuple(obj.shape))
             if obj.untyped_storage().nbytes() > obj.numel() * obj.element_size():
                 return _compact(obj).__reduce_ex__(5)
         return super().reducer_override(obj)
+
+
+def _in_its_file(make: Callable[..., CodeType], args: tuple[Any, ...], filename: str) -> CodeType:
+    return make(*args).replace(co_filename=filename)
 
 
 # torch pickles no storage of these
