@@ -80,7 +80,8 @@ def masked_tokens(
     """
     instance("masked_tokens", "tokens", tokens, Tensor)
     instance("masked_tokens", "generator", generator, torch.Generator)
-    whole("masked_tokens", "mask_token", mask_token, 0, whole("masked_tokens", "vocab_size", vocab_size, 1) - 1)
+    whole("masked_tokens", "vocab_size", vocab_size, least=1)
+    whole("masked_tokens", "mask_token", mask_token, least=0)  # often the number after the vocabulary's last
     real("masked_tokens", "share", share, least=0, most=1)
     chance = torch.rand(tokens.shape, generator=generator, device=generator.device)
     chosen = chance < share

@@ -51,8 +51,6 @@ class Schedule:
         """Read a line per rank: "F0 F1 B0 B1". A stage other than the line's own number is said so: "F0@5"."""
         string("Schedule.parse", "name", name)
         lines = [line.split() for line in string("Schedule.parse", "text", text).strip().splitlines()]
-        if not lines:
-            raise ValueError('Schedule.parse wants a line per rank, "F0 F1 B0 B1"; got none')
         return Schedule(name, tuple(tuple(_action(word, rank) for word in line) for rank, line in enumerate(lines)))
 
     def __str__(self) -> str:

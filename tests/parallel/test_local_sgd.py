@@ -279,7 +279,7 @@ def test_an_outer_gradient_of_the_wrong_sign_fails_the_comparison(monkeypatch):
 
 
 def test_ranks_that_do_not_begin_alike_fail_the_comparison(monkeypatch):
-    def as_they_are(optimizer, group):
+    def as_they_are(call, optimizer, group):
         return [p for param_group in optimizer.param_groups for p in param_group["params"]]
 
     monkeypatch.setattr(module, "begin_alike", as_they_are)
