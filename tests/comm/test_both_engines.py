@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 import llmlab as lab
 from llmlab.comm.copying import Copies
-from llmlab.comm.launched.shipping import pack_call
+from llmlab.comm.launched.shipping import importable, pack_call
 from llmlab.comm.processes import Processes
 
 
@@ -293,3 +294,8 @@ def test_a_simulated_rank_cannot_start_a_run_of_its_own():
     for engine in (lab.Simulator(ranks=1), Processes(1)):
         with pytest.raises(ValueError, match="cannot start a run of its own"):
             lab.Simulator(ranks=2).run(lambda world, inner: inner.run(lambda w: None), engine)
+
+
+def test_a_class_of_this_package_is_the_ranks_own_however_it_was_installed(monkeypatch):
+    monkeypatch.setattr("importlib.machinery.PathFinder.find_spec", lambda *args: None)  # as an editable install's
+    assert importable(sys.modules[lab.Layout.__module__])

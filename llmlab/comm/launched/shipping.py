@@ -65,6 +65,8 @@ def _modules_of(*values: Any) -> list[ModuleType]:
 
 def importable(module: ModuleType) -> bool:
     """Say whether a fresh interpreter with our sys.path would find this very module under its name."""
+    if module.__name__.partition(".")[0] == __name__.partition(".")[0]:
+        return True  # ranks run this package, however it was installed: a class of ours must be theirs, not a copy
     file, path = getattr(module, "__file__", None), None
     if file is None:  # built in, frozen, or a namespace
         return getattr(module, "__spec__", None) is not None
