@@ -298,4 +298,4 @@ def test_a_simulated_rank_cannot_start_a_run_of_its_own():
 
 def test_a_class_of_this_package_is_the_ranks_own_however_it_was_installed(monkeypatch):
     monkeypatch.setattr("importlib.machinery.PathFinder.find_spec", lambda *args: None)  # as an editable install's
-    assert importable(sys.modules[lab.Layout.__module__])
+    assert importable(sys.modules[lab.Simulator.__module__])
