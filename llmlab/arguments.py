@@ -81,7 +81,7 @@ def instance(call: str, name: str, value: Any, kind: type[T] | tuple[type[T], ..
     """An object of a class; `hint` says what to write instead."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds):
-        wanted = " or ".join(f"a {each.__name__}" for each in kinds)
+        wanted = " or ".join(_a(each.__name__) for each in kinds)
         raise _wrong(call, name, wanted, value, f"; {hint}" if hint else "")
     found: T = value
     return found
@@ -150,11 +150,15 @@ def _short(value: Any) -> str:
     """A value in a few words: a tensor's or a model's whole text helps nobody."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, Sequence):
-        return f"a {type(value).__name__} of shape {tuple(shape)}"
+        return f"{_a(type(value).__name__)} of shape {tuple(shape)}"
     if not isinstance(value, (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))):
-        return f"a {type(value).__name__}"
+        return _a(type(value).__name__)
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def _is_tensor(value: Any) -> bool:

@@ -60,7 +60,8 @@ class Table:
     not_modelled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        instances("Table", "rows", self.rows, Row, "tabulate(runs) makes them")
+        rows = instances("Table", "rows", self.rows, Row, "tabulate(runs) makes them")
+        object.__setattr__(self, "rows", tuple(rows))
         for column in ("clock", "work"):
             found = sorted({getattr(row, column) for row in self.rows})
             if len(found) != 1:

@@ -208,12 +208,11 @@ class Adam(Optimizer):
         maximize: bool = False,
     ):
         name = type(self).__name__
-        if len(listing(name, "betas", betas, "two numbers")) != 2:
+        both = [real(name, "each of betas", x, least=0, below=1) for x in listing(name, "betas", betas, "two numbers")]
+        if len(both) != 2:
             raise ValueError(f"{name} wants betas as two numbers; got {betas!r}")
-        for beta in betas:
-            real(name, "each of betas", beta, least=0, below=1)
         super().__init__(
-            params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize
+            params, lr=lr, betas=tuple(both), eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize
         )
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:

@@ -33,6 +33,12 @@ def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
     return model.loss(*on_device(model, batch), reduction="sum")  # type: ignore[operator]
 
 
+def trained(model: nn.Module) -> list[Tensor]:
+    """What an optimizer may step: the model's parameters, or the shards that ZeRO has made of them."""
+    sharded = getattr(model, "zero", None)
+    return list(model.parameters()) if sharded is None else list(sharded.owned.values())
+
+
 class EarlyStop:
     """Remember the best validation loss and its weights; stop after `patience` validations without a better one."""
 
@@ -76,7 +82,7 @@ class Trainer:
         validate: Callable[[nn.Module, Any], float] = mean_loss,
     ):
         instance("Trainer", "model", model, nn.Module)
-        check_over("Trainer", optimizer, model.parameters())
+        check_over("Trainer", optimizer, trained(model))
         whole("Trainer", "accumulate (microbatches per update)", accumulate, least=1)
         if clip is not None:
             real("Trainer", "clip (a norm, or None)", clip, above=0, infinite=True)
@@ -239,7 +245,8 @@ def _check(batches: Any) -> None:
     if isinstance(batches, Tensor) or not batches or not isinstance(batches, Sequence):
         raise ValueError(f"step wants a list of batches, (tokens, targets) each; got {_kind(batches)}")
     for batch in batches:
-        if isinstance(batch, (str, Tensor)) or len(list(batch)) < 2 or not isinstance(list(batch)[-1], Tensor):
+        parts = [] if isinstance(batch, (str, Tensor)) else list(batch)
+        if len(parts) < 2 or not isinstance(parts[-1], Tensor):
             raise ValueError(f"a batch wants tensors, (tokens, targets), the targets last; got {_kind(batch)}")
 
 

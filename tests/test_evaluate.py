@@ -264,3 +264,11 @@ def test_kneser_ney_refuses_no_text_unknown_tokens_and_orders_it_cannot_count():
         evaluate.KneserNey([[1, 5]], 5)
     with pytest.raises(ValueError, match="order wants 2 to 4 for a vocabulary of 50000, got 5"):
         evaluate.KneserNey([[1, 2]], 50000, order=5)
+
+
+def test_what_comes_one_by_one_is_counted_as_a_list_is():
+    truth, guess = [0, 1, 1, 2], [0, 1, 2, 2]
+    assert torch.equal(evaluate.confusion(iter(truth), iter(guess), 3), evaluate.confusion(truth, guess, 3))
+    documents = [[0, 1, 2, 1], [2, 1, 0]]
+    one_by_one = evaluate.KneserNey((document for document in documents), 3)
+    assert one_by_one.mean_loss(documents) == evaluate.KneserNey(documents, 3).mean_loss(documents)

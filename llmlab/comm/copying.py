@@ -69,9 +69,7 @@ class Pickler(cloudpickle.Pickler):
     """cloudpickle, for tensors of every dtype; a view travels without the rest of its storage."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(
-            obj, CodeType
-        ):  # from 3.1.3 on cloudpickle drops its file's name, and no report could show its line
+        if isinstance(obj, CodeType):  # cloudpickle 3.1.3 drops its file's name: no report could show its line
             return _in_its_file, (*self.dispatch_table[CodeType](obj), obj.co_filename)
         if type(obj) in (Tensor, nn.Parameter) and obj.layout == torch.strided and not obj.is_quantized:
             if obj.device.type != "meta" and obj.dtype in _AS_BYTES:

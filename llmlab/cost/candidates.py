@@ -77,11 +77,11 @@ class Choices:
 
     def __post_init__(self) -> None:
         for name, known in KNOWN.items():
-            choices("plan", name, getattr(self, name), known)
+            object.__setattr__(self, name, choices("plan", name, getattr(self, name), known))
         for name in ("virtual_stages", "microbatch_sizes"):
             if (counts := getattr(self, name)) is not None:
-                for count in listing("plan", name, counts, "counts, or None"):
-                    whole("plan", name, count, least=1)
+                found = [whole("plan", name, n, least=1) for n in listing("plan", name, counts, "counts, or None")]
+                object.__setattr__(self, name, found)
 
 
 def candidates(workload: Workload, choices: Choices) -> tuple[LayoutColumns, Counter[str]]:

@@ -36,7 +36,7 @@ class KneserNey:
 
     def __init__(self, documents: Sequence[Sequence[int]], vocab_size: int, order: int = 2):
         """Count. order: 2 for bigrams, 3 for trigrams. Raises ValueError for ids outside the vocabulary and no text."""
-        listing("KneserNey", "documents", documents, "documents, each a list of token ids")
+        documents = listing("KneserNey", "documents", documents, "documents, each a list of token ids")
         self.vocab_size = whole("KneserNey", "vocab_size", vocab_size, least=1)
         self.order = whole("KneserNey", "order", order)
         if order < 2 or (vocab_size + 1) ** order >= 2**63:

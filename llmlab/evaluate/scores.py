@@ -108,9 +108,10 @@ def confusion(
 ) -> Int[Tensor, "C C"]:
     """Count how often class `row` was taken for class `column`; the diagonal is what is right."""
     n_class = whole("confusion", "n_class", n_class, least=1)
-    for name, value in (("targets", targets), ("predicted", predicted)):
-        listing("confusion", name, value, "classes")
-    truth, guess = (torch.as_tensor(x if isinstance(x, Tensor) else list(x)) for x in (targets, predicted))
+    truth, guess = (
+        x if isinstance(x, Tensor) else torch.as_tensor(listing("confusion", name, x, "classes"))
+        for name, x in (("targets", targets), ("predicted", predicted))
+    )
     if truth.is_floating_point() or guess.is_floating_point():
         raise ValueError("confusion wants classes as whole numbers, got numbers with a fraction")
     if truth.shape != guess.shape:

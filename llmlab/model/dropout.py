@@ -78,11 +78,8 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float):
         super().__init__()
-        self.p, self.seed, self.path = (
-            real("Dropout", "p", p, least=0, below=1),
-            0,
-            "",
-        )  # seed and path: set by the model, which knows them
+        self.p = real("Dropout", "p", p, least=0, below=1)
+        self.seed, self.path = 0, ""  # set by the model, which knows them
         self.place = Place()
         self.part = (0, 1)  # sequence parallelism: (which, of how many) slices of the tokens come through here
 

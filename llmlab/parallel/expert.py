@@ -25,6 +25,7 @@ from llmlab.arguments import instance
 from llmlab.comm.group import Group
 from llmlab.model.moe import MoE, dispatch, even_share
 from llmlab.parallel.part_gradients import slice_over
+from llmlab.parallel.placement import check_not_laid_out
 from llmlab.parallel.rows import deal_rows
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -39,6 +40,7 @@ def expert_parallel(model: Model, group: Group) -> Model:
     """
     instance("expert_parallel", "model", model, nn.Module)
     instance("expert_parallel", "group", group, Group, "the worker's first argument")
+    check_not_laid_out("expert_parallel", model)
     for moe in mixtures(model):
         n_expert = len(moe.experts)
         if n_expert % group.size:

@@ -92,6 +92,24 @@ class Slice:
         hold_grad(parameter, None if grad is None else plain(grad))
 
 
+class OneStage:
+    """A gradient that is whole here, of a model whose other gradients are on other ranks: they know their norms."""
+
+    def show(self, parameter: nn.Parameter) -> Tensor | None:
+        grad = held_grad(parameter)
+        return None if grad is None else PartGradient.of(grad, (), norm=NO_NORM)
+
+    def replace(self, parameter: nn.Parameter, grad: Tensor | None) -> None:
+        hold_grad(parameter, None if grad is None else plain(grad))
+
+
+NO_NORM = (
+    "the norm of a gradient wants the whole model's, got one pipeline stage's: every rank would clip by another. "
+    "lab.parallelize(model, make_optimizer, lab.Layout(pp=...), world, clip=...) clips by the whole's; "
+    "p.grad.detach() has a norm of its own"
+)
+
+
 def make_plain(parameters: Iterable[nn.Parameter]) -> None:
     """For those who know themselves what is where, and whose optimizers know torch's own parameters best."""
     for parameter in parameters:
@@ -115,12 +133,13 @@ class PartGradient(Tensor):
     """The part of a gradient that is here; a norm of it is the norm of all parts together.
 
     complete: called before its numbers are read, for those on their way.  refuse: what to say where the numbers here
-    are not of this tensor's shape, so that it can only be scaled and measured.
+    are not of this tensor's shape, so that it can only be scaled and measured.  norm: what to say where it has none.
     """
 
     over: tuple[Group, ...]
     complete: Callable[[], Tensor] | None
     refuse: str | None
+    norm_refused: str | None
 
     @staticmethod
     def of(
@@ -128,9 +147,10 @@ class PartGradient(Tensor):
         over: tuple[Group, ...],
         complete: Callable[[], Tensor] | None = None,
         refuse: str | None = None,
+        norm: str | None = None,
     ) -> PartGradient:
         gradient = like.detach().as_subclass(PartGradient)
-        gradient.over, gradient.complete, gradient.refuse = over, complete, refuse
+        gradient.over, gradient.complete, gradient.refuse, gradient.norm_refused = over, complete, refuse, norm
         return gradient
 
     @classmethod
@@ -174,6 +194,9 @@ def _each(x: Any) -> Any:
 @torch.no_grad()
 def whole_norms(grads: Sequence[Tensor], ord: float = 2.0) -> list[Tensor]:
     """The norm of each gradient over all ranks that hold a part: one message for all that are spread alike."""
+    for g in grads:
+        if isinstance(g, PartGradient) and g.norm_refused is not None:
+            raise ValueError(g.norm_refused)
     if not ord > 0:
         raise ValueError(f"the norm of a gradient spread over ranks wants an order above 0, got {ord}")
     parts = [plain(g) for g in grads]

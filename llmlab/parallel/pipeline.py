@@ -24,6 +24,8 @@ from llmlab.comm.group import Group
 from llmlab.model import IGNORE, Block, Transformer
 from llmlab.parallel.mail import Mail
 from llmlab.parallel.microbatches import Microbatch
+from llmlab.parallel.part_gradients import OneStage, note_part
+from llmlab.parallel.placement import check_not_laid_out
 from llmlab.parallel.schedules import Action, Schedule, make_schedule
 from llmlab.parallel.stages import Stage, cut, split_layers
 from llmlab.parallel.timetable import check
@@ -52,6 +54,7 @@ def pipeline_parallel(
         raise ValueError(f"pipeline_parallel wants a plain Transformer, one list of blocks; got {type(model).__name__}")
     instance("pipeline_parallel", "group", group, Group, "the worker's first argument")
     check_not_split("pipeline_parallel", model, "pp")
+    check_not_laid_out("pipeline_parallel", model)
     if isinstance(schedule, str):
         schedule = make_schedule(schedule, group.size, microbatches, virtual_stages)
     if len(check(schedule).actions) != group.size:
@@ -64,6 +67,8 @@ def pipeline_parallel(
     deferred = defer_weights(model) if schedule.splits_backward else None
     pipeline = Pipeline(model, group, schedule, stages, table, deferred)
     if group.size > 1:
+        for parameter in model.parameters():
+            note_part(parameter, OneStage())
         last, pieces = schedule.rank_of(schedule.stages - 1), schedule.microbatches
         note_split(model, pp=group, last=last, run=pipeline.forward, pieces=pieces)
     return pipeline

@@ -51,7 +51,8 @@ class Shard:
 
 
 def check_not_laid_out(call: str, model: nn.Module) -> None:
-    """Refuse a model whose gradients a mode sums already: twice would be silently wrong."""
+    """Refuse a model whose gradients a mode sums already: to sum them twice, or to cut what is summed, would be
+    silently wrong."""
     for name, mode in (("reducer", "data_parallel"), ("zero", "zero"), ("layout", "parallelize")):
         if name in vars(model):
             raise ValueError(f"{call} wants a model that nothing has laid out yet, got one that {mode} has")

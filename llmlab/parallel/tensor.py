@@ -32,7 +32,7 @@ from llmlab.model import MLP, Attention, Block, MoE, SwiGLU, Transformer
 from llmlab.model.layers import Linear
 from llmlab.parallel.layout import Layout
 from llmlab.parallel.partial_sums import sum_after_backward
-from llmlab.parallel.placement import mark_partial, shard, shard_of
+from llmlab.parallel.placement import check_not_laid_out, mark_partial, shard, shard_of
 from llmlab.parallel.sequence import gather_tokens, split_tokens
 from llmlab.parallel.vocabulary import split_table, split_targets
 from llmlab.parallel.whole import note_split
@@ -192,4 +192,5 @@ def _check(model: nn.Module, group: Group) -> None:
         raise ValueError(f"tensor_parallel wants a Transformer, got {type(model).__name__}")
     if any(shard_of(parameter) is not None for parameter in model.parameters()):
         raise ValueError("tensor_parallel wants a model that is not split yet, got one that is")
+    check_not_laid_out("tensor_parallel", model)
     Layout(tp=group.size).check(model.config, batch=1, seq=1)

@@ -53,7 +53,7 @@ def roofline(
     """
     instance("roofline", "device", device, Device, "lab.hardware.device('h100')")
     choice("roofline", "dtype", dtype, DTYPES)
-    instances("roofline", "kernels", kernels, Kernel, "layer_kernels(config, batch, seq)")
+    kernels = instances("roofline", "kernels", kernels, Kernel, "layer_kernels(config, batch, seq)")
     for name, three in instance("roofline", "measured", measured or {}, Mapping, MEASURED).items():
         if len(numbers("roofline", name, three)) != 3 or not all(number > 0 for number in three):
             raise ValueError(f"roofline wants {name} as (FLOPs, bytes, seconds) above 0; got {three!r}")

@@ -18,9 +18,10 @@ def token_boxes(cuts: Mapping[str, Sequence[bytes]], figure: Picture | None = No
 
     Bytes that are no printable ASCII are written as two hexadecimal digits each, as the figure's font has no Chinese.
     """
-    for title, tokens in table("token_boxes", "cuts", cuts, "{title: tokens}").items():
-        instances("token_boxes", title, tokens, bytes, "as tokenizer.vocab[i]")
-    rows = {title: lines_of([printable(token) for token in tokens]) for title, tokens in cuts.items()}
+    rows = {
+        title: lines_of([*map(printable, instances("token_boxes", title, tokens, bytes, "as tokenizer.vocab[i]"))])
+        for title, tokens in table("token_boxes", "cuts", cuts, "{title: tokens}").items()
+    }
     height = sum(len(lines) + 1.1 for lines in rows.values())
     figure = canvas(figure, (9, 0.32 * height + 0.2))
     axes = figure.subplots()

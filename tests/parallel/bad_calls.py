@@ -12,166 +12,200 @@ import torch
 from torch import nn
 
 import llmlab as lab
-from llmlab.parallel.layout import Layout as L
+from llmlab.parallel.layout import Layout
 
-C = lab.Config(13, 8, 2, 2, 16)
+CONFIG = lab.Config(13, 8, 2, 2, 16)
 ids = torch.arange(12).reshape(2, 6)
 other = nn.Linear(2, 2)
 
 
-def M():
-    return lab.Transformer(C)
+def make_model():
+    return lab.Transformer(CONFIG)
 
 
 def sgd(parameters):
     return lab.optim.SGD(parameters, lr=0.1)
 
 
-def par(world, m=None, mk=sgd, l=None, **how):  # noqa: E741
-    return lab.parallelize(M() if m is None else m, mk, L(dp=2) if l is None else l, world, **how)
+def laid_out(world, model=None, make_optimizer=sgd, layout=None, **how):
+    model, layout = model or make_model(), layout or Layout(dp=2)
+    return lab.parallelize(model, make_optimizer, layout, world, **how)
 
 
-def stp(*args):
-    return lambda world: par(world)(*args)
+def stepping(*batch):
+    return lambda world: laid_out(world)(*batch)
+
+
+def after(first, second):
+    """One mode on a model after another."""
+
+    def call(world):
+        model = make_model()
+        first(model, world)
+        second(model, world)
+
+    return call
+
+
+def clipped_pipeline(world):
+    pipeline = lab.pipeline_parallel(make_model(), world, microbatches=2)
+    pipeline.forward_backward(ids, ids)
+    torch.nn.utils.clip_grad_norm_(pipeline.model.parameters(), 1.0)
+
+
+def sharded(model, world):
+    return lab.zero(model, sgd, world, 1)
 
 
 CALLS = [
-    (lambda world: par(world, m="gpt2"), "parallelize wants a plain Transformer, got str"),
-    (lambda world: par(world, l={"dp": 2}), "parallelize wants layout as a Layout; got {'dp'"),
-    (lambda world: par(world, l="dp=2"), "parallelize wants layout as a Layout; got 'dp=2'"),
-    (lambda world: par(world, mk=0.1), "parallelize wants make_optimizer as a function of (parameters); got 0.1"),
+    (lambda world: laid_out(world, model="gpt2"), "parallelize wants a plain Transformer, got str"),
+    (lambda world: laid_out(world, layout={"dp": 2}), "parallelize wants layout as a Layout; got {'dp'"),
+    (lambda world: laid_out(world, layout="dp=2"), "parallelize wants layout as a Layout; got 'dp=2'"),
     (
-        lambda world: par(world, mk=sgd(M().parameters())),
+        lambda world: laid_out(world, make_optimizer=0.1),
+        "parallelize wants make_optimizer as a function of (parameters); got 0.1",
+    ),
+    (
+        lambda world: laid_out(world, make_optimizer=sgd(make_model().parameters())),
         "parallelize wants make_optimizer as a function of (parameters); got a SGD",
     ),
     (
-        lambda world: par(world, mk=lambda p: sgd(other.parameters())),
+        lambda world: laid_out(world, make_optimizer=lambda p: sgd(other.parameters())),
         "parallelize wants an optimizer over this model's parameters, got one of which 2 of 2 are another's",
     ),
-    (lambda world: par(world, mk=lambda p: None), "parallelize wants the optimizer as a Optimizer; got None"),
-    (lambda world: lab.parallelize(M(), sgd, L(dp=2), None), "parallelize wants world as a Group; got None"),
-    (lambda world: lab.parallelize(M(), sgd, L(dp=2), 2), "parallelize wants world as a Group; got 2"),
     (
-        lambda world: (lambda m: (par(world, m=m), par(world, m=m)))(M()),
+        lambda world: laid_out(world, make_optimizer=lambda p: None),
+        "parallelize wants the optimizer as an Optimizer; got None",
+    ),
+    (
+        lambda world: lab.parallelize(make_model(), sgd, Layout(dp=2), None),
+        "parallelize wants world as a Group; got None",
+    ),
+    (lambda world: lab.parallelize(make_model(), sgd, Layout(dp=2), 2), "parallelize wants world as a Group; got 2"),
+    (
+        lambda world: (lambda m: (laid_out(world, model=m), laid_out(world, model=m)))(make_model()),
         "parallelize wants a model that nothing has laid out yet, got one that parallelize has",
     ),
-    (lambda world: par(world, l=L(dp=4)), "dp=4 x tp=1 x pp=1 x cp=1 is 4 ranks, got a world of 2"),
-    (lambda world: par(world, clip=-1.0), "parallelize wants clip (a norm, or None) as a number above 0; got -1.0"),
-    (lambda world: par(world, clip="1"), "parallelize wants clip (a norm, or None) as a number above 0; got '1'"),
+    (lambda world: laid_out(world, layout=Layout(dp=4)), "dp=4 x tp=1 x pp=1 x cp=1 is 4 ranks, got a world of 2"),
     (
-        lambda world: par(world, precision="fp7"),
+        lambda world: laid_out(world, clip=-1.0),
+        "parallelize wants clip (a norm, or None) as a number above 0; got -1.0",
+    ),
+    (lambda world: laid_out(world, clip="1"), "parallelize wants clip (a norm, or None) as a number above 0; got '1'"),
+    (
+        lambda world: laid_out(world, precision="fp7"),
         "parallelize wants precision as one of None, 'bf16', 'fp16'; got 'fp7'",
     ),
-    (stp("a", "b"), "a batch wants tokens as a Tensor; got 'a'"),
-    (stp(ids[0], ids[0]), "a batch wants tokens and targets of one shape [B, T], got [6] and [6]"),
-    (stp(ids, ids[:, :3]), "a batch wants tokens and targets of one shape [B, T], got [2, 6] and [2, 3]"),
-    (stp(ids.float(), ids), "token wants integers, got torch.float32"),
-    (stp(ids.tolist(), ids.tolist()), "a batch wants tokens as a Tensor; got [["),
-    (stp(ids.numpy(), ids.numpy()), "a batch wants tokens as a Tensor; got a ndarray of shape (2, 6)"),
-    (stp(ids + 13, ids), "token wants numbers from 0 to 12, got 13 to 24"),
-    (stp(ids, ids + 13), "targets want numbers from 0 to 12, or -100 for one that does not count; got 13 to 24"),
-    (stp(ids, None), "a batch wants targets as a Tensor; got None"),
-    (stp(ids[:0], ids[:0]), "tokens and targets of one shape [B, T], got [0, 6] and [0, 6]"),
-    (stp(ids[:1], ids[:1]), "a batch of 1 does not split over dp=2 x microbatches=1; legal: batch = 2"),
+    (stepping("a", "b"), "a batch wants tokens as a Tensor; got 'a'"),
+    (stepping(ids[0], ids[0]), "a batch wants tokens and targets of one shape [B, T], got [6] and [6]"),
+    (stepping(ids, ids[:, :3]), "a batch wants tokens and targets of one shape [B, T], got [2, 6] and [2, 3]"),
+    (stepping(ids.float(), ids), "token wants integers, got torch.float32"),
+    (stepping(ids.tolist(), ids.tolist()), "a batch wants tokens as a Tensor; got [["),
+    (stepping(ids.numpy(), ids.numpy()), "a batch wants tokens as a Tensor; got a ndarray of shape (2, 6)"),
+    (stepping(ids + 13, ids), "token wants numbers from 0 to 12, got 13 to 24"),
+    (stepping(ids, ids + 13), "targets want numbers from 0 to 12, or -100 for one that does not count; got 13 to 24"),
+    (stepping(ids, None), "a batch wants targets as a Tensor; got None"),
+    (stepping(ids[:0], ids[:0]), "tokens and targets of one shape [B, T], got [0, 6] and [0, 6]"),
+    (stepping(ids[:1], ids[:1]), "a batch of 1 does not split over dp=2 x microbatches=1; legal: batch = 2"),
     (
-        stp(torch.zeros(2, 40, dtype=torch.long), torch.zeros(2, 40, dtype=torch.long)),
+        stepping(torch.zeros(2, 40, dtype=torch.long), torch.zeros(2, 40, dtype=torch.long)),
         "a sequence wants at most max_seq=16 tokens, got 40",
     ),
-    (stp(ids, ids, None, torch.ones(2, 2)), "a mask wants shape [2 or 1, 1, 6, 6], got [2, 2]"),
-    (lambda world: par(world).evaluate([]), "a score wants at least one target token, got none"),
-    (lambda world: par(world).evaluate(ids), "batches want to be many of (inputs ..., targets), got tensors"),
+    (stepping(ids, ids, None, torch.ones(2, 2)), "a mask wants shape [2 or 1, 1, 6, 6], got [2, 2]"),
+    (lambda world: laid_out(world).evaluate([]), "a score wants at least one target token, got none"),
+    (lambda world: laid_out(world).evaluate(ids), "batches want to be many of (inputs ..., targets), got tensors"),
     (
-        lambda world: par(world).evaluate("abc"),
+        lambda world: laid_out(world).evaluate("abc"),
         "mean_loss wants batches as a list of tensors (inputs ..., targets); got 'abc'",
     ),
     (
-        lambda world: par(world).generate("abc", 3),
+        lambda world: laid_out(world).generate("abc", 3),
         "generate wants token ids: a list of integers, or a list of such lists, or an integer tensor [T] or [",
     ),
     (
-        lambda world: par(world).generate(ids, -3),
+        lambda world: laid_out(world).generate(ids, -3),
         "generate wants max_new_tokens as a whole number of at least 1; got -3",
     ),
     (lambda world: lab.data_parallel("m", world), "data_parallel wants model as a Module; got 'm'"),
-    (lambda world: lab.data_parallel(M(), None), "data_parallel wants group as a Group; got None"),
+    (lambda world: lab.data_parallel(make_model(), None), "data_parallel wants group as a Group; got None"),
     (
-        lambda world: lab.data_parallel(M(), world, bucket_mb=float("nan")),
+        lambda world: lab.data_parallel(make_model(), world, bucket_mb=float("nan")),
         "data_parallel wants bucket_mb as a number of at least 0; got nan",
     ),
     (
-        lambda world: (lambda m: (lab.data_parallel(m, world), lab.data_parallel(m, world)))(M()),
+        lambda world: (lambda m: (lab.data_parallel(m, world), lab.data_parallel(m, world)))(make_model()),
         "data_parallel wants a model that nothing has laid out yet, got one that data_parallel has",
     ),
     (
-        lambda world: lab.data_parallel(M(), world, overlap="no"),
+        lambda world: lab.data_parallel(make_model(), world, overlap="no"),
         "data_parallel wants overlap as True or False; got 'no'",
     ),
-    (lambda world: lab.zero(M(), sgd, world, 4), "zero wants stage as a whole number from 1 to 3; got 4"),
-    (lambda world: lab.zero(M(), sgd, world, "3"), "zero wants stage as a whole number from 1 to 3; got '3'"),
+    (lambda world: lab.zero(make_model(), sgd, world, 4), "zero wants stage as a whole number from 1 to 3; got 4"),
+    (lambda world: lab.zero(make_model(), sgd, world, "3"), "zero wants stage as a whole number from 1 to 3; got '3'"),
     (
-        lambda world: lab.zero(M(), sgd(other.parameters()), world, 1),
+        lambda world: lab.zero(make_model(), sgd(other.parameters()), world, 1),
         "zero wants make_optimizer as a function of (parameters); got a SGD",
     ),
     (
-        lambda world: lab.zero(M(), lambda p: sgd(other.parameters()), world, 1),
+        lambda world: lab.zero(make_model(), lambda p: sgd(other.parameters()), world, 1),
         "zero wants an optimizer over this model's parameters, got one of which 2 of 2 are another's",
     ),
     (
-        lambda world: (lambda m: (lab.zero(m, sgd, world, 1), lab.zero(m, sgd, world, 1)))(M()),
+        lambda world: (lambda m: (lab.zero(m, sgd, world, 1), lab.zero(m, sgd, world, 1)))(make_model()),
         "zero wants a model that nothing has laid out yet, got one that zero has",
     ),
     (lambda world: lab.zero(None, sgd, world, 1), "zero wants model as a Module; got None"),
     (lambda world: lab.tensor_parallel(nn.Linear(2, 2), world), "tensor_parallel wants a Transformer, got Linear"),
     (
-        lambda world: lab.tensor_parallel(M(), world, sequence_parallel="no"),
+        lambda world: lab.tensor_parallel(make_model(), world, sequence_parallel="no"),
         "tensor_parallel wants sequence_parallel as True or False; got 'no'",
     ),
     (
-        lambda world: (lambda m: (lab.tensor_parallel(m, world), lab.tensor_parallel(m, world)))(M()),
+        lambda world: (lambda m: (lab.tensor_parallel(m, world), lab.tensor_parallel(m, world)))(make_model()),
         "tensor_parallel wants a model that is not split yet, got one that is",
     ),
     (
-        lambda world: (lambda m: (lab.context_parallel(m, world), lab.context_parallel(m, world)))(M()),
+        lambda world: (lambda m: (lab.context_parallel(m, world), lab.context_parallel(m, world)))(make_model()),
         "context_parallel wants a model it has not split already, got SplitModel(cp=2)",
     ),
     (
-        lambda world: lab.context_parallel(M(), world, "rng"),
+        lambda world: lab.context_parallel(make_model(), world, "rng"),
         "context wants one of ring, contiguous, striped, ulysses; got 'rng'",
     ),
     (
         lambda world: (
             lambda m: (lab.context_parallel(m, world, "ulysses"), lab.context_parallel(m, world, "ulysses"))
-        )(M()),
+        )(make_model()),
         "context_parallel wants a model it has not split already, got SplitModel(cp=2)",
     ),
     (
-        lambda world: (lambda m: (lab.pipeline_parallel(m, world), lab.pipeline_parallel(m, world)))(M()),
+        lambda world: (lambda m: (lab.pipeline_parallel(m, world), lab.pipeline_parallel(m, world)))(make_model()),
         "pipeline_parallel wants a model it has not split already, got SplitModel(pp=2)",
     ),
     (
-        lambda world: lab.pipeline_parallel(M(), world, schedule="1f2b"),
+        lambda world: lab.pipeline_parallel(make_model(), world, schedule="1f2b"),
         "a schedule wants name as one of 'gpipe', '1f1b', 'zero_bubble', 'interleaved'; got '1f2b'",
     ),
     (
-        lambda world: lab.pipeline_parallel(M(), world, microbatches=0),
+        lambda world: lab.pipeline_parallel(make_model(), world, microbatches=0),
         "one_f_one_b wants microbatches as a whole number of at least 1; got 0",
     ),
     (
-        lambda world: lab.pipeline_parallel(M(), world, microbatches="4"),
+        lambda world: lab.pipeline_parallel(make_model(), world, microbatches="4"),
         "one_f_one_b wants microbatches as a whole number of at least 1; got '4'",
     ),
     (
-        lambda world: lab.expert_parallel(M(), world),
+        lambda world: lab.expert_parallel(make_model(), world),
         "expert parallelism wants a model with experts (Config's n_expert), got Transformer",
     ),
     (lambda world: lab.expert_parallel("x", world), "expert_parallel wants model as a Module; got 'x'"),
     (
-        lambda world: lab.local_sgd(sgd(M().parameters()), world, every=0),
+        lambda world: lab.local_sgd(sgd(make_model().parameters()), world, every=0),
         "local_sgd wants every (steps between two averages) as a whole number of at least 1; got 0",
     ),
-    (lambda world: lab.local_sgd("sgd", world, every=2), "local_sgd wants optimizer as a Optimizer; got 'sgd'"),
+    (lambda world: lab.local_sgd("sgd", world, every=2), "local_sgd wants optimizer as an Optimizer; got 'sgd'"),
     (
-        lambda world: lab.local_sgd(sgd(M().parameters()), world, every="2"),
+        lambda world: lab.local_sgd(sgd(make_model().parameters()), world, every="2"),
         "local_sgd wants every (steps between two averages) as a whole number of at least 1; got '2'",
     ),
     (lambda world: lab.map_tasks(3, [1, 2], world), "map_tasks wants task as a function of (item); got 3"),
@@ -180,57 +214,63 @@ CALLS = [
     (lambda world: lab.map_tasks(abs, None, world), "map_tasks wants items as a list of items; got None"),
     (lambda world: lab.parameter_server("m", sgd, world), "parameter_server wants model as a Module; got 'm'"),
     (
-        lambda world: lab.parameter_server(M(), sgd, world, staleness=float("nan")),
+        lambda world: lab.parameter_server(make_model(), sgd, world, staleness=float("nan")),
         "parameter_server wants staleness (steps, or None) as a whole number of at least 0; got nan",
     ),
     (
         lambda world: lab.compress_gradients("x", world, lab.TopK(0.1)),
-        "compress_gradients wants optimizer as a Optimizer; got 'x'",
+        "compress_gradients wants optimizer as an Optimizer; got 'x'",
     ),
     (
-        lambda world: lab.compress_gradients(sgd(M().parameters()), world, 0.1),
+        lambda world: lab.compress_gradients(sgd(make_model().parameters()), world, 0.1),
         "compress_gradients wants a compressor such as TopK(0.01), got 0.1",
     ),
     (
-        lambda world: lab.compress_gradients(sgd(M().parameters()), world, lab.TopK(0.1), "no"),
+        lambda world: lab.compress_gradients(sgd(make_model().parameters()), world, lab.TopK(0.1), "no"),
         "compress_gradients wants error_feedback as True or False; got 'no'",
     ),
     (
-        lambda world: lab.diloco(sgd(M().parameters()), world, every=0),
+        lambda world: lab.diloco(sgd(make_model().parameters()), world, every=0),
         "diloco wants every (steps between two averages) as a whole number of at least 1; got 0",
     ),
     (
-        lambda world: lab.diloco(sgd(M().parameters()), world, 2, 0.7),
+        lambda world: lab.diloco(sgd(make_model().parameters()), world, 2, 0.7),
         "diloco wants make_outer as a function of (parameters); got 0.7",
     ),
-    (lambda world: lab.diloco(M(), world), "diloco wants optimizer as a Optimizer; got a Transformer"),
+    (lambda world: lab.diloco(make_model(), world), "diloco wants optimizer as an Optimizer; got a Transformer"),
     (
-        lambda world: lab.average_weights(M(), world),
+        lambda world: lab.average_weights(make_model(), world),
         "average_weights wants parameters as a list of Parameters; got a Transformer",
     ),
     (
-        lambda world: lab.average_weights(M().parameters(), world, -1),
+        lambda world: lab.average_weights(make_model().parameters(), world, -1),
         "a mean by examples wants n_examples as a number of at least 0; got -1",
     ),
     (
-        lambda world: lab.average_weights(M().parameters(), world, float("nan")),
+        lambda world: lab.average_weights(make_model().parameters(), world, float("nan")),
         "a mean by examples wants n_examples as a number of at least 0; got nan",
     ),
     (lambda world: lab.disagreement("m", world), "disagreement wants model as a Module; got 'm'"),
     (
-        lambda world: par(world, recompute="ful"),
+        lambda world: laid_out(world, recompute="ful"),
         "parallelize wants recompute as one of 'none', 'selective', 'full'; got 'ful'",
     ),
-    (lambda world: par(world, scaler=65536.0), "parallelize wants scaler as a LossScaler; got 65536.0"),
+    (lambda world: laid_out(world, scaler=65536.0), "parallelize wants scaler as a LossScaler; got 65536.0"),
     (
-        lambda world: par(world, split="11"),
+        lambda world: laid_out(world, split="11"),
         "parallelize wants split, the layers per pipeline stage, only with pp above 1; got '11'",
     ),
     (
-        lambda world: par(world, precision="fp16"),
+        lambda world: laid_out(world, precision="fp16"),
         "precision='fp16' wants a scaler, or small gradients round to 0: scaler=LossScaler()",
     ),
-    (lambda world: par(world, bucket_mb="25"), "parallelize wants bucket_mb as a number of at least 0; got '25'"),
+    (lambda world: laid_out(world, bucket_mb="25"), "parallelize wants bucket_mb as a number of at least 0; got '25'"),
+    (after(lab.data_parallel, lab.tensor_parallel), "tensor_parallel wants a model that nothing has laid out yet, got"),
+    (after(lab.data_parallel, lab.pipeline_parallel), "pipeline_parallel wants a model that nothing has laid out yet"),
+    (after(lab.data_parallel, sharded), "zero wants a model that nothing has laid out yet, got one that data_parallel"),
+    (after(sharded, lab.tensor_parallel), "nothing has laid out yet, got one that zero has"),
+    (after(sharded, lab.expert_parallel), "expert_parallel wants a model that nothing has laid out yet"),
+    (clipped_pipeline, "wants the whole model's, got one pipeline stage's"),
 ]
 
 

@@ -14,6 +14,7 @@ from llmlab.comm.simulator import Simulator
 from llmlab.model import Config, Transformer
 from llmlab.model.encoder_decoder import EncoderDecoder
 from llmlab.model.recomputing import recompute
+from llmlab.optim import clip_grad_norm
 from llmlab.parallel import mail, pipeline
 from llmlab.parallel.microbatches import Microbatch
 from llmlab.parallel.pipeline import Pipeline, pipeline_parallel
@@ -384,3 +385,20 @@ def test_a_stage_that_is_handed_another_shape_is_an_error_not_a_wrong_number(mon
     monkeypatch.setattr(pipeline, "like", lambda pipeline, batches, action: wrong)
     with pytest.raises(MismatchError, match="a message does not fit"):
         Simulator(2).run(train, config())
+
+
+def test_one_stages_gradients_have_no_norm_of_the_model_and_each_has_its_own():
+    def worker(world):
+        model = Transformer(config())
+        pipe = pipeline_parallel(model, world, "1f1b", 4)
+        pipe.forward_backward(*batch(0))
+        grads = [p.grad for p in model.parameters()]
+        with pytest.raises(ValueError, match="one pipeline stage's: every rank would clip by another"):
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        with pytest.raises(ValueError, match="clips by the whole's"):
+            clip_grad_norm(model.parameters(), 1.0)
+        return [grad.detach().norm().item() for grad in grads]
+
+    model = Transformer(config(tie_embeddings=False))
+    for norms in Simulator(2).run(worker).results:
+        assert all(norm > 0 for norm in norms) and len(norms) < len(list(model.parameters()))

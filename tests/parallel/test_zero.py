@@ -17,6 +17,7 @@ from llmlab.cost.modes import zero as closed
 from llmlab.model import Config, Transformer
 from llmlab.parallel import flat
 from llmlab.parallel.zero import ZeRO, zero
+from llmlab.training import Trainer
 from tests.parallel.comparing import distance, joined, numbers, sent, train_plainly
 
 STAGES = (1, 2, 3)
@@ -398,3 +399,23 @@ def test_gradients_that_are_not_reduced_are_noticed(stage, monkeypatch):
 def test_weights_that_are_not_published_are_noticed(stage, monkeypatch):
     monkeypatch.setattr(ZeRO, "publish", lambda self: None)
     assert fails(stage)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_trainer_takes_what_zero_gives_and_steps_as_one_process_does(stage):
+    config = Config(vocab_size=13, d_model=8, n_layer=2, n_head=2, max_seq=8, dtype=torch.float64)
+    batch = [(torch.arange(16).reshape(2, 8) % 13, torch.arange(16).reshape(2, 8) % 11)]
+
+    def own_sgd(parameters):
+        return optim.SGD(parameters, lr=0.5)
+
+    def worker(world):
+        model = Transformer(config)
+        trainer = Trainer(model, zero(model, own_sgd, world, stage), clip=0.1)
+        return [trainer.step(batch) for _ in range(3)]  # the same rows on both ranks: their mean is one's own
+
+    model = Transformer(config)
+    alone = Trainer(model, own_sgd(model.parameters()), clip=0.1)
+    wanted = [alone.step(batch) for _ in range(3)]
+    for losses in numbers(2).run(worker).results:
+        assert losses == pytest.approx(wanted, rel=1e-12)

@@ -77,7 +77,8 @@ def activation_bytes(
     config = find_config(config)
     wholes("activation_bytes", 1, batch=batch, seq=seq)
     instance("activation_bytes", "schedule", schedule, Schedule, "make_schedule(name, ranks, microbatches)")
-    if len(listing("activation_bytes", "sizes", sizes, "blocks per stage")) != schedule.stages:
+    sizes = listing("activation_bytes", "sizes", sizes, "blocks per stage")
+    if len(sizes) != schedule.stages:
         raise ValueError(f"activation_bytes wants sizes as a number for each of {schedule.stages} stages; got {sizes}")
     whole("activation_bytes", "rank", rank, least=0, most=len(schedule.actions) - 1)
     held, peak, n = 0, 0, batch // schedule.microbatches * seq
