@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:  # torch takes two seconds to import: `--help` does without
     from rich.table import Table
 
-    from llmlab.cost.plans import Planned
+    from llmlab.cost.plans import Planned, Prices
 
 MODELLED = "Modelled, not measured"
 LEGEND = "sp: sequence parallel; m: microbatches of a replica; (90%): where nine in ten measured steps would lie."
@@ -86,7 +86,7 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{degree}", type=int, default=1)
     command.add_argument("--zero", type=int, default=0, help="0, 1, 2 or 3")
     command.add_argument("--sequence-parallel", action="store_true")
-    command.add_argument("--schedule", default="1f1b", help="gpipe, 1f1b, interleaved or zero_bubble")
+    command.add_argument("--schedule", default="1f1b", help="gpipe, 1f1b, interleaved or zb_h1")
     command.add_argument("--context", default="ring", help="ring or ulysses")
     command.add_argument("--microbatches", type=int, help="of a replica (default: a sequence at a time)")
     command.add_argument("--recompute", default="none", help="none, selective or full (default: none)")
@@ -104,8 +104,7 @@ def run_plan(asked: argparse.Namespace) -> None:
     found = plan(
         find_config(asked.model), asked.device, gpus=asked.gpus, global_batch=asked.global_batch, seq=asked.seq,
         precision=asked.precision, recompute=asked.recompute, stack=asked.stack, zero=asked.zero,
-        memory_share=asked.memory_share, tokens=asked.tokens, price_per_gpu_hour=asked.price,
-        watts_per_gpu=asked.watts, price_per_kwh=asked.price_per_kwh, pue=asked.pue, limit=asked.top,
+        memory_share=asked.memory_share, tokens=asked.tokens, prices=_prices(asked), limit=asked.top,
     )  # fmt: skip
     if _machine_readable(asked, found.records()):
         return
@@ -129,12 +128,18 @@ def run_predict(asked: argparse.Namespace) -> None:
     row = price_layout(
         find_config(asked.model), layout, asked.device, global_batch=asked.global_batch, seq=asked.seq,
         precision=asked.precision, recompute=asked.recompute, stack=asked.stack, tokens=asked.tokens,
-        price_per_gpu_hour=asked.price, watts_per_gpu=asked.watts, price_per_kwh=asked.price_per_kwh, pue=asked.pue,
+        prices=_prices(asked),
     )  # fmt: skip
     if _machine_readable(asked, [record(row)]):
         return
     _print(_ranking(_title(asked), [row]), _breakdown("By cause", row))
     _print(f"{MODELLED}. Memory: {row.prediction.verdict}.", LEGEND)
+
+
+def _prices(asked: argparse.Namespace) -> Prices:
+    from llmlab.cost.plans import Prices
+
+    return Prices(asked.price, asked.price_per_kwh, asked.watts, asked.pue)
 
 
 def run_models(asked: argparse.Namespace) -> None:

@@ -59,10 +59,10 @@ def test_json_and_csv_hold_the_same_rows(capsys, best):
 
 
 def test_one_layout_is_predicted(capsys):
-    ways = "--dp 2 --tp 2 --pp 2 --zero 1 --sequence-parallel --recompute full --microbatches 4 --schedule zero_bubble"
+    ways = "--dp 2 --tp 2 --pp 2 --zero 1 --sequence-parallel --recompute full --microbatches 4 --schedule zb_h1"
     assert main(["predict", *STEP, *ways.split(), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    layout = Layout(dp=2, tp=2, pp=2, zero=1, sequence_parallel=True, microbatches=4, schedule="zero_bubble")
+    layout = Layout(dp=2, tp=2, pp=2, zero=1, sequence_parallel=True, microbatches=4, schedule="zb_h1")
     expected = predict(find_config("gpt2"), layout, "a100", global_batch=16, seq=1024, recompute="full")
     assert (row["seconds"], row["memory_bytes"]) == (expected.seconds, expected.memory_bytes)
     assert main(["predict", *STEP, "--dp", "2"]) == 0

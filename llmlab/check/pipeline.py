@@ -138,7 +138,7 @@ def own_schedule(answer: Callable[..., Any]) -> Result:
 
 def _own(answer: Any) -> Iterator[Case]:
     for p, m in ((2, 4), (4, 8), (3, 5)):
-        best = [bubble("zero_bubble", p, m, 1, 1, 1), p]
+        best = [bubble("zb_h1", p, m, 1, 1, 1), p]
         plain = make_schedule("1f1b", p, m)
         late = Schedule("late", tuple(row + tuple(_weights(row)) for row in plain.actions))
         mistakes = [
@@ -161,7 +161,7 @@ def _tried(answer: Callable[..., Any], ranks: int, microbatches: int) -> list[fl
 
 def _score(plan: Schedule, ranks: int) -> list[float]:
     waits, held = max(idle(timetable(plan, {"F": 1, "B": 1, "W": 1}))), max(in_flight(plan))
-    return [max(waits, bubble("zero_bubble", ranks, plan.microbatches, 1, 1, 1)), max(held, ranks)]
+    return [max(waits, bubble("zb_h1", ranks, plan.microbatches, 1, 1, 1)), max(held, ranks)]
 
 
 def zero_bubble_wait(answer: Callable[..., Any]) -> Result:
@@ -184,7 +184,7 @@ def _filled(answer: Any) -> Iterator[Case]:
             ((p - 1) * (f + b + w), "that is 1F1B: on the way through the ranks nobody waits for W."),
         ]
         what = f"{p} ranks, {m} microbatch{'es' * (m > 1)}, F = {f}, B = {b}, W = {w}"
-        yield Case(what, partial(answer, p, m, f, b, w), bubble("zero_bubble", p, m, f, b, w), mistakes)
+        yield Case(what, partial(answer, p, m, f, b, w), bubble("zb_h1", p, m, f, b, w), mistakes)
 
 
 def _weights(row: Any) -> Iterator[Any]:

@@ -20,10 +20,11 @@ from llmlab.cost.prediction import Prediction, predict
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.model.config import Config
-from llmlab.parallel.layout import CONTEXTS, SCHEDULES, Layout
+from llmlab.parallel.layout import CONTEXTS, Layout
+from llmlab.parallel.schedules import NAMES, schedule_name
 
 KNOWN: dict[str, Sequence[Any]] = {
-    "zero": (0, 1, 2, 3), "schedules": SCHEDULES, "contexts": CONTEXTS, "sequence_parallel": (False, True),
+    "zero": (0, 1, 2, 3), "contexts": CONTEXTS, "sequence_parallel": (False, True),
 }  # fmt: skip
 
 
@@ -69,7 +70,7 @@ class Choices:
     """What a plan may choose from, beside the degrees. `virtual_stages` None: all that give ranks equal chunks."""
 
     zero: Sequence[int] = (0, 1, 2, 3)
-    schedules: Sequence[str] = ("1f1b", "interleaved", "zero_bubble")
+    schedules: Sequence[str] = ("1f1b", "interleaved", "zb_h1")
     virtual_stages: Sequence[int] | None = None
     contexts: Sequence[str] = ("ring",)
     sequence_parallel: Sequence[bool] = (False, True)
@@ -78,6 +79,9 @@ class Choices:
     def __post_init__(self) -> None:
         for name, known in KNOWN.items():
             object.__setattr__(self, name, choices("plan", name, getattr(self, name), known))
+        written = listing("plan", "schedules", self.schedules, "names")
+        names = [schedule_name("plan", "schedules", each) for each in written]
+        object.__setattr__(self, "schedules", choices("plan", "schedules", names, NAMES))
         for name in ("virtual_stages", "microbatch_sizes"):
             if (counts := getattr(self, name)) is not None:
                 found = [whole("plan", name, n, least=1) for n in listing("plan", name, counts, "counts, or None")]

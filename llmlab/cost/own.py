@@ -135,7 +135,7 @@ class OwnParallelize(Library):
         """Backward recomputes up to the last value it needs: not the last product (but where a schedule makes its two
         gradients apart), its sum over ranks, and the residual sum."""
         c, t = x.config, x.layout.tp
-        once = np.asarray(x.layout.schedule) != "zero_bubble"
+        once = np.asarray(x.layout.schedule) != "zb_h1"
         left = np.where(x.layout.sequence_parallel, 0.5, 1) * region  # of gather and scatter, the gather is repeated
         apart = np.where(t > 1, 2, 0)
         moved = x.w * x.n * c.d_model * ((3 + apart) * x.split + apart + self.slices(x) / 4)
@@ -294,13 +294,13 @@ class OwnParallelize(Library):
         """Bytes kept of all micro-batches under way, beside one softmax; and what the end of a backward frees."""
         end, kind = x.layout.pp - 1, np.asarray(x.layout.schedule)
         under_way = in_flight(x, stage)
-        owed = np.where(kind == "zero_bubble", np.minimum(x.m, stage + under_way) - under_way, 0)
+        owed = np.where(kind == "zb_h1", np.minimum(x.m, stage + under_way) - under_way, 0)
         waiting = np.where(kind == "gpipe", x.m - 1, 0) * self.loss_bytes(x)[0]
         head = x.w * x.n * (x.config.vocab_size / x.layout.tp + x.config.d_model)
         # messages: asked for one action early, not yet taken by the next stage
-        messages = np.where(end > 0, 3 + 5 * (kind == "zero_bubble"), 0) * x.w * x.n * x.config.d_model * x.split
+        messages = np.where(end > 0, 3 + 5 * (kind == "zb_h1"), 0) * x.w * x.n * x.config.d_model * x.split
         one, owes = x.layers(stage) * self.layer_bytes(x), x.layers(stage) * self.owed_bytes(x) + (stage == end) * head
-        freed = one - np.where(kind == "zero_bubble", owes, 0)
+        freed = one - np.where(kind == "zb_h1", owes, 0)
         return under_way * one + owed * owes + (stage == end) * waiting + messages, freed
 
     def layer_bytes(self, x: Sizes, recompute: Counts | None = None) -> Numbers:

@@ -18,18 +18,17 @@ from llmlab.cost.candidates import Choices, Workload, candidates
 from llmlab.cost.models import find_config
 from llmlab.cost.nearest import nearest_batch, nearest_gpus
 from llmlab.cost.plans import Plan, Planned, Prices, Refused, gib
-from llmlab.cost.prediction import A_LAYOUT, MARGIN, RECOMPUTE, Prediction
+from llmlab.cost.prediction import A_LAYOUT, CLUSTER, MARGIN, RECOMPUTE, Prediction
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
-from llmlab.hardware.power import watts
 from llmlab.model.config import Config
 from llmlab.parallel.layout import Layout
 
 
 def plan(
     config: str | Config,
-    cluster: str | Cluster = "h100",
+    cluster: str | Cluster = CLUSTER,
     *,
     gpus: int,
     global_batch: int,
@@ -38,16 +37,13 @@ def plan(
     recompute: str | Sequence[str] | None = None,
     stack: str | Stack = "typical",
     zero: Sequence[int] = (0, 1, 2, 3),
-    schedules: Sequence[str] = ("1f1b", "interleaved", "zero_bubble"),
+    schedules: Sequence[str] = ("1f1b", "interleaved", "zb_h1"),
     virtual_stages: Sequence[int] | None = None,
     contexts: Sequence[str] = ("ring",),
     microbatch_sizes: Sequence[int] | None = None,
     memory_share: float = MARGIN,
     tokens: float = 1e9,
-    price_per_gpu_hour: float | None = None,
-    watts_per_gpu: float | None = None,
-    price_per_kwh: float | None = None,
-    pue: float = 1.0,
+    prices: Prices | None = None,
     limit: int | None = 100,
 ) -> Plan:
     """Predict every legal layout of a step on `gpus` devices and rank those that fit by seconds.
@@ -55,9 +51,8 @@ def plan(
     `config`: sizes, or a published model's name (see `lab.find_config`). `recompute`: one, some, or None for all.
     `virtual_stages`: None for all that give ranks equal chunks of layers. `microbatch_sizes`: in sequences, None for
     every power of two. `memory_share`: of a device that may be used, less than all since what an allocator loses is not
-    modelled. `tokens`: of the whole training, for GPU-hours, money and energy. `watts_per_gpu`: None for the data
-    sheet's, an upper bound, of the device alone. `limit`: rows kept, None for all. Among equal seconds the simpler
-    layout is first.
+    modelled. `tokens`: of the whole training, for GPU-hours, money and energy. `prices`:
+    see `lab.Prices`. `limit`: rows kept, None for all. Among equal seconds the simpler layout is first.
 
     Raises ValueError where nothing is possible, naming the nearest request that is.
     """
@@ -67,7 +62,7 @@ def plan(
     if limit is not None:
         whole("plan", "limit", limit, least=1)
     workload = Workload(find_config(config), on, gpus, global_batch, seq, precision, stack)
-    prices = _prices(on, price_per_gpu_hour, watts_per_gpu, price_per_kwh, pue)
+    prices = _prices("plan", prices, on)
     choices = Choices(zero, schedules, virtual_stages, contexts, microbatch_sizes=microbatch_sizes)
     asked = RECOMPUTE if recompute is None else [recompute] if isinstance(recompute, str) else recompute
     kinds = some_of("plan", "recompute", asked, RECOMPUTE)
@@ -88,7 +83,7 @@ def plan(
 def price_layout(
     config: str | Config,
     layout: Layout,
-    cluster: str | Cluster = "h100",
+    cluster: str | Cluster = CLUSTER,
     *,
     global_batch: int,
     seq: int,
@@ -96,15 +91,12 @@ def price_layout(
     recompute: str = "none",
     stack: str | Stack = "typical",
     tokens: float = 1e9,
-    price_per_gpu_hour: float | None = None,
-    watts_per_gpu: float | None = None,
-    price_per_kwh: float | None = None,
-    pue: float = 1.0,
+    prices: Prices | None = None,
 ) -> Planned:
     """Predict one layout, whether it fits or not, with what `tokens` of training would cost on it; see `plan`."""
     ranks = instance("price_layout", "layout", layout, Layout, A_LAYOUT).ranks
     workload = Workload(find_config(config), find_cluster(cluster), ranks, global_batch, seq, precision, stack)
-    prices = _prices(workload.cluster, price_per_gpu_hour, watts_per_gpu, price_per_kwh, pue)
+    prices = _prices("price_layout", prices, workload.cluster)
     return _priced(layout, recompute, workload.predict(layout, recompute), tokens, prices)
 
 
@@ -147,8 +139,9 @@ def _priced(layout: Layout, recompute: str, p: Prediction[float], tokens: float,
     return Planned(layout, recompute, p, hours, prices.money(hours), prices.energy_kwh(hours))
 
 
-def _prices(on: Cluster, gpu_hour: float | None, drawn: float | None, kwh: float | None, pue: float) -> Prices:
-    return Prices(gpu_hour, kwh, watts(on.device) if drawn is None else drawn, pue)
+def _prices(call: str, prices: Prices | None, on: Cluster) -> Prices:
+    asked = Prices() if prices is None else instance(call, "prices", prices, Prices, "write lab.Prices(per_gpu_hour=2)")
+    return asked.on(on.device)
 
 
 def _no_layout(workload: Workload, choices: Choices, rules: Counter[str]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, overload
 
 from llmlab.arguments import real
 from llmlab.cost.candidates import Workload
 from llmlab.cost.prediction import Prediction
+from llmlab.hardware import Device
+from llmlab.hardware.power import watts
 from llmlab.parallel.layout import Layout
 
 Record: TypeAlias = dict[str, float | str | None]
@@ -16,20 +18,26 @@ Record: TypeAlias = dict[str, float | str | None]
 
 @dataclass(frozen=True)
 class Prices:
-    """What an hour of a GPU costs, and what it draws. None: nobody said, so nothing is made of it."""
+    """What an hour of a GPU and a kWh cost, in one currency. None: nobody said, so nothing is made of it.
+
+    `watts_per_gpu`: what a device draws; a plan takes the data sheet's where this is None: an upper bound, of the
+    device alone. `pue`: what a site draws over what its devices draw.
+    """
 
     per_gpu_hour: float | None = None
     per_kwh: float | None = None
     watts_per_gpu: float | None = None
-    pue: float = 1.0  # what a site draws over what its devices draw
+    pue: float = 1.0
 
     def __post_init__(self) -> None:
-        for asked, name in (
-            ("price_per_gpu_hour", "per_gpu_hour"), ("price_per_kwh", "per_kwh"), ("watts_per_gpu", "watts_per_gpu"),
-        ):  # fmt: skip
+        for name in ("per_gpu_hour", "per_kwh", "watts_per_gpu"):
             if (value := getattr(self, name)) is not None:
-                real("a plan", asked, value, least=0)
-        real("a plan", "pue (a site draws at least what its devices draw)", self.pue, least=1)
+                real("Prices", name, value, least=0)
+        real("Prices", "pue (a site draws at least what its devices draw)", self.pue, least=1)
+
+    def on(self, device: Device) -> Prices:
+        """The same with the data sheet's power, where nobody said what a device draws."""
+        return self if self.watts_per_gpu is not None else replace(self, watts_per_gpu=watts(device))
 
     def energy_kwh(self, gpu_hours: float) -> float | None:
         return None if self.watts_per_gpu is None else gpu_hours * self.watts_per_gpu * self.pue / 1000

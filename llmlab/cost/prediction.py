@@ -23,6 +23,7 @@ from llmlab.parallel.layout import Layout
 
 RECOMPUTE = ("none", "selective", "full")
 A_LAYOUT = "write lab.Layout(dp=2)"
+CLUSTER = "h100"  # where nobody says which
 MARGIN = 0.9  # of a device's memory; what an allocator loses is not modelled
 
 N = TypeVar("N", float, Numbers)
@@ -126,7 +127,7 @@ def predict(
 def predict(
     config: str | ModelLike,
     layout: Layout | Sequence[Layout] | LayoutColumns,
-    cluster: str | Cluster = "a100",
+    cluster: str | Cluster = CLUSTER,
     *,
     global_batch: int,
     seq: int,

@@ -138,7 +138,7 @@ def _draw_layout(random: Random, most_ranks: int) -> Layout:
         cp = random.choice([1, 1, 1, 2, 4])
         if not 2 <= dp * tp * pp * cp <= most_ranks:
             continue
-        schedule = random.choice(["gpipe", "1f1b", "interleaved", "zero_bubble"]) if pp > 1 else "1f1b"
+        schedule = random.choice(["gpipe", "1f1b", "interleaved", "zb_h1"]) if pp > 1 else "1f1b"
         return Layout(
             dp, tp, pp, cp,
             ep=random.choice([1, 1, 2, 4]) if dp % 4 == 0 else 1,

@@ -120,5 +120,5 @@ def bubble(layout: LayoutLike, m: Numbers, others: Numbers, weights: Numbers) ->
     pp - 1. `weights`: seconds of the other stages' weight gradients.
     """
     filled = (np.minimum(m, layout.pp) - 1) / np.maximum(layout.pp - 1, 1)
-    zero_bubble = np.maximum(0.0, others - (1 + filled) * weights)
-    return np.where(np.asarray(layout.schedule) == "zero_bubble", zero_bubble, others / layout.virtual_stages)
+    zb_h1 = np.maximum(0.0, others - (1 + filled) * weights)
+    return np.where(np.asarray(layout.schedule) == "zb_h1", zb_h1, others / layout.virtual_stages)

@@ -7,8 +7,8 @@ from math import lcm, prod
 from typing import Any
 
 from llmlab.arguments import choice, flag, string, whole
+from llmlab.parallel.schedules import schedule_name
 
-SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero_bubble")
 CONTEXTS = ("ring", "ulysses")
 READ = ("n_layer", "n_head", "n_kv_head", "d_ff")  # of a model's sizes
 DEGREES = ("dp", "tp", "pp", "cp", "ep", "microbatches", "virtual_stages")
@@ -40,7 +40,7 @@ class Layout:
             object.__setattr__(self, name, whole("Layout", name, getattr(self, name), least=1))
         object.__setattr__(self, "zero", whole("Layout", "zero", self.zero, least=0, most=3))
         flag("Layout", "sequence_parallel", self.sequence_parallel)
-        choice("Layout", "schedule", string("Layout", "schedule", self.schedule), SCHEDULES)
+        object.__setattr__(self, "schedule", schedule_name("Layout", "schedule", self.schedule))
         choice("Layout", "context", string("Layout", "context", self.context), CONTEXTS)
         if self.virtual_stages > 1 and self.schedule != "interleaved":
             raise ValueError(

@@ -7,8 +7,8 @@
                  in turns                                 flush at the end: Narayanan et al. 2021, section 2.2.1
     interleaved  the same with several stages on a rank   Narayanan et al. 2021, "Efficient large-scale language model
                                                           training on GPU clusters using Megatron-LM", section 2.2.2
-    zero_bubble  B makes the gradients of the inputs, W   Qi et al. 2023, "Zero bubble pipeline parallelism",
-                 later those of the weights (ZB-H1)       section 2.1
+    zb_h1        B makes the gradients of the inputs, W   Qi et al. 2023, "Zero bubble pipeline parallelism",
+                 later those of the weights               section 2.1: ZB-H1, which holds no more than 1F1B
 
 All go backward in the order of the microbatches, so they add up gradients in one order, and differ in no bit.
 A list is checked and timed without a model (timetable.py) and interpreted with one (pipeline.py).
@@ -22,6 +22,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from llmlab.arguments import choice, string, whole, wholes
+
+NAMES = ("gpipe", "1f1b", "interleaved", "zb_h1")
+ALSO = {"zero_bubble": "zb_h1"}  # as other programs call it
+
+
+def schedule_name(call: str, name: str, value: str) -> str:
+    """Read a schedule's name as people write it: "1F1B", "ZB-H1". Raises ValueError with the known names."""
+    written = string(call, name, value).lower().replace("-", "_")
+    written = ALSO.get(written, written)
+    return written if written in NAMES else choice(call, name, value, NAMES)
 
 
 @dataclass(frozen=True)
@@ -156,9 +166,9 @@ def interleaved(ranks: int, microbatches: int, virtual_stages: int = 2) -> Sched
     return _make("interleaved", ranks, row)
 
 
-def zero_bubble(ranks: int, microbatches: int) -> Schedule:
-    """ZB-H1: 1F1B in which rank r puts off W by r microbatches, to have work in the bubble. At most `ranks` held."""
-    wholes("zero_bubble", 1, ranks=ranks, microbatches=microbatches)
+def zb_h1(ranks: int, microbatches: int) -> Schedule:
+    """1F1B in which rank r puts off W by r microbatches, to have work in the bubble. At most `ranks` held."""
+    wholes("zb_h1", 1, ranks=ranks, microbatches=microbatches)
 
     def row(rank: int) -> list[Action]:
         actions: list[Action] = []
@@ -171,21 +181,21 @@ def zero_bubble(ranks: int, microbatches: int) -> Schedule:
                 put_off += 1
         return actions + [Action("W", rank, i) for i in range(put_off, microbatches)]
 
-    return _make("zero_bubble", ranks, row)
+    return _make("zb_h1", ranks, row)
 
 
 def make_schedule(name: str, ranks: int, microbatches: int, virtual_stages: int = 1) -> Schedule:
     """Make the schedule of this name. Raises ValueError for numbers it cannot be made of."""
-    choice("a schedule", "name", string("a schedule", "name", name), (*SCHEDULES, "interleaved"))
+    name = schedule_name("a schedule", "name", name)
     whole("a schedule", "virtual_stages", virtual_stages, least=1)
     if name == "interleaved":
         return interleaved(ranks, microbatches, virtual_stages)
     if virtual_stages > 1:
         raise ValueError(f"virtual_stages={virtual_stages} wants schedule='interleaved', got {name!r}")
-    return SCHEDULES[name](ranks, microbatches)
+    return MADE_BY[name](ranks, microbatches)
 
 
-SCHEDULES = {"gpipe": gpipe, "1f1b": one_f_one_b, "zero_bubble": zero_bubble}
+MADE_BY = {"gpipe": gpipe, "1f1b": one_f_one_b, "zb_h1": zb_h1}
 
 
 def _make(name: str, ranks: int, row: Callable[[int], Sequence[Action]]) -> Schedule:

@@ -14,7 +14,8 @@ from llmlab.comm.trace import Run
 from llmlab.model import Config, Transformer
 from llmlab.optim import SGD
 from llmlab.parallel.compose import parallelize
-from llmlab.parallel.layout import SCHEDULES, Layout
+from llmlab.parallel.layout import Layout
+from llmlab.parallel.schedules import NAMES as SCHEDULES
 from llmlab.plot import explore, timeline
 from llmlab.plot.picture import Picture
 from llmlab.plot.predictions import refusal

@@ -27,7 +27,7 @@ MODELS = [
 ]  # fmt: skip
 CLUSTERS = ["v100", "a100", "h100", "h200", "b200", "mi300x", "tpu-v4", "tpu-v5p", "rtx4090"]
 POWERS = [2**k for k in range(15)]  # to 16,384
-SCHEDULES = {"1f1b": ("1f1b", 1), "interleaved": ("interleaved", 2), "zero_bubble": ("zero_bubble", 1)}
+SCHEDULES = {"1f1b": ("1f1b", 1), "interleaved": ("interleaved", 2), "zb_h1": ("zb_h1", 1)}
 
 
 def prediction_explorer(

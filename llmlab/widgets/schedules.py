@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ipywidgets as W
 
-from llmlab.parallel.schedules import SCHEDULES
+from llmlab.parallel.schedules import NAMES
 from llmlab.plot import Picture, explore
 from llmlab.plot.schedules import schedule
 from llmlab.widgets.sliders import choice
-
-NAMES = (*SCHEDULES, "interleaved")
 
 
 def schedule_explorer(

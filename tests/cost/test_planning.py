@@ -13,7 +13,7 @@ from llmlab.cost.arrays import columns
 from llmlab.cost.candidates import Choices, Workload, candidates
 from llmlab.cost.models import find_config
 from llmlab.cost.planning import plan, rank
-from llmlab.cost.plans import say_layout
+from llmlab.cost.plans import Prices, say_layout
 from llmlab.cost.prediction import MARGIN, RECOMPUTE, predict
 from llmlab.hardware import cluster
 from llmlab.model import Config
@@ -54,7 +54,7 @@ def one_by_one(config, gpus, batch, seq, zeros, schedules, virtual_stages):
 @pytest.mark.parametrize("config", [SMALL, EXPERTS], ids=["dense", "experts"])
 def test_the_plan_is_what_trying_everything_one_by_one_finds(config):
     gpus, batch, seq, v = 12, 24, 128, (2, 3)
-    expected = list(one_by_one(config, gpus, batch, seq, (0, 1, 3), ("1f1b", "interleaved", "zero_bubble"), v))
+    expected = list(one_by_one(config, gpus, batch, seq, (0, 1, 3), ("1f1b", "interleaved", "zb_h1"), v))
     found = plan(
         config, A100, gpus=gpus, global_batch=batch, seq=seq, zero=(0, 1, 3), virtual_stages=v,
         recompute=("none", "full"), memory_share=1.0, limit=None,
@@ -132,13 +132,25 @@ def test_prices_are_only_those_stated():
     silent = plan(SMALL, "tpu-v4", gpus=4, global_batch=8, seq=128)[0]
     assert silent.money is None and silent.energy_kwh is None  # no price was said, no data sheet says its power
     row = plan(
-        SMALL, "h100", gpus=4, global_batch=8, seq=128, tokens=1e12, price_per_gpu_hour=2.0, price_per_kwh=0.1, pue=1.5
+        SMALL,
+        "h100",
+        gpus=4,
+        global_batch=8,
+        seq=128,
+        tokens=1e12,
+        prices=Prices(per_gpu_hour=2.0, per_kwh=0.1, pue=1.5),
     )[0]
     assert row.gpu_hours == pytest.approx(1e12 / (8 * 128) * row.prediction.seconds * 4 / 3600)
     assert row.energy_kwh == pytest.approx(row.gpu_hours * 0.7 * 1.5)  # the data sheet's 700 W
     assert row.money == pytest.approx(row.gpu_hours * 2.0 + row.energy_kwh * 0.1)
-    drawn = plan(SMALL, "tpu-v4", gpus=4, global_batch=8, seq=128, watts_per_gpu=200.0)[0]
+    drawn = plan(SMALL, "tpu-v4", gpus=4, global_batch=8, seq=128, prices=Prices(watts_per_gpu=200.0))[0]
     assert drawn.energy_kwh == pytest.approx(drawn.gpu_hours * 0.2) and drawn.money is None
+
+
+@pytest.mark.parametrize(("wrong", "says"), [({"per_gpu_hour": -1.0}, "at least 0"), ({"pue": 0.5}, "at least 1")])
+def test_a_price_below_nothing_is_refused(wrong, says):
+    with pytest.raises(ValueError, match=f"Prices wants .* as a number of {says}"):
+        Prices(**wrong)
 
 
 def test_recomputing_is_chosen_or_given():
@@ -176,8 +188,7 @@ def test_a_batch_that_nothing_divides_names_the_nearest():
         ({"schedules": ("best",)}, "schedules as one of"),
         ({"recompute": "some"}, "recompute as one of"),
         ({"cluster": "h1000"}, "did you mean 'h100'"),
-        ({"price_per_gpu_hour": -1.0}, "per_gpu_hour as a number of at least 0"),
-        ({"pue": 0.5}, "pue .* as a number of at least 1"),
+        ({"prices": 2.5}, "prices as a Prices; got 2.5; write lab.Prices"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(wrong, says):

@@ -36,7 +36,7 @@ def small(layout=None, on=A100, batch: int = 16, config: Config = SMALL, stack="
         Layout(),
         Layout(dp=2, tp=2, pp=2, cp=2, zero=1, sequence_parallel=True, microbatches=4),
         Layout(dp=4, zero=3, microbatches=2),
-        Layout(pp=4, schedule="zero_bubble", microbatches=8),
+        Layout(pp=4, schedule="zb_h1", microbatches=8),
     ],
 )
 def test_the_breakdown_adds_up(layout):
@@ -85,9 +85,9 @@ def test_virtual_stages_divide_the_bubble_and_zero_bubble_fills_most_of_it():
         return small(Layout(pp=4, microbatches=8, **how), on=QUIET, without=without).breakdown["bubble"]
 
     assert bubble(schedule="interleaved", virtual_stages=2) == pytest.approx(bubble() / 2)
-    assert bubble(schedule="zero_bubble") < 0.65 * bubble()
+    assert bubble(schedule="zb_h1") < 0.65 * bubble()
     alike = ("attention", "elementwise", "logits")  # without them, forward and both gradients take alike
-    assert bubble(alike, schedule="zero_bubble") == pytest.approx(bubble(alike) / 3)
+    assert bubble(alike, schedule="zb_h1") == pytest.approx(bubble(alike) / 3)
     assert bubble(schedule="gpipe") == bubble()
 
 
@@ -98,7 +98,7 @@ def test_zero_bubble_fills_less_with_fewer_micro_batches_than_stages():
 
     for m in (1, 2, 4, 8):  # with F = B = W: of 3 (F + B + W), W and as many W as have come back fall away
         left = 1 - (3 + min(m, 4) - 1) / 9
-        assert bubble(m, schedule="zero_bubble") == pytest.approx(left * bubble(m))
+        assert bubble(m, schedule="zb_h1") == pytest.approx(left * bubble(m))
 
 
 def test_the_logits_make_the_last_stage_the_slowest():
@@ -216,7 +216,7 @@ LAYOUTS = [
     Layout(dp=2, tp=2, pp=2, cp=2, zero=1, sequence_parallel=True, microbatches=4),
     Layout(dp=4, zero=3, microbatches=2),
     Layout(dp=16, zero=2),
-    Layout(pp=4, schedule="zero_bubble", microbatches=8),
+    Layout(pp=4, schedule="zb_h1", microbatches=8),
     Layout(pp=2, schedule="interleaved", virtual_stages=2, microbatches=4),
     Layout(pp=4, schedule="gpipe", microbatches=2),
     Layout(dp=4, ep=2, tp=2),

@@ -184,7 +184,7 @@ CALLS = [
     ),
     (
         lambda world: lab.pipeline_parallel(make_model(), world, schedule="1f2b"),
-        "a schedule wants name as one of 'gpipe', '1f1b', 'zero_bubble', 'interleaved'; got '1f2b'",
+        "a schedule wants name as one of 'gpipe', '1f1b', 'interleaved', 'zb_h1'; got '1f2b'",
     ),
     (
         lambda world: lab.pipeline_parallel(make_model(), world, microbatches=0),

@@ -57,7 +57,7 @@ def draw(seed: int) -> Case:
 def draw_layout(random: Random) -> Layout:
     dp, tp, cp = random.choice([1, 1, 2, 3]), random.choice([1, 1, 2, 3, 4]), random.choice([1, 1, 1, 2, 3])
     pp = random.choice([1, 1, 2, 2, 3, 4])
-    schedule = random.choice(["gpipe", "1f1b", "interleaved", "zero_bubble"])
+    schedule = random.choice(["gpipe", "1f1b", "interleaved", "zb_h1"])
     virtual = random.choice([1, 2]) if schedule == "interleaved" and pp <= 2 else 1
     microbatches = pp if schedule == "interleaved" else random.choice([1, 1, 2, 3, 4])
     return Layout(

@@ -148,7 +148,7 @@ def test_taking_the_wrong_tokens_of_the_sequence_is_caught(monkeypatch):
 REAL = {
     2: [
         {"dp": 2, "microbatches": 2}, {"tp": 2, "sequence_parallel": True}, {"cp": 2}, {"pp": 2, "microbatches": 2},
-        {"dp": 2, "zero": 3, "clip": 0.05}, {"pp": 2, "schedule": "zero_bubble", "microbatches": 2, "zero": 1},
+        {"dp": 2, "zero": 3, "clip": 0.05}, {"pp": 2, "schedule": "zb_h1", "microbatches": 2, "zero": 1},
         {"dp": 2, "ep": 2, "n_expert": 2}, {"cp": 2, "context": "ulysses", "recompute": "full"},
     ],
     4: [
@@ -328,7 +328,7 @@ def test_a_split_parameter_knows_its_placement():
 
 FOLDED = [
     {"dp": 4, "zero": 3}, {"dp": 2, "tp": 2, "sequence_parallel": True}, {"dp": 2, "pp": 2, "tp": 2, "microbatches": 2},
-    {"dp": 2, "cp": 2}, {"dp": 2, "pp": 2, "schedule": "zero_bubble", "microbatches": 2, "zero": 2},
+    {"dp": 2, "cp": 2}, {"dp": 2, "pp": 2, "schedule": "zb_h1", "microbatches": 2, "zero": 2},
 ]  # fmt: skip
 
 

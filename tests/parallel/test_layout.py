@@ -26,7 +26,7 @@ def test_the_world_is_dp_tp_pp_cp_and_experts_fold_inside():
     "layout, batch, seq, world",
     [
         (Layout(dp=2, tp=2, pp=2, zero=1, sequence_parallel=True, microbatches=4), 8, 64, 8),
-        (Layout(tp=4, pp=2, cp=2, zero=3, schedule="zero_bubble", microbatches=3), 6, 16, 16),
+        (Layout(tp=4, pp=2, cp=2, zero=3, schedule="zb_h1", microbatches=3), 6, 16, 16),
         (Layout(pp=2, schedule="interleaved", virtual_stages=2, microbatches=4), 4, 5, 2),
         (Layout(pp=3), 1, 9, 3),  # stages need not be even
         (Layout(zero=3), 1, 9, 1),
@@ -78,7 +78,7 @@ def test_the_world_need_not_be_known():
     [
         ({"dp": 0}, "dp as a whole number of at least 1; got 0"),
         ({"zero": 4}, "zero as a whole number from 0 to 3; got 4"),
-        ({"schedule": "1F1B"}, "'gpipe', '1f1b', .*; got '1F1B'; did you mean '1f1b'"),
+        ({"schedule": "1F2B"}, "'gpipe', '1f1b', .*; got '1F2B'; did you mean '1f1b'"),
         ({"virtual_stages": 2}, "virtual_stages=2 wants schedule='interleaved', got '1f1b'"),
     ],
 )

@@ -106,8 +106,8 @@ LAYOUTS = {
     "one microbatch": (3, {"schedule": "gpipe", "microbatches": 1}),
     "interleaved": (2, {"schedule": "interleaved", "virtual_stages": 2}),
     "interleaved on one rank": (1, {"schedule": "interleaved", "virtual_stages": 4}),
-    "zero bubble": (2, {"schedule": "zero_bubble"}),
-    "zero bubble, fewer microbatches than stages": (4, {"schedule": "zero_bubble", "microbatches": 2}),
+    "zero bubble": (2, {"schedule": "zb_h1"}),
+    "zero bubble, fewer microbatches than stages": (4, {"schedule": "zb_h1", "microbatches": 2}),
     "uneven layers": (2, {"split": [1, 3], "microbatches": 8, "schedule": "gpipe"}),
     "a schedule of one's own": (2, {"schedule": V_SHAPE}),
 }
@@ -153,7 +153,7 @@ def test_fp32_differs_from_one_process_by_rounding_only():
     cfg = config(dtype=torch.float32)
     # fp32 rounds by 6e-8; a gradient adds up about 48 tokens, in another order, and 3 steps carry it on
     tolerance = 6e-8 * 48 * 3
-    for name in ("1f1b", "zero_bubble"):
+    for name in ("1f1b", "zb_h1"):
         assert distance(train_alone(cfg), Simulator(2).run(train, cfg, schedule=name).results) < tolerance
 
 
@@ -173,7 +173,7 @@ def test_meta_tensors_give_the_same_operations_bytes_and_virtual_time():
         run = Simulator(2, numerics=numerics, kernels=True).run(train, config(), steps=1, schedule=name)
         return [(e.rank, e.stream, e.op, e.nbytes, e.start, e.stop) for e in run.trace], run.seconds
 
-    for name in ("1f1b", "zero_bubble"):
+    for name in ("1f1b", "zb_h1"):
         assert stream(True, name) == stream(False, name)
 
 
@@ -227,7 +227,7 @@ def test_masks_and_positions_go_with_their_microbatch():
             torch.testing.assert_close(grad, model.get_parameter(name).grad, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["1f1b", "zero_bubble"])
+@pytest.mark.parametrize("name", ["1f1b", "zb_h1"])
 def test_frozen_parameters_get_no_gradient_and_gradients_pass_through_them(name):
     def worker(world):
         model = Transformer(config("untied"))
@@ -271,7 +271,7 @@ def test_a_table_tied_within_a_rank_belongs_to_one_chunk():
     assert sum(chunks) == total
 
 
-@pytest.mark.parametrize("name", ["1f1b", "interleaved", "zero_bubble"])
+@pytest.mark.parametrize("name", ["1f1b", "interleaved", "zb_h1"])
 def test_each_chunk_is_announced_once_a_microbatch_after_its_last_gradient(name):
     def worker(world):
         v = 2 if name == "interleaved" else 1

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmlab.cost.modes.pipeline import bubble
+from llmlab.parallel.layout import Layout
 from llmlab.parallel.schedules import Action, Schedule, make_schedule
 from llmlab.parallel.timetable import check, idle, in_flight, problems, timetable
 
-NAMES = ("gpipe", "1f1b", "zero_bubble")
+NAMES = ("gpipe", "1f1b", "zb_h1")
 
 
 @st.composite
@@ -23,7 +25,7 @@ def schedules(draw):
 
 @given(schedules())
 def test_every_microbatch_goes_once_forward_and_once_backward_through_every_stage(schedule):
-    kinds = "FBW" if schedule.name == "zero_bubble" else "FB"
+    kinds = "FBW" if schedule.name == "zb_h1" else "FB"
     every = {Action(k, s, i) for k in kinds for s in range(schedule.stages) for i in range(schedule.microbatches)}
     listed = [action for row in schedule.actions for action in row]
     assert len(listed) == len(every)
@@ -61,7 +63,7 @@ def test_under_1f1b_a_stage_holds_at_most_as_many_microbatches_as_there_are_stag
 @given(st.integers(1, 8), st.integers(1, 16))
 def test_gpipe_holds_all_microbatches_and_zero_bubble_as_many_as_there_are_ranks(ranks, microbatches):
     assert in_flight(make_schedule("gpipe", ranks, microbatches)) == [microbatches] * ranks
-    assert max(in_flight(make_schedule("zero_bubble", ranks, microbatches))) == min(ranks, microbatches)
+    assert max(in_flight(make_schedule("zb_h1", ranks, microbatches))) == min(ranks, microbatches)
 
 
 @pytest.mark.parametrize(("ranks", "microbatches"), [(2, 4), (4, 4), (4, 8), (3, 9), (1, 5), (4, 2)])
@@ -81,7 +83,7 @@ def test_interleaving_v_stages_divides_the_bubble_by_v(ranks, rounds, stages):
 @pytest.mark.parametrize(("ranks", "microbatches"), [(2, 4), (4, 4), (4, 8), (6, 12)])
 def test_zero_bubble_leaves_forward_plus_backward_less_weights_of_each_other_stage(ranks, microbatches, costs):
     f, b, w = costs
-    slots = timetable(make_schedule("zero_bubble", ranks, microbatches), {"F": f, "B": b, "W": w})
+    slots = timetable(make_schedule("zb_h1", ranks, microbatches), {"F": f, "B": b, "W": w})
     assert idle(slots) == pytest.approx([(ranks - 1) * (f + b - w)] * ranks)
 
 
@@ -150,7 +152,7 @@ def test_many_problems_are_cut_short():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("2f2b", 2, 4), "'zero_bubble', 'interleaved'; got '2f2b'"),
+        (("2f2b", 2, 4), "'interleaved', 'zb_h1'; got '2f2b'"),
         (("1f1b", 0, 4), "ranks as a whole number of at least 1; got 0"),
         (("1f1b", 2, 0), "microbatches as a whole number of at least 1; got 0"),
         (("interleaved", 4, 6, 2), "microbatches that 4 ranks divide, got 6"),
@@ -160,3 +162,12 @@ def test_many_problems_are_cut_short():
 def test_what_no_schedule_can_be_made_of_is_refused(arguments, said):
     with pytest.raises(ValueError, match=said):
         make_schedule(*arguments)
+
+
+WRITTEN = [("1F1B", "1f1b"), ("ZB-H1", "zb_h1"), ("zero_bubble", "zb_h1"), ("GPipe", "gpipe")]
+
+
+@pytest.mark.parametrize(("written", "read"), WRITTEN)
+def test_a_schedules_name_is_read_as_people_write_it(written, read):
+    assert make_schedule(written, 2, 2).name == read == Layout(schedule=written).schedule
+    assert bubble(written, 2, 2, 1, 1, 1) == bubble(read, 2, 2, 1, 1, 1)

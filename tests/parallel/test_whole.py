@@ -165,7 +165,7 @@ ALONE = {
     "tensor": lambda model, world: tensor_parallel(model, world),
     "context": lambda model, world: context_parallel(model, world, "striped"),
     "pipeline": lambda model, world: pipeline_parallel(model, world, "gpipe", 3),
-    "own schedule": lambda model, world: pipeline_parallel(model, world, make_schedule("zero_bubble", 2, 2)),
+    "own schedule": lambda model, world: pipeline_parallel(model, world, make_schedule("zb_h1", 2, 2)),
 }
 
 

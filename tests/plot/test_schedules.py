@@ -18,7 +18,7 @@ def boxes(figure):
     return found
 
 
-@pytest.mark.parametrize(("name", "stages"), [("gpipe", 1), ("1f1b", 1), ("zero_bubble", 1), ("interleaved", 2)])
+@pytest.mark.parametrize(("name", "stages"), [("gpipe", 1), ("1f1b", 1), ("zb_h1", 1), ("interleaved", 2)])
 def test_every_action_is_a_box_on_its_rank_in_its_time(name, stages):
     plan = make_schedule(name, 3, 6, stages)
     wanted = [(str(s.action), s.rank, pytest.approx(s.start), pytest.approx(s.stop)) for s in timetable(plan)]
@@ -28,7 +28,7 @@ def test_every_action_is_a_box_on_its_rank_in_its_time(name, stages):
 
 
 def test_kinds_differ_in_colour_and_hatch_and_are_in_the_legend():
-    figure = schedule("zero_bubble", 2, 2)
+    figure = schedule("zb_h1", 2, 2)
     looks = {p.get_label()[0]: (p.get_facecolor(), p.get_hatch()) for p in figure.axes[0].patches}
     assert len(set(looks.values())) == len({hatch for _, hatch in looks.values()}) == 3
     (legend,) = figure.legends

@@ -13,8 +13,8 @@ def test_sliders_redraw_the_schedule_and_its_sentence(displayed):
     assert schedule("1f1b", 4, 8).alt in box.children[-1].value.replace("&#x27;", "'")
     controls["microbatches"].value = 32
     assert "32 microbatches" in box.children[-1].value
-    controls["schedule"].value = "zero_bubble"
-    assert "zero_bubble: 32 microbatches" in box.children[-1].value
+    controls["schedule"].value = "zb_h1"
+    assert "zb_h1: 32 microbatches" in box.children[-1].value
 
 
 def test_interleaved_rounds_the_microbatches_up_and_says_so():

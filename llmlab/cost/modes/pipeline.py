@@ -6,20 +6,20 @@ halves of its backward, the gradients of the inputs and those of the weights.
     bubble, seconds a rank waits in a step
         gpipe, 1f1b   (p - 1) (F + B + W)                              Narayanan et al. 2021, section 2.2
         interleaved   (p - 1) (F + B + W) / v
-        zero_bubble   (p - 1) (F + B) - (min(m, p) - 1) W              W <= F and W <= B; for m >= p it is
+        zb_h1         (p - 1) (F + B) - (min(m, p) - 1) W              W <= F and W <= B; for m >= p it is
                                                                        (p - 1) (F + B - W): Qi et al. 2023, section 2.3
     messages                                   2 (p v - 1) m in all, of b t D numbers each
-    microbatches held by rank r                gpipe m, 1f1b p - r, zero_bubble p, at most m
+    microbatches held by rank r                gpipe m, 1f1b p - r, zb_h1 p, at most m
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmlab.arguments import choice, instance, listing, reals, whole, wholes
+from llmlab.arguments import instance, listing, reals, whole, wholes
 from llmlab.cost.models import find_config
 from llmlab.model.config import Config
-from llmlab.parallel.schedules import Schedule
+from llmlab.parallel.schedules import Schedule, schedule_name
 
 
 def bubble(
@@ -30,11 +30,11 @@ def bubble(
     backward: without the weights' gradients, which take `weights` seconds, whether a schedule puts them off or not.
     """
     wholes("bubble", 1, ranks=ranks, microbatches=microbatches, virtual_stages=virtual_stages)
-    choice("bubble", "name", name, ("gpipe", "1f1b", "interleaved", "zero_bubble"))
+    name = schedule_name("bubble", "name", name)
     reals("bubble", 0, forward=forward, backward=backward, weights=weights)
     if virtual_stages > 1 and name != "interleaved":
         raise ValueError(f"virtual_stages={virtual_stages} wants schedule='interleaved', got {name!r}")
-    if name == "zero_bubble":
+    if name == "zb_h1":
         # filled with the W of microbatches that have come back; of a W longer than F or B the rest delays the others
         filled = (min(microbatches, ranks) - 1) * min(forward, backward, weights)
         return (ranks - 1) * (forward + backward) - filled

@@ -37,7 +37,7 @@ RIGHT = [
     (held_microbatches, lambda rank, p, m: min(p - rank, m)),
     (split_by_speed, quickest_split),
     (message_count, lambda p, m, v: 2 * (p * v - 1) * m),
-    (own_schedule, lambda p, m: str(make_schedule("zero_bubble", p, m))),
+    (own_schedule, lambda p, m: str(make_schedule("zb_h1", p, m))),
     (zero_bubble_wait, lambda p, m, f, b, w: (p - 1) * (f + b) - (min(m, p) - 1) * w),
 ]
 WRONG = [

@@ -24,7 +24,7 @@ MODELS = {
               "tie_embeddings": False},
     "wide rotated heads": {"head_dim": 32, "position": "rotary", "n_kv_head": 1, "attention_bias": "qkv"},
 }  # fmt: skip
-SCHEDULES = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zero_bubble", 1)]
+SCHEDULES = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zb_h1", 1)]
 RANKS, MICROBATCHES, BATCH, SEQ = 3, 6, 12, 64
 
 
@@ -88,7 +88,7 @@ def sleepy(world, name: str, stages: int, microbatches: int):
     """A step of a pipeline in which a rank's blocks take SECONDS together."""
     cfg = Config(vocab_size=3, d_model=2, n_layer=world.size * stages, n_head=1, max_seq=2)
     model = Transformer(cfg)
-    backward = SECONDS["B"] if name == "zero_bubble" else SECONDS["B"] + SECONDS["W"]
+    backward = SECONDS["B"] if name == "zb_h1" else SECONDS["B"] + SECONDS["W"]
     for block in model.blocks:
         block.forward = lambda x, *_: Sleep.apply(x, world, SECONDS["F"] / stages, backward / stages)
     pipe = pipeline_parallel(model, world, name, microbatches, stages)
@@ -110,21 +110,21 @@ def test_the_bubble_in_the_simulated_timeline_is_the_formulas(name, stages, rank
     work = microbatches * sum(SECONDS.values())
     waits = bubble(name, ranks, microbatches, *(SECONDS[kind] for kind in "FBW"), stages)
     assert run.seconds == pytest.approx(work + waits, rel=1e-9)
-    costs = {**SECONDS, "B": SECONDS["B"] if name == "zero_bubble" else SECONDS["B"] + SECONDS["W"]}
+    costs = {**SECONDS, "B": SECONDS["B"] if name == "zb_h1" else SECONDS["B"] + SECONDS["W"]}
     assert idle(timetable(make_schedule(name, ranks, microbatches, stages), costs)) == pytest.approx([waits] * ranks)
 
 
 @pytest.mark.parametrize("costs", [(1, 1, 1), (2, 3, 1), (1, 2, 1.5), (2, 1, 1.5), (0.25, 0.5, 2)])
 @pytest.mark.parametrize(("ranks", "microbatches"), [(4, 1), (4, 2), (6, 5), (6, 6), (3, 8), (2, 1)])
 def test_zero_bubble_fills_with_no_more_weights_than_have_come_back(ranks, microbatches, costs):
-    slots = timetable(make_schedule("zero_bubble", ranks, microbatches), dict(zip("FBW", costs, strict=True)))
-    assert idle(slots) == pytest.approx([bubble("zero_bubble", ranks, microbatches, *costs)] * ranks)
+    slots = timetable(make_schedule("zb_h1", ranks, microbatches), dict(zip("FBW", costs, strict=True)))
+    assert idle(slots) == pytest.approx([bubble("zb_h1", ranks, microbatches, *costs)] * ranks)
 
 
 def test_the_share_of_the_bubble():
     assert bubble_share("gpipe", 4, 12) == bubble_share("1f1b", 4, 12) == 3 / 15  # (p - 1) / (m + p - 1)
     assert bubble_share("interleaved", 4, 12, 3) == pytest.approx(1 / 13)
-    assert bubble_share("zero_bubble", 4, 12) == pytest.approx(3 / (3 + 36))
+    assert bubble_share("zb_h1", 4, 12) == pytest.approx(3 / (3 + 36))
     assert bubble_share("1f1b", 1, 12) == 0
     with pytest.raises(ValueError, match="got 'v'"):
         bubble("v", 4, 8, 1, 1, 1)
