@@ -31,6 +31,7 @@ _NAMES = {
     "parallel.context": ["context_parallel"],
     "parallel.expert": ["expert_parallel"],
     "parallel.pipeline": ["pipeline_parallel"],
+    "parallel.schedules": ["Schedule", "make_schedule"],
     "parallel.zero": ["zero"],
     "parallel.task": ["map_tasks", "TasksFailed"],
     "parallel.server": ["parameter_server"],
@@ -42,6 +43,7 @@ _NAMES = {
     "diagnosing": ["time_spent", "utilization", "within", "between", "exposed_by_axis"],
     "measuring": ["measure"],
     "plot": ["show", "explore"],
+    "training": ["Trainer"],
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (

@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from tests.execute_notebooks import ABSOLUTE_PATH, CHECKED, all_notebooks, refused, tagged
 
 MAX_BYTES = 300_000
+MAX_DEEP_IMPORTS = 37  # in the whole course: what a lesson needs is found at `lab.` or one package below
 MAX_LINES = 10  # of a function or class in a cell; what is longer belongs in llmlab/
 # These draw outside the cell's own outputs, where nbval sees them in the wrong place or not at all.
 UNSEEN_BY_NBVAL = {"clear_output", "interact", "interactive_output"}
@@ -108,8 +109,19 @@ def sources(notebook: NotebookNode) -> Iterator[str]:
 RULES = (front_matter, checks, outputs, sources)
 
 
+def deep_imports(notebook: NotebookNode) -> list[str]:
+    """The lines that import from inside llmlab: a reader has to know the file for each."""
+    nodes = (node for cell in code_cells(notebook) for node in ast.walk(tree(cell)))
+    return [ast.unparse(n) for n in nodes if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("llmlab.")]
+
+
 def test_the_course_has_notebooks() -> None:
     assert all_notebooks()
+
+
+def test_the_course_seldom_reaches_into_the_package() -> None:
+    found = {path.stem: deep_imports(read(path)) for path in all_notebooks()}
+    assert sum(map(len, found.values())) <= MAX_DEEP_IMPORTS, found
 
 
 @pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)

@@ -1,9 +1,16 @@
 """Closed forms: what a training step takes in time and memory, on any cluster, without running it."""
 
 from llmlab.cost.calibration import Measured, calibrate
+from llmlab.cost.growing import grow
+from llmlab.cost.kernels import layer_kernels
 from llmlab.cost.planning import plan
-from llmlab.cost.plans import Prices
-from llmlab.cost.prediction import Prediction, predict
+from llmlab.cost.plans import Prices, say_layout
+from llmlab.cost.prediction import RECOMPUTE, Prediction, predict
+from llmlab.cost.scaling import amdahl, fit_scaling, gustafson
+from llmlab.cost.simulated import simulate
 from llmlab.cost.stack import Stack, stacks
 
-__all__ = ["Measured", "Prediction", "Prices", "Stack", "calibrate", "plan", "predict", "stacks"]
+__all__ = [
+    "Measured", "Prediction", "Prices", "RECOMPUTE", "Stack", "amdahl", "calibrate", "fit_scaling", "grow",
+    "gustafson", "layer_kernels", "plan", "predict", "say_layout", "simulate", "stacks",
+]  # fmt: skip

@@ -14,7 +14,7 @@ from llmlab.arguments import choice, flag, instance, whole
 from llmlab.comm.group import Group
 from llmlab.comm.simulator import Simulator
 from llmlab.cost.models import find_config
-from llmlab.cost.prediction import A_LAYOUT, RECOMPUTE
+from llmlab.cost.prediction import A_LAYOUT, CLUSTER, RECOMPUTE
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
 from llmlab.model import Config, Transformer
@@ -40,7 +40,7 @@ class Simulated:
 def simulate(
     config: str | Config,
     layout: Layout,
-    cluster: str | Cluster = "a100",
+    cluster: str | Cluster = CLUSTER,
     *,
     global_batch: int,
     seq: int,

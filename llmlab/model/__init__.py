@@ -17,6 +17,7 @@ from llmlab.model.initial import draw, draw_weights
 from llmlab.model.layers import LayerNorm, Linear, RMSNorm
 from llmlab.model.loss import IGNORE, cross_entropy, masked_tokens, next_token, shifted_right
 from llmlab.model.lstm import LSTM, LSTMLayer
+from llmlab.model.maps import attention_maps
 from llmlab.model.mlp import MLP, SwiGLU
 from llmlab.model.moe import MoE
 from llmlab.model.recomputing import recompute
@@ -45,6 +46,7 @@ __all__ = [
     "attend_formula",
     "attend_fused",
     "attend_tiled",
+    "attention_maps",
     "cross_entropy",
     "document_mask",
     "draw",

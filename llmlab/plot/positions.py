@@ -11,7 +11,7 @@ from matplotlib.patches import Circle
 
 from llmlab.arguments import real, whole
 from llmlab.model.embedding import angles_of, sinusoids
-from llmlab.plot.grids import SIGNED
+from llmlab.plot.heatmaps import SIGNED
 from llmlab.plot.picture import Picture, canvas, finish, styled
 from llmlab.plot.style import BLUE, GREY, VERMILION
 

@@ -1,12 +1,13 @@
 """Text: corpora, cleaning, tokenizers and batches. Level 0: knows nothing of models or ranks."""
 
 from .bpe import BPE
+from .chat import chat_prompt
 from .cleaning import clean
 from .corpus import labelled, load, pairs, split, tagged
 from .duplicates import deduplicate, jaccard, minhash, near_duplicates, shingles
 from .fetching import Archive, fetch
 from .packing import IGNORE, Batch, Batches, batches, pack
-from .published import gpt2_tokenizer
+from .published import gpt2_tokenizer, tokenizer_json
 from .quality import CHINESE, STOP_WORDS, Limits, content_words, faults
 from .segmentation import Segmenter, join_words, words
 from .sentencepiece import SentencePiece
@@ -26,6 +27,7 @@ __all__ = [
     "SentencePiece",
     "WordTokenizer",
     "batches",
+    "chat_prompt",
     "clean",
     "content_words",
     "deduplicate",
@@ -43,5 +45,6 @@ __all__ = [
     "shingles",
     "split",
     "tagged",
+    "tokenizer_json",
     "words",
 ]

@@ -1,14 +1,14 @@
 """Sliders on the same functions: nothing is computed here that llmlab does not compute elsewhere."""
 
 from llmlab.widgets.card import machine_card
-from llmlab.widgets.explorer import speedup_explorer
+from llmlab.widgets.explorer import joined, speedup_explorer
 from llmlab.widgets.game import layout_game
 from llmlab.widgets.hover import timeline_hover
 from llmlab.widgets.layouts import layout_explorer
 from llmlab.widgets.live import LiveCurve
 from llmlab.widgets.maps import attention_explorer
 from llmlab.widgets.memories import memory_explorer
-from llmlab.widgets.optimizers import optimizer_explorer
+from llmlab.widgets.optimizers import SURFACES, descend, optimizer_explorer
 from llmlab.widgets.planner import prediction_explorer, scaling_explorer
 from llmlab.widgets.positions import rotary_explorer, sinusoid_explorer
 from llmlab.widgets.rooflines import roofline_explorer
@@ -19,8 +19,11 @@ from llmlab.widgets.wards import ward_round
 from llmlab.widgets.zero import zero_explorer
 
 __all__ = [
+    "SURFACES",
     "LiveCurve",
     "attention_explorer",
+    "descend",
+    "joined",
     "layout_explorer",
     "layout_game",
     "machine_card",

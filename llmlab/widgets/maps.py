@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from llmlab.plot import explore
-from llmlab.plot.grids import grids
+from llmlab.plot.heatmaps import grids
 from llmlab.plot.picture import Picture
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmlab.plot.grids import grids
+from llmlab.plot.heatmaps import grids
 from llmlab.plot.tokens import COLUMNS, lines_of, printable, token_boxes
 
 
