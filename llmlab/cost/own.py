@@ -59,20 +59,32 @@ class OwnParallelize(Library):
         """Norms (r w), residual sums (r r w); under tp the biases after a sum over ranks (r w), and views (r w)."""
         apart = np.where(x.layout.tp > 1, 2, 0)
         hidden = (4 + 6 + apart * (1 + x.dense_mlps)) * x.split + apart * (1 + x.dense_mlps + x.active_experts)
-        heads = x.mlp_matrices * inner(x) + self.ring(x, 8, 3)
+        heads = x.mlp_matrices * inner(x) + self.ring_forward(x)
         return (
             x.w * x.n * x.config.d_model * (hidden + heads / x.layout.tp + self.slices(x) + self.routing(x, 12, 2, 3))
         )
 
     def backward(self, x: Sizes) -> Numbers:
         """Norms (r r w), residual sums (r r w), biases (r), the sum of the gradients by q, k and v (r r w, twice)."""
-        heads = (x.mlp_matrices + 2) * inner(x) + 1 + 2 * x.kv_width / x.config.d_model + self.ring(x, 16, 9)
+        biases = (x.q_width + 2 * x.kv_width) / x.config.d_model
+        heads = (x.mlp_matrices + 2) * inner(x) + biases + self.ring_backward(x)
         numbers = (6 + 6 + 2) * x.split + 6 + heads / x.layout.tp + self.slices(x) + self.routing(x, 22, 6, 6)
         return x.w * x.n * x.config.d_model * numbers
 
-    def ring(self, x: Sizes, once: int, step: int) -> Numbers:
-        """Ring attention's numbers for each hidden one: stacking, widening, and merging every block but the first."""
-        return np.where(x.layout.cp > 1, once + step * (x.layout.cp - 1), 0)
+    def ring_forward(self, x: Sizes) -> Numbers:
+        """Ring attention's numbers for each hidden one: keys and values stacked (r w); in bf16 the output widened (r w,
+        w twice) and narrowed. Each block but the first is merged: widened (r, w twice), lerped in fp32, for three
+        quarters of the rows, as some ranks merge all of them and others half; with ten numbers a head and row."""
+        q, kv, narrow, blocks = x.q_width, x.kv_width, x.w == 2, x.layout.cp - 1
+        merged = blocks * (1.5 * (1 + narrow) * q + 9.75 * x.config.n_head)
+        return np.where(blocks > 0, 4 * kv + 4 * narrow * q + merged, 0) / x.config.d_model
+
+    def ring_backward(self, x: Sizes) -> Numbers:
+        """As forward: the gradients of keys and values are brought into their heads' order (r w), all three are widened
+        and narrowed in bf16; each block but the first adds its own to what goes round."""
+        q, kv, narrow, blocks = x.q_width, x.kv_width, x.w == 2, x.layout.cp - 1
+        once = 4 * kv + narrow * (4 * q + 8 * kv)
+        return np.where(blocks > 0, once + blocks * (3 * q + 6 * kv), 0) / x.config.d_model
 
     def routing(self, x: Sizes, choice: int, alone: int, token: int) -> Numbers:
         """A mixture's numbers for each hidden one: for every choice (less once experts are elsewhere: what is sent
@@ -177,7 +189,7 @@ class OwnParallelize(Library):
         table = params - layers * x.layer_params
         step, ends = gather(w * params, w * layers * x.expert_params, buckets), gather(w * table, 0, 1)
         layer = gather(w * x.layer_params, w * x.expert_params, 1)
-        full = BUCKET_BYTES + w * x.config.d_model**2 / x.layout.tp  # a bucket overflows by its last matrix
+        full = BUCKET_BYTES + w * x.config.d_model * x.q_width / x.layout.tp  # a bucket overflows by its last matrix
         last = gather(np.maximum(w * table, w * params % full), 0, 1)
         left = ends + gather(w * x.layer_params % full, 0, 1)  # with ZeRO no bucket has gradients of two blocks
         reduced = left + backward.shown(np.maximum(0, step - left))
@@ -200,9 +212,9 @@ class OwnParallelize(Library):
     def filled(self, x: Sizes) -> Numbers:
         """Buckets that a layer's gradients fill: one for each large matrix, and small ones together."""
         c, t = x.config, x.layout.tp
-        square, wide = (x.w * c.d_model * width / t / BUCKET_BYTES for width in (c.d_model, c.d_ff))
+        q, kv, wide = (x.w * c.d_model * width / t / BUCKET_BYTES for width in (x.q_width, x.kv_width, c.d_ff))
         mlps = x.dense_mlps + x.n_expert / x.layout.ep
-        return 4 * np.minimum(1, square) + 2 * mlps * np.minimum(1, wide)
+        return 2 * np.minimum(1, q) + 2 * np.minimum(1, kv) + 2 * mlps * np.minimum(1, wide)
 
     def buckets(self, x: Sizes) -> Numbers:
         """Into the bucket and back (r w each); ZeRO's gradients are made in place."""
@@ -284,7 +296,7 @@ class OwnParallelize(Library):
         """Bytes of whole gradients of a layer that are made or on their way at once: one bucket, two that are sent as
         they fill, a layer in ZeRO-3; a pipeline's stage hands all over at once."""
         layer = x.w * x.layer_params
-        largest = x.w * x.config.d_model * np.maximum(x.config.d_model, x.config.d_ff) / x.layout.tp
+        largest = x.w * x.config.d_model * np.maximum(x.q_width, x.config.d_ff) / x.layout.tp
         buckets = np.choose(x.layout.zero, [0, 1, 2, 1e30])  # ZeRO-3: as many as a layer fills
         alone = np.minimum(layer, buckets * np.maximum(BUCKET_BYTES, largest))
         together = np.where(x.layout.zero == 2, layers, 1) * layer
