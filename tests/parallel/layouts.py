@@ -16,7 +16,7 @@ from llmlab.parallel.compose import parallelize
 from llmlab.parallel.layout import Layout
 from llmlab.parallel.placement import shard_of
 
-MAX_RANKS, STEPS = 16, 3
+MAX_RANKS, STEPS = 16, 2  # the second step sees what the first left in weights, optimizer and buffers
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def draw(seed: int) -> Case:
     random = Random(seed)
     while True:
         layout = draw_layout(random)
-        likely = 1.0 if layout.ranks <= 4 else 0.5 if layout.ranks <= 8 else 0.15  # time goes with the ranks
+        likely = 1.0 if layout.ranks <= 4 else 0.5 if layout.ranks <= 8 else 0.1  # time goes with the ranks
         if layout.ranks <= MAX_RANKS and random.random() < likely:
             break
     config = draw_config(random, layout)
