@@ -1,7 +1,7 @@
 """Exercise checks: `lab.check.ring_step(your_function)` says right or wrong, why, and one hint.
 
 Each runs your answer on several inputs, on 2 to 4 simulated ranks where there are ranks; its docstring says what the
-answer takes and gives.
+answer takes and gives. A notebook's patients are here too: `lab.check.ward()`.
 """
 
 from llmlab.check.attending import attention, cache_bytes, causal_weights, combine_tiles
@@ -15,6 +15,7 @@ from llmlab.check.gradients import bucket_bytes, data_parallel_scale, unequal_ba
 from llmlab.check.layouts import global_norm, gradient_ranks, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
 from llmlab.check.messages import all_reduce_from_send_recv, crossover_bytes, exchange, ring_bytes, ring_step
+from llmlab.check.patients import laid_out, ward
 from llmlab.check.pipeline import (
     bubble_share,
     held_microbatches,
@@ -29,13 +30,14 @@ from llmlab.check.server import server_against_ring, server_bytes, stale_bounded
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss
-from llmlab.check.timelines import exposed_seconds, mfu, seventh_cause, seventh_split
+from llmlab.check.timelines import CAUSES, exposed_seconds, mfu, refuted, seventh_cause, seventh_split
 from llmlab.check.tokens import bpe_merge, jaccard, packed_targets, table_parameters
 from llmlab.check.training import adam_step, clipped, largest_rate, warm_up_cosine
 from llmlab.check.transformer import block_parameters, decoder_inputs, layer_norm, next_token_loss
 from llmlab.check.zero import shard_bounds, sharded_step, zero_ring_bytes, zero_state_bytes
 
 __all__ = [
+    "CAUSES",
     "Result",
     "adam_step",
     "all_reduce_from_send_recv",
@@ -73,6 +75,7 @@ __all__ = [
     "jaccard",
     "kept_tokens",
     "kv_cache_bytes",
+    "laid_out",
     "largest_microbatch",
     "largest_rate",
     "layer_norm",
@@ -90,6 +93,7 @@ __all__ = [
     "packed_targets",
     "perplexity",
     "product_seconds",
+    "refuted",
     "ring_attention",
     "ring_attention_bytes",
     "ring_bytes",
@@ -120,6 +124,7 @@ __all__ = [
     "turn",
     "unequal_batches",
     "vocabulary_loss",
+    "ward",
     "warm_up_cosine",
     "world_size",
     "zero_bubble_wait",

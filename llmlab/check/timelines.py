@@ -11,7 +11,9 @@ from functools import cache, partial
 from statistics import median
 from typing import Any
 
-from llmlab.check.examine import EMPTY, Case, Result, examine, show
+from llmlab.check.differences import numbers, show
+from llmlab.check.examine import EMPTY, Case, Result, examine
+from llmlab.check.hints import begin_again, not_yet
 from llmlab.check.patients import Patient, ward
 from llmlab.comm.trace import Run, union_seconds
 from llmlab.diagnosing import exposed_by_axis
@@ -158,12 +160,14 @@ def seventh_cause(answer: Any) -> Result:
     name = "seventh_cause"
     if answer is None or answer is ... or answer == "":
         return Result(name, False, EMPTY.replace("in the function, return it, and", "as the name of a cause, and"))
-    if answer not in CAUSES:
+    if not isinstance(answer, str) or answer not in CAUSES:
         return Result(name, False, f"not yet: a cause is one of {', '.join(CAUSES)}; got {show(answer)}")
     patient, run = _seventh()
     against = refuted(patient, run)[answer]
     if against:
-        return Result(name, False, f"not yet. Against {answer!r} speaks: {against}.")
+        cure = "compare the ranks in `spent.flops`. Which has the most, and what does it hold that others do not?"
+        return Result(name, False, not_yet(name, {}, f"against {answer!r} speaks: {against}.", cure))
+    begin_again(name)
     others = "\n".join(f"  not {cause}: {words}" for cause, words in refuted(patient, run).items() if words)
     return Result(name, True, f"right: {CAUSES[answer]}.\n{others}")
 
@@ -175,22 +179,19 @@ def seventh_split(answer: Any) -> Result:
         return Result(name, False, EMPTY.replace("in the function, return it, and", "as three whole numbers, and"))
     patient, before = _seventh()
     layers = patient.config.n_layer
-    try:
-        split = tuple(int(n) for n in answer)
-    except (TypeError, ValueError):
-        split = ()
-    if len(split) != 3 or min(split) < 1 or sum(split) != layers:
+    split = numbers(answer)
+    if split is None or split.shape != (3,) or split.min() < 1 or split.sum() != layers or (split % 1).any():
         return Result(name, False, f"not yet: three numbers from 1 that add up to {layers} blocks; got {show(answer)}")
-    run = patient.run(split=split)
+    run = patient.run(split=tuple(int(n) for n in split))
     reached, was = (patient.diagnose(each)[1].mfu for each in (run, before))
     if reached > TARGET:
+        begin_again(name)
         return Result(name, True, f"right: MFU {reached:.0%}, before {was:.0%}.")
     flops = patient.diagnose(run)[0].flops
     most = max(flops, key=lambda rank: flops[rank])
-    hint = (
-        f"rank {most} still has the most FLOPs, {flops[most] / min(flops.values()):.1f} times the least: give it fewer."
-    )
-    return Result(name, False, f"not yet: MFU {reached:.0%}, wanted more than {TARGET:.0%}.\n  hint      {hint}")
+    rows = {"tried": show(answer), "expected": f"MFU above {TARGET:.0%}", "got": f"MFU {reached:.0%}"}
+    look = f"rank {most} still has the most FLOPs, {flops[most] / min(flops.values()):.1f} times the least."
+    return Result(name, False, not_yet(name, rows, look, "give it fewer blocks. The output layer is work, too."))
 
 
 @cache
