@@ -119,3 +119,35 @@ def _mean_nll(log_sum: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
 
 def _numbers(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def waiting_share(answer: Callable[..., Any]) -> Result:
+    """`answer(tokens, flops, nbytes, calls, latency, ranks, peak, bandwidth)`: the share of a step spent in messages.
+
+    flops: of a token, which the ranks share.  nbytes: of a token, which each rank hands over.  calls: messages of the
+    step, each `latency` seconds late.  peak: FLOP/s of a rank.  bandwidth: bytes/s. Nothing overlaps.
+    """
+    hint = "waits = calls * latency + tokens * nbytes / bandwidth; works = tokens * flops / (ranks * peak)."
+    return examine("waiting_share", answer, _waits(answer), hint)
+
+
+def _waits(answer: Any) -> Iterator[Case]:
+    flops, nbytes, calls, latency, peak, bandwidth = 2.4e9, 131_072, 16, 1e-5, 4e14, 4e11
+    for tokens, ranks in ((2048, 8), (16_384, 8), (2048, 2)):
+        late, moves = calls * latency, tokens * nbytes / bandwidth
+        works = tokens * flops / peak
+        waits = late + moves
+        mistakes = [
+            (waits / (works / ranks), "the wait beside the work; asked is its share of the step, which is both."),
+            (waits / (waits + works), "the ranks share the work: each has flops / ranks of a token."),
+            (moves / (moves + works / ranks), "each call is late, however few tokens: calls * latency."),
+            (_share(tokens * late + moves, works / ranks), "a call is late once, not once a token."),
+            (_share(latency + moves, works / ranks), "each of the calls is late, not the step once."),
+        ]
+        what = f"{tokens:,} tokens on {ranks} ranks"
+        run = partial(answer, tokens, flops, nbytes, calls, latency, ranks, peak, bandwidth)
+        yield Case(what, run, _share(waits, works / ranks), mistakes)
+
+
+def _share(waits: float, works: float) -> float:
+    return waits / (waits + works)

@@ -14,6 +14,7 @@ import torch
 
 from llmlab import check
 from llmlab.check.hints import LATER
+from llmlab.parallel.layout import Layout
 
 ANSWERS = sorted((Path(__file__).parent / "answers").glob("*.py"))
 TOPICS = [import_module(f"tests.check.answers.{path.stem}") for path in ANSWERS]
@@ -21,7 +22,15 @@ RIGHT = [case for topic in TOPICS for case in topic.RIGHT]
 WRONG = [case for topic in TOPICS for case in topic.WRONG]
 CHECKS = {exercise.__name__: exercise for exercise, _ in RIGHT}
 NO_EXERCISES = {"CAUSES", "Result", "laid_out", "refuted", "ward"}
-NO_FUNCTION = {"seventh_cause", "seventh_split"}  # these ask for a name and for numbers: test_timeline_checks.py
+VALUES = {  # what is no function: a right value, wrong ones
+    "bent_valley": (
+        ("Adam", 0.5),
+        [("gradient descent", 0.001), ("momentum", 1.0), ["RMSprop", 0.01], ("Adam", 0.001)],
+    ),
+    "seventh_cause": ("uneven stages", ["bubble", "slow rank", "gradients"]),
+    "seventh_split": ((4, 4, 1), [(3, 3, 3), [4, 3, 2], (1, 1, 7)]),
+    "third_layout": (Layout(dp=4, zero=3), [Layout(tp=2, dp=2), Layout(dp=4), Layout(pp=4)]),
+}
 
 
 def not_implemented(*inputs):
@@ -39,9 +48,21 @@ EMPTY = {
 
 def test_every_check_has_a_right_answer_and_three_wrong_ones():
     wrong = Counter(exercise.__name__ for exercise, _, _ in WRONG)
-    offered = set(check.__all__) - NO_EXERCISES - NO_FUNCTION
-    assert len(offered | NO_FUNCTION) >= 89
-    assert sorted(name for name in offered | CHECKS.keys() if name not in CHECKS or wrong[name] < 3) == []
+    wrong.update({name: len(values) for name, (_, values) in VALUES.items()})
+    offered = set(check.__all__) - NO_EXERCISES
+    assert len(offered) >= 100 and offered == CHECKS.keys() | VALUES.keys()
+    assert [name for name in sorted(offered) if wrong[name] < 3] == []
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_that_was_found_is_judged(name):
+    exercise, (right, wrong) = getattr(check, name), VALUES[name]
+    assert "nothing to check yet" in str(exercise(...)) and "nothing to check yet" in str(exercise(None))
+    for value in wrong:
+        first, second = exercise(value), exercise(value)
+        assert not first and LATER in str(first) and "  look      " in str(first), first
+        assert not second and str(second).split("  hint ")[1].strip() not in str(first), second
+        assert exercise(right), exercise(right)
 
 
 @pytest.mark.parametrize(("exercise", "answer"), RIGHT, ids=[exercise.__name__ for exercise, _ in RIGHT])
@@ -121,6 +142,6 @@ def test_what_an_answer_raises_is_shown_with_its_line(answer):
 
 @pytest.mark.parametrize("answer", [3.5, "ring", [1, 2], [[1], [1, 2]], {}, len, 1j, 10**400, torch.zeros(2, 2)])
 def test_a_value_of_the_wrong_kind_is_told_what_is_wanted(answer):
-    for name in NO_FUNCTION:
+    for name in VALUES:
         result = getattr(check, name)(answer)
         assert not result and "not yet: " in str(result) and "; got " in str(result), result
