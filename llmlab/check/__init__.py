@@ -19,7 +19,7 @@ from llmlab.check.examine import Result
 from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
 from llmlab.check.generation import beam_step, clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
 from llmlab.check.gradients import bucket_bytes, data_parallel_scale, unequal_batches
-from llmlab.check.layouts import global_norm, gradient_ranks, world_size
+from llmlab.check.layouts import eight_ranks, global_norm, gradient_ranks, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
 from llmlab.check.messages import all_reduce_from_send_recv, crossover_bytes, exchange, ring_bytes, ring_step
 from llmlab.check.patients import laid_out, ward
@@ -78,6 +78,7 @@ __all__ = [
     "data_parallel_scale",
     "decayed_step",
     "decoder_inputs",
+    "eight_ranks",
     "error_feedback",
     "exchange",
     "exchange_bytes",
