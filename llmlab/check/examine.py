@@ -39,6 +39,7 @@ EMPTY = "nothing to check yet. Write your answer in the function, return it, and
 class Case:
     """One input. `run` gives what the answer gives; with `per_rank` a list, one entry for each rank.
 
+    `most_bytes`: what a rank may hand over, where a right result of `on_ranks` can be had for too much.
     `mistakes`: (what the answer would give if it made that mistake, the hint for it). A hint `what is wrong: the cure`
     is told in two stages.
     """
@@ -48,6 +49,13 @@ class Case:
     expected: Any
     mistakes: Sequence[tuple[Any, str]] = ()
     per_rank: bool = False
+    most_bytes: int | None = None
+
+
+class Results(list[Any]):
+    """What each rank gave; `sent`: the most bytes that one of them handed over."""
+
+    sent = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ def examine(exercise: str, answer: Any, cases: Iterable[Case], hint: str) -> Res
     if why_not:
         return Result(exercise, False, f"not yet: {why_not}")
     wrong: list[tuple[Case, Any]] = []
+    costly: tuple[Case, int] | None = None
     tried = []
     for case in cases:
         try:
@@ -88,16 +97,23 @@ def examine(exercise: str, answer: Any, cases: Iterable[Case], hint: str) -> Res
             return Result(exercise, False, EMPTY)
         if not same(got, case.expected):
             wrong.append((case, got))
+        elif case.most_bytes is not None and got.sent > case.most_bytes:
+            costly = costly or (case, got.sent)
         tried.append(case.what)
     if wrong:
         return _wrong(exercise, wrong, len(tried), hint)
+    if costly:
+        return _costly(exercise, *costly, hint)
     begin_again(exercise)
     return Result(exercise, True, f"right. Tried with {'; '.join(tried)}.")
 
 
-def on_ranks(answer: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> list[Any]:
+def on_ranks(answer: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Results:
     """Give each rank's `answer(world, *inputs[rank])`."""
-    return run_on_ranks(answer, inputs).results
+    run = run_on_ranks(answer, inputs)
+    results = Results(run.results)
+    results.sent = max(run.trace.comm_bytes(rank) for rank in range(len(inputs)))
+    return results
 
 
 def run_on_ranks(answer: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Run:
@@ -126,6 +142,14 @@ def _wrong(exercise: str, wrong: list[tuple[Case, Any]], tried: int, hint: str) 
         where, got, expected = f"{case.what}, rank {rank}", got[rank], expected[rank]
     look = _sentence(difference(got, expected), _right_in(tried - len(wrong), tried), mistake)
     rows = {"tried": where, "expected": show(expected), "got": show(got)}
+    return Result(exercise, False, not_yet(exercise, rows, look, hint))
+
+
+def _costly(exercise: str, case: Case, sent: int, hint: str) -> Result:
+    """Say of right numbers that they took too many bytes."""
+    most = f"at most {case.most_bytes:,} bytes handed over by a rank"
+    rows = {"tried": case.what, "expected": most, "got": f"the right numbers, for {sent:,} bytes"}
+    look = "right in every number, and dearer than it need be; what do the ranks send each other that no one needs?"
     return Result(exercise, False, not_yet(exercise, rows, look, hint))
 
 

@@ -144,7 +144,8 @@ def _gradients(answer: Any) -> Iterator[Case]:
             (_both([total] * p, [g / p for g in routed]), "an expert's gradient is complete: do not divide it."),
         ]
         run = partial(on_ranks, _of_both, [(answer, d, r) for d, r in zip(dense, routed, strict=True)])
-        yield Case(f"{p} ranks: a dense, a routed one", run, _both([total] * p, routed), mistakes, per_rank=True)
+        what, most = f"{p} ranks: a dense, a routed one", total.nbytes
+        yield Case(what, run, _both([total] * p, routed), mistakes, per_rank=True, most_bytes=most)
 
 
 def _both(dense: list[Tensor], routed: list[Tensor]) -> list[list[Tensor]]:

@@ -49,7 +49,7 @@ def vocabulary_loss(answer: Callable[..., Any]) -> Result:
 
 def _losses(answer: Any) -> Iterator[Case]:
     for ranks, offset in ((2, 0.0), (4, 0.0), (2, 1000.0)):
-        logits, targets = offset + _numbers(ranks, 3, 8), torch.tensor([7, 0, 3])
+        logits, targets = offset + _numbers(ranks, 3, 24), torch.tensor([23, 0, 9])
         parts = logits.chunk(ranks, 1)
         nll = _mean_nll(logits.logsumexp(1), logits, targets)
         overflow = _mean_nll(logits.exp().sum(1).log(), logits, targets)
@@ -63,7 +63,8 @@ def _losses(answer: Any) -> Iterator[Case]:
         ]
         what = f"{ranks} ranks, logits up to {logits.max():.0f}"
         run = partial(on_ranks, answer, [(z, targets) for z in parts])
-        yield Case(what, run, [nll] * ranks, mistakes, per_rank=True)
+        most = 4 * logits[:, 0].nbytes  # a few numbers a token, not its logits
+        yield Case(what, run, [nll] * ranks, mistakes, per_rank=True, most_bytes=most)
 
 
 def gain_gradient(answer: Callable[..., Any]) -> Result:
@@ -87,7 +88,8 @@ def _gains(answer: Any) -> Iterator[Case]:
             ([grad.sum(0)] * ranks, "that is a bias's gradient: a gain's is weighted by what it multiplies."),
             ([total / 12] * ranks, "divided by the tokens: the loss has seen to that already."),
         ]
-        yield Case(f"{ranks} ranks", partial(on_ranks, answer, parts), [total] * ranks, mistakes, per_rank=True)
+        run = partial(on_ranks, answer, parts)
+        yield Case(f"{ranks} ranks", run, [total] * ranks, mistakes, per_rank=True, most_bytes=total.nbytes)
 
 
 def tensor_block_bytes(answer: Callable[..., Any]) -> Result:

@@ -55,6 +55,19 @@ def test_every_check_has_a_right_answer_and_three_wrong_ones():
     assert [name for name in sorted(offered) if wrong[name] < 3] == []
 
 
+def test_what_is_right_for_too_many_bytes_is_wrong():
+    """Where a collective gives the same numbers for less; `sharded_step` and the like refuse an operation instead."""
+    dear = {exercise for exercise, _, hint in WRONG if hint == "dearer than it need be"}
+    assert dear == {
+        check.data_parallel_scale,
+        check.unequal_batches,
+        check.vocabulary_loss,
+        check.gain_gradient,
+        check.federated_average,
+        check.expert_gradient,
+    }
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_a_value_that_was_found_is_judged(name):
     exercise, (right, wrong) = getattr(check, name), VALUES[name]

@@ -40,6 +40,10 @@ def changed(place, of):
     return lambda *sizes: waiting(*sizes[:place], of(*sizes), *sizes[place + 1 :])
 
 
+def gathered_loss(world, z, targets):
+    return torch.nn.functional.cross_entropy(world.all_gather(z.T.contiguous()).T, targets)
+
+
 RIGHT = [
     (tensor_mlp, lambda world, x, a, r, b: world.all_reduce(own_summand(x, a, r)) + b),
     (vocabulary_loss, loss),
@@ -76,4 +80,6 @@ WRONG = [
     (waiting_share, changed(4, lambda *sizes: 0), "each call is late"),
     (waiting_share, changed(3, lambda *sizes: sizes[0] * sizes[3]), "not once a token"),
     (waiting_share, changed(3, lambda *sizes: 1), "not the step once"),
+    (vocabulary_loss, gathered_loss, "dearer than it need be"),
+    (gain_gradient, lambda world, normed, grad: world.all_gather(normed * grad).sum(0), "dearer than it need be"),
 ]
