@@ -115,3 +115,61 @@ def _caches(answer: Any) -> Iterator[Case]:
 def _drawn(rows: int, columns: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(rows, columns, dtype=torch.float64, generator=generator)
+
+
+def previous_token_head(answer: Callable[..., Any]) -> Result:
+    """`answer(maps)`: (layer, head) of the head that looks most at the token before, from [layers, heads, T, T].
+
+    Row t of a map has the weights of token t. Most: in the mean over the tokens that have one before them.
+    """
+    hint = "the diagonal below the main one: maps.diagonal(-1, 2, 3).mean(-1); divmod of its argmax by the heads."
+    return examine("previous_token_head", answer, _looking_back(answer), hint)
+
+
+def _looking_back(answer: Any) -> Iterator[Case]:
+    for layer, head, self_layer, self_head, T in ((1, 2, 0, 1, 5), (0, 2, 1, 0, 6)):
+        maps = (torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]).double().repeat(2, 3, 1, 1)
+        maps[self_layer, self_head] = 0.2 * maps[self_layer, self_head] + 0.8 * torch.eye(T)
+        before = torch.eye(T).roll(-1, 1).tril()
+        before[0, 0] = 1  # the first token has nothing else to look at
+        maps[layer, head] = 0.3 * maps[layer, head] + 0.7 * before
+        mistakes = [
+            ([head, layer], "the two numbers are the right ones: the layer comes first."),
+            (3 * layer + head, "one number for both: give (layer, head)."),
+            ([self_layer, self_head], "that one looks at itself: the token before is one column to the left."),
+        ]
+        yield Case(f"2 layers of 3 heads, {T} tokens", partial(answer, maps), [layer, head], mistakes)
+
+
+def sink_heads(answer: Callable[..., Any]) -> Result:
+    """`answer(maps, share)`: the heads, a list, that put more than a share of their weight on the first token.
+
+    maps: [heads, T, T]; in the mean over all tokens but the first, which can look at nothing else.
+    """
+    hint = "maps[:, 1:, 0].mean(-1) > share, and the numbers of those heads."
+    return examine("sink_heads", answer, _sinks(answer), hint)
+
+
+def _sinks(answer: Any) -> Iterator[Case]:
+    for order in ([0, 1, 2, 3], [2, 3, 1, 0]):
+        on_first = torch.tensor([[0.95] * 3, [0.9, 0.85, 0.89], [0.5, 0.8, 0.99], [0.99, 0.97, 0.8]]).double()[order]
+        maps = torch.zeros(4, 4, 4, dtype=torch.float64)
+        maps[:, 0, 0] = 1
+        maps[:, 1:, 0] = on_first
+        for t in range(1, 4):
+            maps[:, t, t] = 1 - on_first[:, t - 1]
+        mistakes = [
+            (_numbers(maps[:, :, 0].mean(-1) > 0.9), "the first token is counted: it has nothing else to look at."),
+            (
+                _numbers(maps[:, -1, 0] > 0.9),
+                "the last token's weights alone; asked is the mean over all but the first.",
+            ),
+            (_numbers((on_first > 0.9).all(-1)), "every token above the share; asked is the mean."),
+            (_numbers(on_first.mean(-1) <= 0.9), "the others: those below the share."),
+        ]
+        what = f"4 heads, 4 tokens, a share of 0.9 (on the first token: {on_first.tolist()})"
+        yield Case(what, partial(answer, maps, 0.9), _numbers(on_first.mean(-1) > 0.9), mistakes)
+
+
+def _numbers(found: Tensor) -> list[int]:
+    return found.nonzero().flatten().tolist()

@@ -107,3 +107,60 @@ def _splits(answer: Any) -> Iterator[Case]:
 def _own(ids: Tensor, rows: Tensor, first: int) -> Tensor:
     held = (ids >= first) & (ids < first + len(rows))
     return rows[(ids - first).clamp(0, len(rows) - 1)] * held[:, None]
+
+
+def score_left(answer: Callable[..., Any]) -> Result:
+    """`answer(distance, base, size)`: the score that is left of two equal rotary vectors at a distance, 1 at 0.
+
+    Vectors of `size` numbers, equal in all; pair i turns by base^(-2i / size) a position.
+    """
+    hint = "pair i adds cos(distance * base ** (-2 * i / size)); take the mean over the size / 2 pairs."
+    return examine("score_left", answer, _scores_left(answer), hint)
+
+
+def _scores_left(answer: Any) -> Iterator[Case]:
+    for distance, base, size in ((40, 10.0, 32), (40, 100_000.0, 32), (3, 10_000.0, 8)):
+        pairs = size // 2
+        angles = [distance * base ** (-2 * i / size) for i in range(pairs)]
+        right = sum(map(cos, angles)) / pairs
+        slow = [distance * base ** (-i / size) for i in range(pairs)]
+        mistakes = [
+            (sum(map(cos, slow)) / pairs, "i / size in the exponent: it is 2i / size, for the pairs are half as many."),
+            (right * pairs, "the pairs' sum; at distance 0 the score should be 1: take their mean."),
+            (
+                cos(sum(angles) / pairs),
+                "the cosine of the mean angle: each pair turns by its own; take the cosines' mean.",
+            ),
+            (sum(map(sin, angles)) / pairs, "sines: two vectors at an angle of 0 have the score 1."),
+            (
+                sum(cos(distance * base ** (2 * i / size)) for i in range(pairs)) / pairs,
+                "later pairs turn faster and faster: the exponent is negative.",
+            ),
+        ]
+        what = f"{distance} positions apart, base {base:g}, heads of {size}"
+        yield Case(what, partial(answer, distance, base, size), right, mistakes)
+
+
+def nearest_row(answer: Callable[..., Any]) -> Result:
+    """`answer(vector, table)`: the number of the row of [V, D] that is most similar to a vector, by the cosine."""
+    hint = "divide the vector and each row by their lengths, multiply, and take the argmax."
+    return examine("nearest_row", answer, _nearest(answer), hint)
+
+
+def _nearest(answer: Any) -> Iterator[Case]:
+    for vector, rows in (
+        ([1.0, 0.0], [[3.0, 0.1], [10.0, 9.0], [0.9, 0.1], [-2.0, 0.0]]),
+        ([1.0, 2.0], [[9.0, 1.0], [-1.0, -2.0], [2.0, 4.2], [1.0, 1.5]]),
+    ):
+        x, table = torch.tensor(vector, dtype=torch.float64), torch.tensor(rows, dtype=torch.float64)
+        cosines = torch.nn.functional.cosine_similarity(table, x[None])
+        mistakes = [
+            (
+                (table @ x).argmax(),
+                "the largest product: a long row wins whatever its direction. Divide by the lengths.",
+            ),
+            ((table - x).norm(dim=1).argmin(), "the least distance: it asks for the same length, too."),
+            (cosines.abs().argmax(), "the opposite direction: a cosine of -1 is the least similar."),
+            (cosines.max(), "the similarity itself; asked is the row's number."),
+        ]
+        yield Case(f"{vector} among {rows}", partial(answer, x, table), cosines.argmax(), mistakes)

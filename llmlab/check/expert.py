@@ -144,14 +144,15 @@ def _gradients(answer: Any) -> Iterator[Case]:
             (_both([total] * p, [g / p for g in routed]), "an expert's gradient is complete: do not divide it."),
         ]
         run = partial(on_ranks, _of_both, [(answer, d, r) for d, r in zip(dense, routed, strict=True)])
-        yield Case(f"{p} ranks: a dense, a routed one", run, _both([total] * p, routed), mistakes, per_rank=True)
+        what, most = f"{p} ranks: a dense, a routed one", total.nbytes
+        yield Case(what, run, _both([total] * p, routed), mistakes, per_rank=True, most_bytes=most)
 
 
-def _both(dense: list[Tensor], routed: list[Tensor]) -> list[Tensor]:
-    return [torch.stack(pair) for pair in zip(dense, routed, strict=True)]
+def _both(dense: list[Tensor], routed: list[Tensor]) -> list[list[Tensor]]:
+    return [list(pair) for pair in zip(dense, routed, strict=True)]
 
 
-def _of_both(world: Group, answer: Callable[..., Any], dense: Tensor, routed: Tensor) -> Tensor | None:
+def _of_both(world: Group, answer: Callable[..., Any], dense: Tensor, routed: Tensor) -> Any:
     """Ask for both gradients; None where the answer is still empty."""
-    found = answer(world, dense, False), answer(world, routed, True)
-    return torch.stack(found) if all(isinstance(x, Tensor) for x in found) else None
+    found = [answer(world, dense, False), answer(world, routed, True)]
+    return None if all(x is None or x is ... for x in found) else found

@@ -1,4 +1,4 @@
-"""Exercises of notebook 06: temperature, top-p, perplexity, the cache's bytes, BLEU's clipped precision."""
+"""Exercises of notebook 06: temperature, top-p, a step of beams, perplexity, the cache's bytes, BLEU's precision."""
 
 from __future__ import annotations
 
@@ -124,3 +124,38 @@ def _precisions(answer: Any) -> Iterator[Case]:
             (len({*words} & {*wanted}) / len({*words}), "different words only: repeats count, up to the reference's."),
         ]
         yield Case(f"“{hypothesis}”", partial(answer, words, wanted), matched / len(words), mistakes)
+
+
+def beam_step(answer: Callable[..., Any]) -> Result:
+    """`answer(scores, log_p, width)`: the `width` likeliest continuations, as a list of (beam, token), the best first.
+
+    scores: [k], each beam's log-probability so far.  log_p: [k, V], of each next token after it.
+    """
+    hint = "add: scores[:, None] + log_p; the topk of it flattened; divmod of each place by V."
+    return examine("beam_step", answer, _beams(answer), hint)
+
+
+def _beams(answer: Any) -> Iterator[Case]:
+    for so_far, following, width in (
+        ([0.7, 0.3], [[0.05, 0.5, 0.45], [0.9, 0.08, 0.02]], 2),
+        ([0.45, 0.55], [[0.1, 0.2, 0.3, 0.4], [0.15, 0.6, 0.05, 0.2]], 3),
+    ):
+        scores, log_p = (torch.tensor(p, dtype=torch.float64).log() for p in (so_far, following))
+        total, V = scores[:, None] + log_p, log_p.shape[1]
+        right = _best_of(total, width)
+        mistakes = [
+            (_best_of(log_p, width), "the likeliest tokens; what their beams have had so far counts, too."),
+            (
+                [[beam, int(row.argmax())] for beam, row in enumerate(total)],
+                "the best token of each beam: two of the best may come from one beam.",
+            ),
+            ([[token, beam] for beam, token in right], "the two numbers are the right ones: the beam comes first."),
+            (right[::-1], "the right ones, the worst of them first."),
+            ([beam * V + token for beam, token in right], "places in the flattened table: give (beam, token)."),
+        ]
+        what = f"beams of {so_far}, then {following}, width {width}"
+        yield Case(what, partial(answer, scores, log_p, width), right, mistakes)
+
+
+def _best_of(total: Tensor, width: int) -> list[list[int]]:
+    return [list(divmod(int(place), total.shape[1])) for place in total.flatten().topk(width).indices]

@@ -32,7 +32,8 @@ def _scales(answer: Any) -> Iterator[Case]:
             ([total / 2] * ranks, "right for 2 ranks only: divide by world.size."),
         ]
         run = partial(on_ranks, answer, [(gradient,) for gradient in own])
-        yield Case(f"{ranks} ranks", run, [total / ranks] * ranks, mistakes, per_rank=True)
+        most = total.nbytes + 8  # and a count of the ranks
+        yield Case(f"{ranks} ranks", run, [total / ranks] * ranks, mistakes, per_rank=True, most_bytes=most)
 
 
 def unequal_batches(answer: Callable[..., Any]) -> Result:
@@ -59,7 +60,8 @@ def _batches(answer: Any) -> Iterator[Case]:
         ]
         what = f"{ranks} ranks with {', '.join(map(str, counts))} tokens"
         run = partial(on_ranks, answer, list(zip(sums, counts, strict=True)))
-        yield Case(what, run, [total / n_token] * ranks, mistakes, per_rank=True)
+        most = total.nbytes + 8  # and the number of tokens
+        yield Case(what, run, [total / n_token] * ranks, mistakes, per_rank=True, most_bytes=most)
 
 
 def bucket_bytes(answer: Callable[..., Any]) -> Result:

@@ -7,6 +7,11 @@ from functools import partial
 from typing import Any
 
 from llmlab.check.examine import Case, Result, examine
+from llmlab.check.values import Verdict, examine_value
+from llmlab.diagnosing import exposed_by_axis
+from llmlab.parallel.layout import Layout
+
+A_FIFTH = 0.2
 
 DEGREES = ((1, 1, 1, 1), (8, 1, 1, 1), (2, 4, 2, 1), (4, 8, 16, 2), (3, 2, 5, 1))
 
@@ -79,3 +84,29 @@ def _norms(answer: Any) -> Iterator[Case]:
             (sum(s / n for s, n in squares[0]) ** 0.5, "rank 0's share only: add up over all ranks."),
         ]
         yield Case(f"{len(squares)} ranks", partial(answer, squares), right, mistakes)
+
+
+def eight_ranks(answer: Any) -> Result:
+    """`answer`: a `lab.Layout` of eight ranks whose step takes less than a fifth of the single rank's, on the sliders'
+    model. The step is run."""
+    return examine_value("eight_ranks", answer, "a lab.Layout of eight ranks", _on_eight)
+
+
+def _on_eight(answer: Any) -> Verdict | None:
+    from llmlab.widgets.layouts import lay_out  # here, for who checks a function waits for no widgets
+
+    if not isinstance(answer, Layout) or answer.ranks != 8:
+        return None
+    laid = lay_out(**vars(answer))
+    if laid.run is None:
+        return Verdict(False, f"{laid.why}.", "begin from dp=4, tp=2, and change one thing at a time.")
+    share = laid.seconds / lay_out().seconds
+    exposed = {axis: part for axis, part in exposed_by_axis(laid.run).items() if part > 0.01}
+    says = ", ".join(f"{axis} {part:.0%}" for axis, part in exposed.items()) or "none"
+    if share < A_FIFTH:
+        return Verdict(
+            True, f"{laid.seconds * 1e3:.1f} ms, {share:.1%} of the single rank's. Exposed, by axis: {says}."
+        )
+    rows = {"tried": str(answer), "expected": f"less than {A_FIFTH:.0%} of the single rank's", "got": f"{share:.1%}"}
+    cure = "much dp, and its gradients sent block by block, as in ZeRO-3; or a pipeline whose bubble is filled, zb_h1."
+    return Verdict(False, f"exposed, by axis: {says}. What waits there, or what takes the rest?", cure, rows)

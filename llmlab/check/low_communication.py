@@ -61,7 +61,8 @@ def _averages(answer: Any) -> Iterator[Case]:
         ]
         what = f"{ranks} ranks with {', '.join(map(str, counts))} examples"
         run = partial(on_ranks, answer, list(zip(own, counts, strict=True)))
-        yield Case(what, run, [total / sum(counts)] * ranks, mistakes, per_rank=True)
+        most = total.nbytes + 8  # and the number of examples
+        yield Case(what, run, [total / sum(counts)] * ranks, mistakes, per_rank=True, most_bytes=most)
 
 
 def error_feedback(answer: Callable[..., Any]) -> Result:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab.check.differences import same
 from llmlab.check.examine import Case, Result, examine, on_ranks, run_on_ranks
 from llmlab.comm.group import Group
 
@@ -58,8 +59,7 @@ def _take_steps(world: Group, answer: Callable[..., Any], chunks: list[Tensor], 
     for step in range(n_step):
         returned = answer(world, chunks, step)
         chunks = returned if isinstance(returned, list) else chunks
-    untouched = len(chunks) == len(before) and all(map(torch.equal, chunks, before))
-    return None if untouched and (returned is None or returned is ...) else chunks
+    return None if same(chunks, before) and (returned is None or returned is ...) else chunks
 
 
 def _chunks(rank: int, ranks: int) -> list[Tensor]:

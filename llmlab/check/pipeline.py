@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
 
+from llmlab.check.differences import numbers
 from llmlab.check.examine import Case, Result, examine
 from llmlab.cost.modes.pipeline import bubble
 from llmlab.parallel.schedules import Schedule, make_schedule
@@ -95,7 +96,7 @@ def quickest_split(n_layer: int, speeds: list[int]) -> list[int]:
     return min(splits, key=lambda split: pace(split, speeds))
 
 
-def pace(split: list[int], speeds: list[int]) -> float:
+def pace(split: Sequence[float], speeds: list[int]) -> float:
     """Seconds between two microbatches: the slowest stage's."""
     return max(blocks / speed for blocks, speed in zip(split, speeds, strict=True))
 
@@ -103,11 +104,12 @@ def pace(split: list[int], speeds: list[int]) -> float:
 def _as_quick(answer: Callable[..., Any], n: int, speeds: list[int]) -> Any:
     """Give the answer's split, or, where it is as quick as the best, the best: there may be several."""
     got, best = answer(n, list(speeds)), quickest_split(n, speeds)
-    try:
-        fits = len(got) == len(speeds) and sum(got) == n and all(int(x) == x >= 1 for x in got)
-        return best if fits and pace(list(got), speeds) <= pace(best, speeds) + 1e-9 else got
-    except (TypeError, ValueError):  # not a list of numbers: the comparison will say so
+    found = numbers(got)
+    if found is None or found.shape != (len(speeds),):  # the comparison will say so
         return got
+    split = found.tolist()
+    fits = sum(split) == n and all(x >= 1 and x % 1 == 0 for x in split)
+    return best if fits and pace(split, speeds) <= pace(best, speeds) + 1e-9 else got
 
 
 def message_count(answer: Callable[..., Any]) -> Result:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from llmlab.check.differences import numbers
 from llmlab.check.examine import Case, Result, examine
 from llmlab.parallel.data import shares_by_speed as fair
 
@@ -36,13 +37,14 @@ def _shares(answer: Any) -> Iterator[Case]:
 def _as_good(answer: Callable[..., Any], n: int, speeds: Sequence[int]) -> Any:
     """Give the answer's shares, or, where they end as soon as the quickest, the quickest: there may be several."""
     got, best = answer(n, list(speeds)), fair(n, speeds)
-    try:
-        whole = all(int(share) == share for share in got) and len(got) == len(speeds) and sum(got) == n
-        return best if whole and ends(got, speeds) <= ends(best, speeds) else got
-    except (TypeError, ValueError):  # not a list of numbers: the comparison will say so
+    found = numbers(got)
+    if found is None or found.shape != (len(speeds),):  # the comparison will say so
         return got
+    shares = found.tolist()
+    whole = sum(shares) == n and all(share % 1 == 0 for share in shares)
+    return best if whole and ends(shares, speeds) <= ends(best, speeds) else got
 
 
-def ends(shares: Sequence[int], speeds: Sequence[int]) -> float:
+def ends(shares: Sequence[float], speeds: Sequence[int]) -> float:
     """Seconds until the last worker is done."""
     return max(share / speed for share, speed in zip(shares, speeds, strict=True))

@@ -49,7 +49,7 @@ def vocabulary_loss(answer: Callable[..., Any]) -> Result:
 
 def _losses(answer: Any) -> Iterator[Case]:
     for ranks, offset in ((2, 0.0), (4, 0.0), (2, 1000.0)):
-        logits, targets = offset + _numbers(ranks, 3, 8), torch.tensor([7, 0, 3])
+        logits, targets = offset + _numbers(ranks, 3, 24), torch.tensor([23, 0, 9])
         parts = logits.chunk(ranks, 1)
         nll = _mean_nll(logits.logsumexp(1), logits, targets)
         overflow = _mean_nll(logits.exp().sum(1).log(), logits, targets)
@@ -63,7 +63,8 @@ def _losses(answer: Any) -> Iterator[Case]:
         ]
         what = f"{ranks} ranks, logits up to {logits.max():.0f}"
         run = partial(on_ranks, answer, [(z, targets) for z in parts])
-        yield Case(what, run, [nll] * ranks, mistakes, per_rank=True)
+        most = 4 * logits[:, 0].nbytes  # a few numbers a token, not its logits
+        yield Case(what, run, [nll] * ranks, mistakes, per_rank=True, most_bytes=most)
 
 
 def gain_gradient(answer: Callable[..., Any]) -> Result:
@@ -87,7 +88,8 @@ def _gains(answer: Any) -> Iterator[Case]:
             ([grad.sum(0)] * ranks, "that is a bias's gradient: a gain's is weighted by what it multiplies."),
             ([total / 12] * ranks, "divided by the tokens: the loss has seen to that already."),
         ]
-        yield Case(f"{ranks} ranks", partial(on_ranks, answer, parts), [total] * ranks, mistakes, per_rank=True)
+        run = partial(on_ranks, answer, parts)
+        yield Case(f"{ranks} ranks", run, [total] * ranks, mistakes, per_rank=True, most_bytes=total.nbytes)
 
 
 def tensor_block_bytes(answer: Callable[..., Any]) -> Result:
@@ -119,3 +121,35 @@ def _mean_nll(log_sum: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
 
 def _numbers(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def waiting_share(answer: Callable[..., Any]) -> Result:
+    """`answer(tokens, flops, nbytes, calls, latency, ranks, peak, bandwidth)`: the share of a step spent in messages.
+
+    flops: of a token, which the ranks share.  nbytes: of a token, which each rank hands over.  calls: messages of the
+    step, each `latency` seconds late.  peak: FLOP/s of a rank.  bandwidth: bytes/s. Nothing overlaps.
+    """
+    hint = "waits = calls * latency + tokens * nbytes / bandwidth; works = tokens * flops / (ranks * peak)."
+    return examine("waiting_share", answer, _waits(answer), hint)
+
+
+def _waits(answer: Any) -> Iterator[Case]:
+    flops, nbytes, calls, latency, peak, bandwidth = 2.4e9, 131_072, 16, 1e-5, 4e14, 4e11
+    for tokens, ranks in ((2048, 8), (16_384, 8), (2048, 2)):
+        late, moves = calls * latency, tokens * nbytes / bandwidth
+        works = tokens * flops / peak
+        waits = late + moves
+        mistakes = [
+            (waits / (works / ranks), "the wait beside the work; asked is its share of the step, which is both."),
+            (waits / (waits + works), "the ranks share the work: each has flops / ranks of a token."),
+            (moves / (moves + works / ranks), "each call is late, however few tokens: calls * latency."),
+            (_share(tokens * late + moves, works / ranks), "a call is late once, not once a token."),
+            (_share(latency + moves, works / ranks), "each of the calls is late, not the step once."),
+        ]
+        what = f"{tokens:,} tokens on {ranks} ranks"
+        run = partial(answer, tokens, flops, nbytes, calls, latency, ranks, peak, bandwidth)
+        yield Case(what, run, _share(waits, works / ranks), mistakes)
+
+
+def _share(waits: float, works: float) -> float:
+    return waits / (waits + works)

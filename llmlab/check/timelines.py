@@ -11,11 +11,14 @@ from functools import cache, partial
 from statistics import median
 from typing import Any
 
-from llmlab.check.examine import EMPTY, Case, Result, examine, show
+from llmlab.check.differences import numbers, show
+from llmlab.check.examine import Case, Result, examine
 from llmlab.check.patients import Patient, ward
+from llmlab.check.values import Verdict, examine_value
 from llmlab.comm.trace import Run, union_seconds
 from llmlab.diagnosing import exposed_by_axis
 from llmlab.hardware import cluster
+from llmlab.parallel.layout import Layout
 
 CAUSES = {
     "gradients": "gradients travel while nothing is computed",
@@ -29,6 +32,9 @@ CAUSES = {
 }
 TARGET = 0.33  # MFU that a good split of the seventh patient's layers passes, and an even one does not
 SEVENTH = "G"
+BLOCKS = 9  # of the seventh patient
+THIRD_TARGET = 0.45  # MFU that the third patient passes where nothing crosses nodes but gradients, early
+THIRD = "C"
 
 
 # --- the suspicions -------------------------------------------------------------------------------------------------
@@ -155,42 +161,69 @@ def _timelines(answer: Any) -> Iterator[Case]:
 
 def seventh_cause(answer: Any) -> Result:
     """`answer`: the name, one of `CAUSES`, of what is wrong with patient G."""
-    name = "seventh_cause"
-    if answer is None or answer is ... or answer == "":
-        return Result(name, False, EMPTY.replace("in the function, return it, and", "as the name of a cause, and"))
-    if answer not in CAUSES:
-        return Result(name, False, f"not yet: a cause is one of {', '.join(CAUSES)}; got {show(answer)}")
-    patient, run = _seventh()
-    against = refuted(patient, run)[answer]
-    if against:
-        return Result(name, False, f"not yet. Against {answer!r} speaks: {against}.")
-    others = "\n".join(f"  not {cause}: {words}" for cause, words in refuted(patient, run).items() if words)
-    return Result(name, True, f"right: {CAUSES[answer]}.\n{others}")
+    return examine_value("seventh_cause", answer, f"the name of a cause, one of {', '.join(CAUSES)}", _cause)
+
+
+def _cause(answer: Any) -> Verdict | None:
+    if not isinstance(answer, str) or answer not in CAUSES:
+        return None
+    against = refuted(*_seventh())
+    if against[answer]:
+        cure = "compare the ranks in `spent.flops`. Which has the most, and what does it hold that others do not?"
+        return Verdict(False, f"against {answer!r} speaks: {against[answer]}.", cure)
+    others = "\n".join(f"  not {cause}: {words}" for cause, words in against.items() if words)
+    return Verdict(True, f"{CAUSES[answer]}.\n{others}")
 
 
 def seventh_split(answer: Any) -> Result:
     """`answer`: blocks of each of patient G's three stages, so that its MFU passes the target. The step is run."""
-    name = "seventh_split"
-    if answer is None or answer is ...:
-        return Result(name, False, EMPTY.replace("in the function, return it, and", "as three whole numbers, and"))
+    return examine_value("seventh_split", answer, f"three whole numbers from 1 that add up to {BLOCKS}", _split)
+
+
+def _split(answer: Any) -> Verdict | None:
+    split = numbers(answer)
+    if split is None or split.shape != (3,) or split.min() < 1 or split.sum() != BLOCKS or (split % 1).any():
+        return None
     patient, before = _seventh()
-    layers = patient.config.n_layer
-    try:
-        split = tuple(int(n) for n in answer)
-    except (TypeError, ValueError):
-        split = ()
-    if len(split) != 3 or min(split) < 1 or sum(split) != layers:
-        return Result(name, False, f"not yet: three numbers from 1 that add up to {layers} blocks; got {show(answer)}")
-    run = patient.run(split=split)
+    run = patient.run(split=tuple(int(n) for n in split))
     reached, was = (patient.diagnose(each)[1].mfu for each in (run, before))
     if reached > TARGET:
-        return Result(name, True, f"right: MFU {reached:.0%}, before {was:.0%}.")
+        return Verdict(True, f"MFU {reached:.0%}, before {was:.0%}.")
     flops = patient.diagnose(run)[0].flops
     most = max(flops, key=lambda rank: flops[rank])
-    hint = (
-        f"rank {most} still has the most FLOPs, {flops[most] / min(flops.values()):.1f} times the least: give it fewer."
-    )
-    return Result(name, False, f"not yet: MFU {reached:.0%}, wanted more than {TARGET:.0%}.\n  hint      {hint}")
+    rows = {"tried": show(answer), "expected": f"MFU above {TARGET:.0%}", "got": f"MFU {reached:.0%}"}
+    look = f"rank {most} still has the most FLOPs, {flops[most] / min(flops.values()):.1f} times the least."
+    return Verdict(False, look, "give it fewer blocks. The output layer is work, too.", rows)
+
+
+def third_layout(answer: Any) -> Result:
+    """`answer`: a `lab.Layout` of patient C's four ranks with which its MFU passes the target. The step is run."""
+    return examine_value("third_layout", answer, "a lab.Layout of four ranks", _laid_out)
+
+
+def _laid_out(answer: Any) -> Verdict | None:
+    if not isinstance(answer, Layout) or answer.ranks != 4:
+        return None
+    patient = ward()[THIRD]
+    try:
+        answer.check(patient.config, patient.batch, patient.config.max_seq)
+    except ValueError as error:  # the layout's own words: what does not divide, and what would
+        return Verdict(False, f"{error}.", "begin from dp=4, and change one thing at a time.")
+    mfu_of, exposed = _third(answer)
+    rows = {"tried": str(answer), "expected": f"MFU above {THIRD_TARGET:.0%}", "got": f"MFU {mfu_of:.0%}"}
+    if mfu_of > THIRD_TARGET:
+        return Verdict(True, f"MFU {mfu_of:.0%}. Exposed, by axis: {exposed}.")
+    cure = "no tensor parallelism between nodes: dp=4, and gradients that leave block by block, as in ZeRO 2 and 3."
+    return Verdict(False, f"exposed, by axis: {exposed}. What travels there, and when could it leave?", cure, rows)
+
+
+@cache
+def _third(layout: Layout) -> tuple[float, str]:
+    """MFU of patient C in another layout, and which axes' traffic is exposed."""
+    patient = ward()[THIRD]
+    run = patient.run(layout=layout)
+    axes = {axis: share for axis, share in exposed_by_axis(run).items() if share > 0.01}
+    return patient.diagnose(run)[1].mfu, ", ".join(f"{axis} {share:.0%}" for axis, share in axes.items()) or "none"
 
 
 @cache

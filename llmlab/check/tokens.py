@@ -1,13 +1,15 @@
-"""Exercises of notebook 01: similar documents, a merge, targets of packed documents, the size of a table."""
+"""Exercises of notebook 01: similar documents, merges, packed and padded documents, the size of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from llmlab.check.examine import Case, Result, examine
 from llmlab.text.packing import IGNORE
+
+Token = TypeVar("Token", int, str)  # an id, or what it stands for
 
 
 def jaccard(answer: Callable[..., Any]) -> Result:
@@ -52,9 +54,9 @@ def _merges(answer: Any) -> Iterator[Case]:
         yield Case(f"{ids}, pair {pair}, new id 9", partial(answer, list(ids), pair, 9), merged(ids, pair, 9), mistakes)
 
 
-def merged(ids: Sequence[int], pair: tuple[int, int], new: int) -> list[int]:
-    """Replace a pair by one id, everywhere, from the left."""
-    out: list[int] = []
+def merged(ids: Sequence[Token], pair: tuple[Token, Token], new: Token) -> list[Token]:
+    """Replace a pair by one token, everywhere, from the left."""
+    out: list[Token] = []
     i = 0
     while i < len(ids):
         found = tuple(ids[i : i + 2]) == pair
@@ -108,3 +110,72 @@ def _tables(answer: Any) -> Iterator[Case]:
         ]
         what = f"{vocab_size:,} tokens, d_model {d_model}, {'tied' if tied else 'not tied'}"
         yield Case(what, partial(answer, vocab_size, d_model, tied), once * (1 if tied else 2), mistakes)
+
+
+def merges_to_join(answer: Callable[..., Any]) -> Result:
+    """`answer(word, merges)`: after how many merges, in their order, a word is one token; -1 if it never is.
+
+    merges: a list of pairs of strings, the first to be made first.
+    """
+    hint = "begin with the letters; make merge after merge on them, from the left, and count until one is left."
+    return examine("merges_to_join", answer, _joins(answer), hint)
+
+
+def _joins(answer: Any) -> Iterator[Case]:
+    the = [("t", "h"), ("e", "s"), ("th", "e")]
+    for word, merges in (
+        ("the", the),
+        ("es", the),
+        ("low", [("e", "s"), ("l", "o"), ("es", "t"), ("lo", "w"), ("n", "e")]),
+        ("these", the),
+        ("abc", [("a", "b"), ("b", "c"), ("a", "bc"), ("c", "d")]),
+        ("a", the),
+    ):
+        right = _merges_until_one(word, merges)
+        never = len(word) > 1 and right < 0
+        letters = [i + 1 for i, pair in enumerate(merges) if "".join(pair) == word]
+        mistakes = [
+            (right - 1 if right > 0 else right, "counted from 0: after the first merge, one is done."),
+            (right if never else len(word) - 1, "these are the merges within the word: count all that are made."),
+            (right if never else len(merges), "these are all merges: the word may be whole earlier."),
+            (
+                letters[0] if letters else right,
+                "a pair with these letters: earlier merges may have cut them otherwise.",
+            ),
+            (len(merges) if never else right, "it is never whole here: -1."),
+        ]
+        what = f"{word!r}, merges {' '.join('+'.join(pair) for pair in merges)}"
+        yield Case(what, partial(answer, word, list(merges)), right, mistakes)
+
+
+def _merges_until_one(word: str, merges: Sequence[tuple[str, str]]) -> int:
+    parts = list(word)
+    for done in range(len(merges) + 1):
+        if len(parts) == 1:
+            return done
+        if done < len(merges):
+            parts = merged(parts, merges[done], "".join(merges[done]))
+    return -1
+
+
+def padding_share(answer: Callable[..., Any]) -> Result:
+    """`answer(lengths)`: the share of padding in a batch of documents, each padded to the longest."""
+    hint = "the batch has len(lengths) * max(lengths) places, of which sum(lengths) hold tokens; the rest is padding."
+    return examine("padding_share", answer, _paddings(answer), hint)
+
+
+def _paddings(answer: Any) -> Iterator[Case]:
+    for lengths in ([3, 5, 10], [1, 100, 7, 7], [4, 4]):
+        places, held = len(lengths) * max(lengths), sum(lengths)
+        mistakes = [
+            (held / places, "the share of tokens; padding is the rest."),
+            ((places - held) / held, "padding beside tokens; asked is its share of all places."),
+            (places - held, "how many places; asked is which share of all."),
+            (1 - min(lengths) / max(lengths), "the shortest document's padding; asked is that of all together."),
+        ]
+        yield Case(
+            f"documents of {', '.join(map(str, lengths))} tokens",
+            partial(answer, list(lengths)),
+            1 - held / places,
+            mistakes,
+        )

@@ -1,7 +1,8 @@
-"""Exercises of notebook 05: the largest rate, Adam's step, a schedule, clipping."""
+"""Exercises of notebook 05: the largest rate, Adam's step, a schedule, clipping, decay, a rate that settles."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab.check.differences import numbers, show
 from llmlab.check.examine import Case, Result, examine
+from llmlab.check.values import Verdict, examine_value
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+LOW = 0.001  # the loss that an optimizer has to reach in the bent valley
 
 
 def largest_rate(answer: Callable[..., Any]) -> Result:
@@ -110,3 +114,53 @@ def _clips(answer: Any) -> Iterator[Case]:
         expected = [g * min(1, max_norm / whole) for g in gradients]
         run = partial(answer, [g.clone() for g in gradients], max_norm)
         yield Case(f"a gradient of norm {whole:g}, at most {max_norm:g}", run, expected, mistakes)
+
+
+def decayed_step(answer: Callable[..., Any]) -> Result:
+    """`answer(p, m_hat, v_hat, lr, decay)`: a weight after AdamW's step, from the corrected averages; ε is 1e-8."""
+    hint = "p - lr * m_hat / (√v_hat + 1e-8) - lr * decay * p."
+    return examine("decayed_step", answer, _decays(answer), hint)
+
+
+def _decays(answer: Any) -> Iterator[Case]:
+    for p, m, v, lr, decay in ((1.0, 0.5, 4.0, 0.1, 0.1), (-2.0, 0.01, 1e-4, 0.01, 0.5), (3.0, 0.0, 1.0, 0.1, 0.2)):
+        step = lr * m / (math.sqrt(v) + 1e-8)
+        mistakes = [
+            (p - lr * (m + decay * p) / (math.sqrt(v) + 1e-8), "the decay was divided by √v: that is Adam, not AdamW."),
+            (p - step - decay * p, "the decay, too, is times the learning rate."),
+            (p - step, "there is no decay yet."),
+            (p - step + lr * decay * p, "the weight grows: decay pulls it towards 0."),
+        ]
+        what = f"p = {p:g}, m = {m:g}, v = {v:g}, lr = {lr:g}, decay = {decay:g}"
+        yield Case(what, partial(answer, p, m, v, lr, decay), p - step - lr * decay * p, mistakes)
+
+
+def bent_valley(answer: Any) -> Result:
+    """`answer`: (optimizer, rate), with which the explorer's bent valley is below 0.001 after 100 steps, no noise."""
+    from llmlab.widgets.optimizers import OPTIMIZERS  # here, for who checks a function waits for no widgets
+
+    wanted = (
+        f"(optimizer, rate), such as ('Adam', 0.1), with an optimizer of {', '.join(OPTIMIZERS)} and a rate above 0"
+    )
+    return examine_value("bent_valley", answer, wanted, _valley)
+
+
+def _valley(answer: Any) -> Verdict | None:
+    from llmlab.widgets.optimizers import OPTIMIZERS, SURFACES, descend
+
+    if not isinstance(answer, (list, tuple)) or len(answer) != 2 or answer[0] not in list(OPTIMIZERS):
+        return None
+    rate = numbers(answer[1])
+    if rate is None or rate.ndim or not 0 < rate < math.inf:
+        return None
+    path = torch.tensor(descend("bent valley", answer[0], float(rate)))
+    reached = SURFACES["bent valley"].height(*path.T).tolist()
+    if reached[-1] < LOW:
+        return Verdict(True, f"{reached[-1]:.5f} after {len(reached) - 1} steps.")
+    rows = {"tried": show(answer), "expected": f"below {LOW}", "got": f"{reached[-1]:.4g}"}
+    if not reached[-1] < 2 * reached[0]:
+        return Verdict(False, "it has left the valley.", "take a smaller rate: a third of this one.", rows)
+    risen = sum(b > a for a, b in itertools.pairwise(reached))
+    look = f"it rises in {risen} of its {len(reached) - 1} steps, and its lowest is {min(reached):.4g}."
+    cure = "a smaller rate, or less memory." if risen > len(reached) // 4 else "a larger rate, or one that remembers."
+    return Verdict(False, look, cure, rows)

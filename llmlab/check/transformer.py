@@ -101,3 +101,48 @@ def _shifts(answer: Any) -> Iterator[Case]:
         ]
         right = torch.cat((column, targets[:, :-1]), 1)
         yield Case(f"targets {targets.tolist()}", partial(answer, targets.clone(), start), right, mistakes)
+
+
+def sorted_digits(answer: Callable[..., Any]) -> Result:
+    """`answer(source)`: the targets of a model that sorts: each row of [B, T] in ascending order."""
+    hint = "source.sort(-1).values."
+    return examine("sorted_digits", answer, _sorts(answer), hint)
+
+
+def _sorts(answer: Any) -> Iterator[Case]:
+    for rows in ([[3, 1, 2, 3], [9, 0, 5, 4]], [[7, 2, 7]]):
+        source = torch.tensor(rows)
+        mistakes = [
+            (source.flip(-1), "backwards: that is what the reverser learns."),
+            (source.sort(-1, descending=True).values, "from the largest: ascending is asked."),
+            (source.argsort(-1), "the places of the digits; asked are the digits."),
+            (
+                source.flatten().sort().values.view_as(source),
+                "sorted over the whole batch: each row has its own digits.",
+            ),
+            (source.sort(0).values, "sorted down the batch: sort along the text, the last dimension."),
+        ]
+        yield Case(f"rows {rows}", partial(answer, source.clone()), source.sort(-1).values, mistakes)
+
+
+def prefix_mask(answer: Callable[..., Any]) -> Result:
+    """`answer(n_prefix, T)`: [T, T], true where token t (row) may look at token s: freely in a prefix, causally behind.
+
+    A question that is read as an encoder reads, and its answer, written as a decoder writes, in one text.
+    """
+    hint = "causal, torch.ones(T, T).tril().bool(), or the column lies in the prefix: torch.arange(T) < n_prefix."
+    return examine("prefix_mask", answer, _prefixes(answer), hint)
+
+
+def _prefixes(answer: Any) -> Iterator[Case]:
+    for n_prefix, T in ((3, 5), (1, 4), (4, 4)):
+        causal, inside = torch.ones(T, T).tril().bool(), torch.arange(T) < n_prefix
+        right = causal | inside
+        mistakes = [
+            (causal, "causal throughout: within the prefix a token may look ahead."),
+            (causal | inside[:, None], "the prefix sees the answer: its rows may look at the prefix only."),
+            (causal & ~inside | inside[:, None] & inside, "the answer does not see the prefix it answers."),
+            (right.T, "rows and columns the wrong way round: row t is who looks."),
+            (torch.ones(T, T), "everybody sees everything: the answer could read its own end."),
+        ]
+        yield Case(f"{T} tokens, {n_prefix} of them prefix", partial(answer, n_prefix, T), right, mistakes)

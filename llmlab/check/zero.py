@@ -128,3 +128,38 @@ def _ring(answer: Any) -> Iterator[Case]:
         ]
         what = f"{n:.3g} parameters on {ranks} ranks, stage {stage}"
         yield Case(what, partial(answer, n, ranks, stage), times * pass_bytes, mistakes)
+
+
+def lowest_stage(answer: Callable[..., Any]) -> Result:
+    """`answer(n_param, ranks, memory)`: the lowest stage whose states fit into `memory` bytes a rank; -1 if none.
+
+    Weights and gradients in 16 bits; Adam keeps 12 bytes a weight.
+    """
+    hint = "a weight takes 16, 4 + 12 / ranks, 2 + 14 / ranks, 16 / ranks bytes in stages 0 to 3: the first that fits."
+    return examine("lowest_stage", answer, _lowest(answer), hint)
+
+
+def _lowest(answer: Any) -> Iterator[Case]:
+    for n, ranks, memory in (
+        (7.5e9, 64, 80e9),
+        (1e9, 8, 80e9),
+        (5.5e9, 8, 80e9),
+        (40e9, 64, 100e9),
+        (175e9, 64, 80e9),
+        (1e12, 64, 80e9),
+    ):
+        stages = [16, 4 + 12 / ranks, 2 + 14 / ranks, 16 / ranks]
+        light = [12, 4 + 8 / ranks, 2 + 10 / ranks, 12 / ranks]
+        right = _first_below(stages, memory / n)
+        mistakes = [
+            (3 if right >= 0 else -1, "stage 3 always holds least, and sends most: asked is the lowest that fits."),
+            (_first_below([16, 16 / ranks], memory / n), "stage 1 shards Adam's 12 bytes alone: 4 stay whole."),
+            (_first_below(light, memory / n), "Adam keeps 12 bytes: two moments, and the weights in fp32."),
+            (right if right >= 0 else 3, "it does not fit even in stage 3: -1."),
+        ]
+        what = f"{n:.3g} parameters on {ranks} ranks of {memory / 1e9:g} GB"
+        yield Case(what, partial(answer, n, ranks, memory), right, mistakes)
+
+
+def _first_below(bytes_a_weight: list[float], most: float) -> int:
+    return next((stage for stage, each in enumerate(bytes_a_weight) if each <= most), -1)

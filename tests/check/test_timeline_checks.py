@@ -45,8 +45,9 @@ def test_the_seventh_patient_is_named_by_its_cause_and_others_are_refuted_in_num
     for cause in set(check.CAUSES) - {"uneven stages"}:
         result = check.seventh_cause(cause)
         assert not result
-        assert f"Against {cause!r} speaks" in result.text
-    assert "a cause is one of gradients, bubble" in check.seventh_cause("bad luck").text
+        assert f"against {cause!r} speaks" in result.text
+    assert "`spent.flops`" in check.seventh_cause("bubble").text
+    assert "the name of a cause, one of gradients, bubble" in check.seventh_cause("bad luck").text
     assert "nothing to check yet" in check.seventh_cause(...).text
 
 
@@ -54,12 +55,13 @@ def test_the_seventh_patient_is_cured_by_a_split_that_gives_the_last_stage_less(
     assert check.seventh_split((4, 4, 1))
     worse = check.seventh_split([4, 3, 2])
     assert not worse
-    assert "rank 2 still has the most FLOPs" in worse.text
+    assert "rank 2 still has the most FLOPs" in worse.text and "fewer blocks" not in worse.text
+    assert "fewer blocks" in check.seventh_split([4, 3, 2]).text
 
 
-@pytest.mark.parametrize("answer", [(3, 3), (3, 3, 4), (9, 0, 0), "all", 3])
+@pytest.mark.parametrize("answer", [(3, 3), (3, 3, 4), (9, 0, 0), "all", 3, "441", (4.5, 3.5, 1)])
 def test_a_split_that_is_none_is_told_what_one_is(answer):
-    assert "three numbers from 1 that add up to 9" in check.seventh_split(answer).text
+    assert "three whole numbers from 1 that add up to 9" in check.seventh_split(answer).text
 
 
 def test_no_split_yet_is_no_mistake():

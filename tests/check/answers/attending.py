@@ -6,7 +6,14 @@ from math import exp
 
 import torch
 
-from llmlab.check.attending import attention, cache_bytes, causal_weights, combine_tiles
+from llmlab.check.attending import (
+    attention,
+    cache_bytes,
+    causal_weights,
+    combine_tiles,
+    previous_token_head,
+    sink_heads,
+)
 
 
 def hidden(scores, diagonal, fill):
@@ -22,11 +29,22 @@ def merged(sign):
     return combine
 
 
+def most(maps, offset=-1):
+    looks = maps.diagonal(offset, 2, 3).mean(-1)
+    return divmod(looks.argmax().item(), looks.shape[1])
+
+
+def heads_above(on_first, share):
+    return [head for head, weight in enumerate(on_first.tolist()) if weight > share]
+
+
 RIGHT = [
     (attention, lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v)),
     (causal_weights, lambda scores: hidden(scores, 1, float("-inf")).softmax(-1)),
     (combine_tiles, merged(1)),
     (cache_bytes, lambda layers, heads, kv, dim, tokens: 2 * 2 * layers * kv * dim * tokens),
+    (previous_token_head, most),
+    (sink_heads, lambda maps, share: heads_above(maps[:, 1:, 0].mean(-1), share)),
 ]
 WRONG = [
     (attention, lambda q, k, v: (q @ k.T).softmax(-1) @ v, "not divided"),
@@ -49,4 +67,11 @@ WRONG = [
     (cache_bytes, lambda layers, heads, kv, dim, tokens: 4 * kv * dim * tokens, "every layer"),
     (cache_bytes, lambda layers, heads, kv, dim, tokens: 8 * layers * kv * dim * tokens, "2 bytes a number"),
     (cache_bytes, lambda layers, heads, kv, dim, tokens: 4 * layers * kv * dim, "each token"),
+    (previous_token_head, lambda maps: most(maps)[::-1], "the layer comes first"),
+    (previous_token_head, lambda maps: maps.diagonal(-1, 2, 3).mean(-1).argmax(), "one number for both"),
+    (previous_token_head, lambda maps: most(maps, 0), "looks at itself"),
+    (sink_heads, lambda maps, share: heads_above(maps[:, :, 0].mean(-1), share), "the first token is counted"),
+    (sink_heads, lambda maps, share: heads_above(maps[:, -1, 0], share), "the last token's weights alone"),
+    (sink_heads, lambda maps, share: heads_above(maps[:, 1:, 0].min(-1).values, share), "every token above"),
+    (sink_heads, lambda maps, share: heads_above(-maps[:, 1:, 0].mean(-1), -share), "the others"),
 ]

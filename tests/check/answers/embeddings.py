@@ -6,7 +6,7 @@ from math import cos, pi, sin
 
 import torch
 
-from llmlab.check.embeddings import look_up, sinusoid, split_look_up, turn
+from llmlab.check.embeddings import look_up, nearest_row, score_left, sinusoid, split_look_up, turn
 
 
 def one_hot(ids, table):
@@ -32,11 +32,25 @@ def pair(i, d):
     return (i // 2) * 2 / d
 
 
+def left(distance, base, size, step=-2, wave=cos):
+    return sum(wave(distance * base ** (step * i / size)) for i in range(size // 2)) / (size // 2)
+
+
+def mean_angle(distance, base, size):
+    return cos(sum(distance * base ** (-2 * i / size) for i in range(size // 2)) / (size // 2))
+
+
+def cosines(vector, table):
+    return torch.nn.functional.normalize(table, dim=1) @ torch.nn.functional.normalize(vector, dim=0)
+
+
 RIGHT = [
     (look_up, one_hot),
     (sinusoid, wave(pair)),
     (turn, lambda x, y, a: (x * cos(a) - y * sin(a), x * sin(a) + y * cos(a))),
     (split_look_up, split),
+    (score_left, left),
+    (nearest_row, lambda vector, table: cosines(vector, table).argmax().item()),
 ]
 WRONG = [
     (look_up, lambda ids, table: one_hot(ids, table).softmax(-1), "after a softmax"),
@@ -64,4 +78,13 @@ WRONG = [
         ),
         "the ranks have to talk",
     ),
+    (score_left, lambda *a: left(*a, step=-1), "the pairs are half as many"),
+    (score_left, lambda distance, base, size: left(distance, base, size) * size / 2, "should be 1"),
+    (score_left, mean_angle, "the cosines' mean"),
+    (score_left, lambda *a: left(*a, wave=sin), "have the score 1"),
+    (score_left, lambda *a: left(*a, step=2), "exponent is negative"),
+    (nearest_row, lambda vector, table: (table @ vector).argmax(), "the largest product"),
+    (nearest_row, lambda vector, table: (table - vector).norm(dim=1).argmin(), "the same length, too"),
+    (nearest_row, lambda vector, table: cosines(vector, table).abs().argmax(), "the opposite direction"),
+    (nearest_row, lambda vector, table: cosines(vector, table).max(), "the row's number"),
 ]

@@ -21,6 +21,11 @@ def reduced(world, gradient, routed):
     return gradient if routed else world.all_reduce(gradient)
 
 
+def all_reduced(world, gradient, routed):
+    total = world.all_reduce(gradient.clone())
+    return gradient if routed else total
+
+
 RIGHT = [
     (expert_capacity, lambda n, k, e, factor: math.ceil(factor * n * k / e)),
     (kept_tokens, counted),
@@ -47,4 +52,5 @@ WRONG = [
     (expert_gradient, lambda world, gradient, routed: gradient, "nothing was communicated"),
     (expert_gradient, lambda world, g, routed: g if routed else world.all_reduce(g, "avg"), "do not average"),
     (expert_gradient, lambda world, g, routed: world.all_reduce(g) if routed else g, "the other way round"),
+    (expert_gradient, all_reduced, "dearer than it need be"),
 ]

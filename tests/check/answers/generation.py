@@ -7,7 +7,7 @@ from collections import Counter
 
 import torch
 
-from llmlab.check.generation import clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
+from llmlab.check.generation import beam_step, clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
 from llmlab.generation import probabilities
 
 
@@ -27,6 +27,11 @@ def weighted(values, counts):
     return sum(v * n for v, n in zip(values, counts, strict=True)) / sum(counts)
 
 
+def continued(scores, log_p, width):
+    every = [(beam, token) for beam in range(len(scores)) for token in range(log_p.shape[1])]
+    return sorted(every, key=lambda pair: -(scores[pair[0]] + log_p[pair]))[:width]
+
+
 RIGHT = [
     (tempered, lambda logits, t: (logits / t).softmax(-1)),
     (top_p_kept, nucleus),
@@ -35,6 +40,7 @@ RIGHT = [
     (clipped_precision, lambda h, r: (Counter(h) & Counter(r)).total() / len(h)),
     (tempered, probabilities),
     (top_p_kept, lambda p, top_p: probabilities(p.log(), top_p=top_p)),
+    (beam_step, continued),
 ]
 WRONG = [
     (tempered, lambda logits, t: logits.softmax(-1) / t, "do not add up to 1"),
@@ -65,4 +71,9 @@ WRONG = [
     (clipped_precision, lambda h, r: (Counter(h) & Counter(r)).total() / len(r), "that is recall"),
     (clipped_precision, lambda h, r: len({*h} & {*r}) / len({*h}), "different words only"),
     (clipped_precision, lambda h, r: 0.5, "at most as often"),
+    (beam_step, lambda scores, log_p, width: continued(scores * 0, log_p, width), "counts, too"),
+    (beam_step, lambda scores, log_p, width: list(enumerate(log_p.argmax(1).tolist())), "may come from one beam"),
+    (beam_step, lambda *a: [(token, beam) for beam, token in continued(*a)], "the beam comes first"),
+    (beam_step, lambda *a: continued(*a)[::-1], "the worst of them first"),
+    (beam_step, lambda s, p, width: (s[:, None] + p).flatten().topk(width).indices, "the flattened table"),
 ]

@@ -11,6 +11,10 @@ def weighted_right(world, gradient_sum, n_tokens):
     return world.all_reduce(gradient_sum) / world.all_reduce(torch.tensor([float(n_tokens)], dtype=torch.float64))
 
 
+def weighted_wide(world, gradient_sum, n_tokens):
+    return world.all_reduce(gradient_sum) / world.all_reduce(torch.full_like(gradient_sum, n_tokens))
+
+
 RIGHT = [
     (data_parallel_scale, lambda world, gradient: world.all_reduce(gradient) / world.size),
     (unequal_batches, weighted_right),
@@ -38,4 +42,6 @@ WRONG = [
     (bucket_bytes, lambda n, m, no_sync: 4 * n * (m - 1 if no_sync else m), "one micro-batch does communicate"),
     (bucket_bytes, lambda n, m, no_sync: 2 * n * (1 if no_sync else m), "as in bf16"),
     (bucket_bytes, lambda n, m, no_sync: 8 * n * (1 if no_sync else m), "what a ring sends"),
+    (data_parallel_scale, lambda world, g: weighted_wide(world, g, 1), "dearer than it need be"),
+    (unequal_batches, lambda world, g, n: weighted_wide(world, g, n), "dearer than it need be"),
 ]

@@ -72,4 +72,9 @@ WRONG = [
     (masked_upload, upload((1, 1)), "both of a pair add"),
     (masked_upload, upload((-1, -1)), "both of a pair subtract"),
     (masked_upload, lambda world, x, mask: 7, "for every other rank add"),
+    (
+        federated_average,
+        lambda world, w, n: world.all_reduce(w * n) / world.all_reduce(torch.full_like(w, n)),
+        "dearer than it need be",
+    ),
 ]

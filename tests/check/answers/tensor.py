@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss
+from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss, waiting_share
 
 
 def own_summand(x, a, b):
@@ -26,11 +26,30 @@ def altered(**how):
     return lambda *args: loss(*args, **how)
 
 
+def waiting(tokens, flops, nbytes, calls, latency, ranks, peak, bandwidth):
+    waits = calls * latency + tokens * nbytes / bandwidth
+    return waits / (waits + tokens * flops / ranks / peak)
+
+
+def beside(*sizes):
+    share = waiting(*sizes)
+    return share / (1 - share)
+
+
+def changed(place, of):
+    return lambda *sizes: waiting(*sizes[:place], of(*sizes), *sizes[place + 1 :])
+
+
+def gathered_loss(world, z, targets):
+    return torch.nn.functional.cross_entropy(world.all_gather(z.T.contiguous()).T, targets)
+
+
 RIGHT = [
     (tensor_mlp, lambda world, x, a, r, b: world.all_reduce(own_summand(x, a, r)) + b),
     (vocabulary_loss, loss),
     (gain_gradient, lambda world, normed, grad: world.all_reduce((normed * grad).sum(0))),
     (tensor_block_bytes, lambda n_layer, tokens, d_model, w: 4 * n_layer * tokens * d_model * w),
+    (waiting_share, waiting),
 ]
 WRONG = [
     (tensor_mlp, lambda world, x, a, r, b: world.all_reduce(own_summand(x, a, r) + b), "after the all_reduce"),
@@ -56,4 +75,11 @@ WRONG = [
     (tensor_block_bytes, lambda n_layer, tokens, d_model, w: 8 * n_layer * tokens * d_model * w, "what a ring sends"),
     (tensor_block_bytes, lambda n_layer, tokens, d_model, w: 4 * tokens * d_model * w, "of one block"),
     (tensor_block_bytes, lambda n_layer, tokens, d_model, w: 0, "two regions a block"),
+    (waiting_share, beside, "its share of the step"),
+    (waiting_share, changed(5, lambda *sizes: 1), "share the work"),
+    (waiting_share, changed(4, lambda *sizes: 0), "each call is late"),
+    (waiting_share, changed(3, lambda *sizes: sizes[0] * sizes[3]), "not once a token"),
+    (waiting_share, changed(3, lambda *sizes: 1), "not the step once"),
+    (vocabulary_loss, gathered_loss, "dearer than it need be"),
+    (gain_gradient, lambda world, normed, grad: world.all_gather(normed * grad).sum(0), "dearer than it need be"),
 ]

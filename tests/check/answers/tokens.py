@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from llmlab.check.tokens import bpe_merge, jaccard, packed_targets, table_parameters
+from llmlab.check.tokens import (
+    bpe_merge,
+    jaccard,
+    merges_to_join,
+    packed_targets,
+    padding_share,
+    table_parameters,
+)
 
 
 def replaced(ids, pair, new):
@@ -25,11 +32,27 @@ def used_twice(ids, pair, new):
     return [new if i in hits else x for i, x in enumerate(ids) if i in hits or i - 1 not in hits]
 
 
+def joined(word, merges):
+    parts = list(word)
+    for done in range(len(merges) + 1):
+        if len(parts) == 1:
+            return done
+        parts = replaced(parts, merges[done], "".join(merges[done])) if done < len(merges) else parts
+    return -1
+
+
+def by_letters(word, merges):
+    found = [i + 1 for i, (a, b) in enumerate(merges) if a + b == word]
+    return found[0] if found else joined(word, merges)
+
+
 RIGHT = [
     (jaccard, lambda a, b: len(a.intersection(b)) / len(a.union(b))),
     (bpe_merge, replaced),
     (packed_targets, lambda documents: sum(([*d[1:], -100] for d in documents), [])),
     (table_parameters, lambda vocab, d, tied: vocab * d * (2 - tied)),
+    (merges_to_join, joined),
+    (padding_share, lambda lengths: 1 - sum(lengths) / len(lengths) / max(lengths)),
 ]
 WRONG = [
     (jaccard, lambda a, b: len(a & b) / (len(a) + len(b)), "counted twice"),
@@ -48,4 +71,17 @@ WRONG = [
     (table_parameters, lambda vocab, d, tied: vocab + d, "rows times columns"),
     (bpe_merge, first_only, "only the first occurrence"),
     (bpe_merge, used_twice, "used twice"),
+    (
+        merges_to_join,
+        lambda word, merges: max(joined(word, merges) - 1, min(joined(word, merges), 0)),
+        "counted from 0",
+    ),
+    (merges_to_join, lambda word, merges: min(joined(word, merges), len(word) - 1), "within the word"),
+    (merges_to_join, lambda word, merges: len(merges) if joined(word, merges) >= 0 else -1, "may be whole earlier"),
+    (merges_to_join, by_letters, "cut them otherwise"),
+    (merges_to_join, lambda word, merges: joined(word, merges) % (len(merges) + 1), "never whole"),
+    (padding_share, lambda lengths: sum(lengths) / len(lengths) / max(lengths), "padding is the rest"),
+    (padding_share, lambda lengths: len(lengths) * max(lengths) / sum(lengths) - 1, "its share of all places"),
+    (padding_share, lambda lengths: len(lengths) * max(lengths) - sum(lengths), "asked is which share"),
+    (padding_share, lambda lengths: 1 - min(lengths) / max(lengths), "of all together"),
 ]

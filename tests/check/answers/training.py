@@ -7,7 +7,7 @@ import math
 import torch
 
 from llmlab import optim
-from llmlab.check.training import adam_step, clipped, largest_rate, warm_up_cosine
+from llmlab.check.training import adam_step, clipped, decayed_step, largest_rate, warm_up_cosine
 
 
 def adam(p, g, m, v, t, lr, square=2, corrected=True, inside=False, keep=False):
@@ -48,6 +48,10 @@ def clip_with_library(gradients, c):
     return [p.grad for p in params]
 
 
+def decoupled(p, m, v, lr, decay, own=1.0):
+    return p * (1 - own * lr * decay) - lr * m / (v**0.5 + 1e-8)
+
+
 RIGHT = [
     (largest_rate, lambda curvatures: 2 / max(curvatures)),
     (adam_step, adam),
@@ -55,6 +59,7 @@ RIGHT = [
     (clipped, clip),
     (clipped, clip_with_library),
     (warm_up_cosine, lambda s, w, n: optim.warm_up(w, optim.cosine(n - w))(s)),
+    (decayed_step, decoupled),
 ]
 WRONG = [
     (largest_rate, lambda c: 1 / max(c), "settles up to twice that"),
@@ -77,4 +82,8 @@ WRONG = [
     (clipped, lambda gs, c: [g * c / 13 for g in gs], "stays as it is"),
     (clipped, lambda gs, c: [g * min(1, c / sum((h**2).sum() for h in gs)) for g in gs], "the root"),
     (clipped, lambda gs, c: gs, "scale all by min"),
+    (decayed_step, lambda p, m, v, lr, decay: p - lr * (m + decay * p) / (v**0.5 + 1e-8), "Adam, not AdamW"),
+    (decayed_step, lambda p, m, v, lr, decay: decoupled(p, m, v, lr, decay, 1 / lr), "times the learning rate"),
+    (decayed_step, lambda *a: decoupled(*a, own=0), "no decay yet"),
+    (decayed_step, lambda *a: decoupled(*a, own=-1), "the weight grows"),
 ]

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from llmlab.check.transformer import block_parameters, decoder_inputs, layer_norm, next_token_loss
+from llmlab.check.transformer import (
+    block_parameters,
+    decoder_inputs,
+    layer_norm,
+    next_token_loss,
+    prefix_mask,
+    sorted_digits,
+)
 from llmlab.model import Config, shifted_right
 
 
@@ -27,12 +34,26 @@ def column(targets, start):
     return torch.full_like(targets[:, :1], start)
 
 
+def causal(n_prefix, T):
+    return torch.ones(T, T).tril().bool()
+
+
+def prefix(n_prefix, T):
+    return torch.tensor([[s <= t or s < n_prefix for s in range(T)] for t in range(T)])
+
+
+def blocks(n_prefix, T):
+    return torch.tensor([[t < n_prefix if s < n_prefix else s <= t for s in range(T)] for t in range(T)])
+
+
 RIGHT = [
     (layer_norm, lambda x, weight, bias: F.layer_norm(x, x.shape[-1:], weight, bias)),
     (block_parameters, lambda d, f: 4 * d * d + 4 * d + 2 * d * f + f + d + 4 * d),
     (next_token_loss, loss),
     (decoder_inputs, shifted_right),
     (block_parameters, lambda d, f: Config(9, d, 1, 1, 9, d_ff=f).n_param_block),
+    (sorted_digits, lambda source: torch.stack([torch.tensor(sorted(row)) for row in source.tolist()])),
+    (prefix_mask, prefix),
 ]
 WRONG = [
     (layer_norm, lambda x, weight, bias: norm(x), "weight and bias"),
@@ -62,4 +83,13 @@ WRONG = [
     ),
     (decoder_inputs, lambda targets, start: torch.cat((column(targets, start), targets), 1), "one too long"),
     (decoder_inputs, lambda targets, start: targets * 0, "a column of"),
+    (sorted_digits, lambda source: source.flip(-1), "what the reverser learns"),
+    (sorted_digits, lambda source: source.sort(-1).values.flip(-1), "from the largest"),
+    (sorted_digits, lambda source: source.sort(-1).indices, "the places of the digits"),
+    (sorted_digits, lambda source: source.flatten().sort().values.view_as(source), "over the whole batch"),
+    (prefix_mask, causal, "may look ahead"),
+    (prefix_mask, lambda n, T: causal(n, T) | (torch.arange(T) < n)[:, None], "the prefix sees the answer"),
+    (prefix_mask, blocks, "does not see the prefix"),
+    (prefix_mask, lambda n, T: prefix(n, T).T, "row t is who looks"),
+    (prefix_mask, lambda n, T: torch.ones(T, T).bool(), "its own end"),
 ]

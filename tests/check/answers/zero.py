@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.check.zero import shard_bounds, sharded_step, zero_ring_bytes, zero_state_bytes
+from llmlab.check.zero import lowest_stage, shard_bounds, sharded_step, zero_ring_bytes, zero_state_bytes
 
 
 def bounds(n, rank, size):
@@ -31,7 +31,18 @@ def ring(n_param, ranks, stage):
     return (3 if stage == 3 else 2) * 2 * n_param * (ranks - 1) / ranks
 
 
-RIGHT = [(shard_bounds, bounds), (sharded_step, step()), (zero_state_bytes, states), (zero_ring_bytes, ring)]
+def lowest(n, ranks, memory, adam=12, stages=(0, 1, 2, 3)):
+    held = {0: 4 + adam, 1: 4 + adam / ranks, 2: 2 + (2 + adam) / ranks, 3: (4 + adam) / ranks}
+    return next((stage for stage in stages if n * held[stage] <= memory), -1)
+
+
+RIGHT = [
+    (shard_bounds, bounds),
+    (sharded_step, step()),
+    (zero_state_bytes, states),
+    (zero_ring_bytes, ring),
+    (lowest_stage, lowest),
+]
 WRONG = [
     (shard_bounds, lambda n, r, s: (r * -(-n // s), (r + 1) * -(-n // s)), "the padding is counted"),
     (shard_bounds, lambda n, r, s: (r * (n // s), (r + 1) * (n // s)), "rounded down"),
@@ -52,4 +63,8 @@ WRONG = [
     (zero_ring_bytes, lambda n, p, s: ring(n, p, s) * p / (p - 1), "does not send what it keeps"),
     (zero_ring_bytes, lambda n, p, s: ring(n, p, s if s == 0 else 3), "what an all_reduce sends"),
     (zero_ring_bytes, lambda n, p, s: ring(n, p, s) * (4 / 3 if s == 3 else 1), "not gathered"),
+    (lowest_stage, lambda *a: lowest(*a, stages=(3,)), "the lowest that fits"),
+    (lowest_stage, lambda n, ranks, memory: min(lowest(n, ranks, memory, stages=(0, 3)), 1), "4 stay whole"),
+    (lowest_stage, lambda *a: lowest(*a, adam=8), "Adam keeps 12 bytes"),
+    (lowest_stage, lambda *a: lowest(*a) % 4, "does not fit even in stage 3"),
 ]
