@@ -41,7 +41,7 @@ CAUSE_FILLS = {
     "data traffic": (VERMILION, "--"),
 }
 # The predictor's words, as the simulator's memory and a reader have them.
-NAMES = {"optimizer": "optimizer state", "working": "scratch space", "runtime": "the GPU's own libraries"}
+NAMES = {"optimizer": "optimizer state", "working": "scratch", "runtime": "libraries"}
 
 
 def by_cause(p: Prediction) -> dict[str, float]:
