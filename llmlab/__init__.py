@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from llmlab.tracebacks import hide_library_frames
+
 __version__ = "0.1.0"
 
 _NAMES = {
@@ -75,3 +77,6 @@ def _nearest(name: str) -> str:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+hide_library_frames()  # in a notebook an error shows your lines and its message

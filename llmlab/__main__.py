@@ -17,10 +17,16 @@ if TYPE_CHECKING:  # torch takes two seconds to import: `--help` does without
     from rich.table import Table
 
     from llmlab.cost.plans import Planned, Prices
+    from llmlab.cost.prediction import Prediction
 
 MODELLED = "Modelled, not measured"
 LEGEND = "sp: sequence parallel; m: microbatches of a replica; (90%): where nine in ten measured steps would lie."
 WIDTH = 165  # of a table that no terminal shows
+STACKS = (  # what lab.stacks() gives, without its import
+    "ideal", "llmlab", "typical", "megatron-2022", "deepspeed-zero3", "zero-bubble", "llm-foundry",
+    "megatron-deepspeed", "bigscience", "internevo", "nemo", "jax-gpu", "nemo-moe", "torchtitan", "maxtext-tpu",
+    "nanotron",
+)  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,7 +53,10 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
     planning = commands.add_parser("plan", help="rank every layout that fits", description=run_plan.__doc__)
     _add_step(planning)
-    planning.add_argument("--gpus", type=int, required=True, help="how many devices")
+    planning.add_argument("--gpus", type=count, required=True, help="how many devices")
+    planning.add_argument(
+        "--schedules", nargs="+", metavar="NAME", default=["1f1b", "interleaved", "zb_h1"], help="to try (default: all)"
+    )
     planning.add_argument("--recompute", nargs="+", metavar="KIND", help="none, selective, full (default: try all)")
     planning.add_argument("--zero", type=int, nargs="+", default=[0, 1, 2, 3], metavar="STAGE", help="stages to try")
     planning.add_argument("--memory-share", type=float, default=0.9, help="of a device that may be used (default: 0.9)")
@@ -56,6 +65,7 @@ def parser() -> Parser:
     predicting = commands.add_parser("predict", help="predict one layout", description=run_predict.__doc__)
     _add_step(predicting)
     _add_layout(predicting)
+    predicting.add_argument("--measured", type=float, metavar="SECONDS", help="your step: says what may be off")
     predicting.set_defaults(run=run_predict)
     for name, run in (("models", run_models), ("clusters", run_clusters)):
         listing = commands.add_parser(name, help=f"list the {name} known by name", description=run.__doc__)
@@ -67,14 +77,25 @@ def parser() -> Parser:
     return top
 
 
+def count(text: str) -> int:
+    """Read a whole number; `8k` is 8 x 1024, as lengths, batches and clusters are counted."""
+    return int(text[:-1]) * 1024 if text.lower().endswith("k") else int(text)
+
+
+def amount(text: str) -> float:
+    """Read a number of tokens: `1e9`, `300B`, `15T`."""
+    thousands = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+    return float(text[:-1]) * thousands[text[-1].lower()] if text[-1:].lower() in thousands else float(text)
+
+
 def _add_step(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, help="a name of `llmlab models`")
     command.add_argument("--device", "--cluster", default="h100", help="a name of `llmlab clusters` (default: h100)")
-    command.add_argument("--global-batch", type=int, required=True, help="sequences in a step")
-    command.add_argument("--seq", type=int, required=True, help="tokens in a sequence")
+    command.add_argument("--global-batch", type=count, required=True, help="sequences in a step")
+    command.add_argument("--seq", type=count, required=True, help="tokens in a sequence: 8192, or 8k")
     command.add_argument("--precision", default="bf16", help="fp8, bf16, fp16, fp32 or fp64 (default: bf16)")
-    command.add_argument("--stack", default="typical", help="whose software (default: typical)")
-    command.add_argument("--tokens", type=float, default=1e9, help="of the whole training (default: 1e9)")
+    command.add_argument("--stack", default="typical", help=f"whose software: {', '.join(STACKS)} (default: typical)")
+    command.add_argument("--tokens", type=amount, default=1e9, help="of the whole training: 1e9, 15T (default: 1e9)")
     command.add_argument("--price", type=float, help="of an hour of a GPU, in any currency")
     command.add_argument("--price-per-kwh", type=float, help="of electricity, in the same currency")
     command.add_argument("--watts", type=float, help="a GPU draws (default: the data sheet's TDP, where known)")
@@ -105,11 +126,12 @@ def run_plan(asked: argparse.Namespace) -> None:
         find_config(asked.model), asked.device, gpus=asked.gpus, global_batch=asked.global_batch, seq=asked.seq,
         precision=asked.precision, recompute=asked.recompute, stack=asked.stack, zero=asked.zero,
         memory_share=asked.memory_share, tokens=asked.tokens, prices=_prices(asked), limit=asked.top,
+        schedules=asked.schedules,
     )  # fmt: skip
     if _machine_readable(asked, found.records()):
         return
     best = f"The best by cause: {say_layout(found[0].layout)}, recompute {found[0].recompute}"
-    _print(_ranking(_title(asked), found.rows), _breakdown(best, found[0]))
+    _print(_ranking(_title(asked, asked.gpus), found.rows), _breakdown(best, found[0]))
     _print(f"{MODELLED}. {found.fitting:,} layouts fit; {found.refused}.", LEGEND)
 
 
@@ -132,7 +154,9 @@ def run_predict(asked: argparse.Namespace) -> None:
     )  # fmt: skip
     if _machine_readable(asked, [record(row)]):
         return
-    _print(_ranking(_title(asked), [row]), _breakdown("By cause", row))
+    _print(_ranking(_title(asked, layout.ranks), [row]), _breakdown("By cause", row))
+    if asked.measured is not None:
+        _print(_suspects(row.prediction, asked.measured))
     _print(f"{MODELLED}. Memory: {row.prediction.verdict}.", LEGEND)
 
 
@@ -178,8 +202,11 @@ def run_clusters(asked: argparse.Namespace) -> None:
 # --- how it is printed ------------------------------------------------------------------------------------------------
 
 
-def _title(asked: argparse.Namespace) -> str:
-    return f"{asked.model} on {asked.device}: {asked.global_batch:,} x {asked.seq:,} tokens a step, {asked.precision}"
+def _title(asked: argparse.Namespace, gpus: int) -> str:
+    return (
+        f"{asked.model} on {gpus:,} x {asked.device}: {asked.global_batch:,} x {asked.seq:,} tokens a step, "
+        f"{asked.precision}; GPU-hours of {asked.tokens:.4g} tokens"
+    )
 
 
 def _ranking(title: str, rows: Sequence[Planned]) -> Table:
@@ -201,7 +228,7 @@ def _ranking(title: str, rows: Sequence[Planned]) -> Table:
 def _costs(row: Planned) -> dict[str, str]:
     """What is known of the cost: nothing is made up where no price was said."""
     known = {"cost": row.money, "MWh": None if row.energy_kwh is None else row.energy_kwh / 1000}
-    return {name: f"{value:,.4g}" for name, value in known.items() if value is not None}
+    return {name: f"{value:,.{0 if value >= 1000 else 2}f}" for name, value in known.items() if value is not None}
 
 
 def _breakdown(title: str, row: Planned) -> Table:
@@ -215,6 +242,25 @@ def _breakdown(title: str, row: Planned) -> Table:
     for i in range(max(len(causes), len(held))):
         time = [causes[i][0], f"{causes[i][1]:.4g}", f"{causes[i][1] / p.seconds:.1%}"] if i < len(causes) else [""] * 3
         table.add_row(*time, *([held[i][0], gib(held[i][1])] if i < len(held) else ["", ""]))
+    return table
+
+
+def _suspects(p: Prediction[float], measured_s: float) -> Table:
+    """What would alone explain a measured step, the least surprising first, and what to measure to know."""
+    from llmlab.cost.explaining import explain, unhidden
+
+    suspects = explain(p, measured_s)
+    low, high = p.interval
+    usual = "within" if low <= measured_s <= high else "outside"
+    title = (
+        f"Measured {measured_s:.4g} s: {measured_s / p.seconds:.2f} times the prediction, {usual} its 90%; MFU "
+        f"{p.mfu * p.seconds / measured_s:.1%}. Without any overlap predicted: {p.seconds + unhidden(p):.4g} s.\n"
+        "Each cause alone would explain it, if it took so many times as long; the least surprising first."
+    )
+    table = _table(title, ["cause", "predicted", "times as long", "measure next"], left=(0, 3))
+    for suspect in suspects[:6]:
+        factor = "cannot" if suspect.factor is None else f"{suspect.factor:.2f}"
+        table.add_row(suspect.cause, f"{suspect.seconds:.4g} s", factor, suspect.measure)
     return table
 
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "llmlab"
 
 LEVELS = [
-    {"arguments", "model", "text", "optim", "comm", "hardware"},
+    {"arguments", "model", "text", "optim", "comm", "hardware", "tracebacks"},
     {"training", "generation", "evaluate", "checkpoint", "finite"},
     {"parallel"},
     {"cost", "measuring", "diagnosing"},

@@ -10,10 +10,11 @@ import sys
 
 import pytest
 
-from llmlab.__main__ import main
+from llmlab.__main__ import STACKS, main
 from llmlab.cost.models import find_config, model_names
 from llmlab.cost.planning import plan
 from llmlab.cost.prediction import predict
+from llmlab.cost.stack import stacks
 from llmlab.hardware import clusters
 from llmlab.parallel.layout import Layout
 
@@ -29,7 +30,10 @@ def best():
 def test_a_plan_shows_the_planners_best_and_that_it_is_modelled(capsys, best):
     assert main([*PLAN, "--top", "3"]) == 0
     printed = capsys.readouterr().out
-    assert "gpt2 on a100: 16 x 1,024 tokens a step, bf16" in printed and "Modelled, not measured." in printed
+    assert (
+        "gpt2 on 8 x a100: 16 x 1,024 tokens a step, bf16; GPU-hours of 1e+09 tokens" in printed
+        and "Modelled, not measured." in printed
+    )
     low, high = best.prediction.interval
     assert f"{best.prediction.seconds:.4g} ({low:.3g} to {high:.3g})" in printed
     assert f"{best.prediction.mfu:.1%}" in printed
@@ -42,7 +46,7 @@ def test_a_price_adds_what_the_training_costs(capsys, best):
     main([*PLAN, "--price", "2", "--tokens", "1e12", "--pue", "1.3"])
     printed = capsys.readouterr().out
     hours = best.prediction.gpu_hours(1e12)
-    assert "cost" in printed and f"{2 * hours:,.4g}" in printed and f"{hours * 0.4 * 1.3 / 1000:,.4g}" in printed
+    assert "cost" in printed and f"{2 * hours:,.0f}" in printed and f"{hours * 0.4 * 1.3 / 1000:,.2f}" in printed
     main(["plan", *STEP, "--gpus", "4", "--device", "tpu-v5p"])
     printed = capsys.readouterr().out
     assert "cost" not in printed and "MWh" not in printed  # nobody said a price, no data sheet says its power
@@ -112,3 +116,50 @@ def test_help_does_not_wait_for_torch():
     code += "from llmlab.__main__ import main; main(['plan', '--help'])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "False" and "--global-batch" in run.stdout
+
+
+def test_numbers_are_read_as_people_write_them(capsys):
+    written = "--model gpt2 --device a100 --global-batch 1k --seq 1K --tokens 15T".split()
+    main(["plan", *written, "--gpus", "8", "--csv", "--top", "1"])
+    as_written = capsys.readouterr().out
+    main(
+        [
+            "plan",
+            *"--model gpt2 --device a100 --global-batch 1024 --seq 1024 --tokens 15e12".split(),
+            "--gpus",
+            "8",
+            "--csv",
+            "--top",
+            "1",
+        ]
+    )
+    assert capsys.readouterr().out == as_written
+
+
+def test_only_the_schedules_asked_for_are_tried(capsys):
+    main(["plan", *STEP, "--gpus", "8", "--schedules", "1F1B", "--json", "--top", "100000"])
+    rows = json.loads(capsys.readouterr().out)
+    assert rows and {row["schedule"] for row in rows} == {"1f1b"}
+
+
+def test_a_measured_step_is_told_what_may_be_off(capsys):
+    main(
+        [
+            "predict",
+            "--model",
+            "llama3-70b",
+            "--global-batch",
+            "64",
+            "--seq",
+            "8k",
+            *"--dp 2 --tp 8 --pp 4 --zero 1".split(),
+            "--measured",
+            "26.6",
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert "Measured 26.6 s:" in printed and "measure next" in printed and "nccl-tests" in printed
+
+
+def test_help_names_the_stacks_there_are():
+    assert STACKS == tuple(stacks())

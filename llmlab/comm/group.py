@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 import torch
@@ -63,6 +64,11 @@ class Group:
 
     def __repr__(self) -> str:
         return f"Group({self.axis}: rank {self.rank} of {self.size})"
+
+    if not TYPE_CHECKING:  # a type checker finds misspelt names by itself
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"a Group has no {name!r}{_nearest(name)}")
 
     # --- the engine's own time ------------------------------------------------------------------------------------
 
@@ -260,3 +266,10 @@ class Group:
             return collectives.run(self, call, algorithm)
         handle: Handle[Any] = Done(alone(call)) if self.size == 1 else self.engine.start(self, call)
         return handle if async_op else handle.wait()
+
+
+def _nearest(name: str) -> str:
+    """Say which operation was meant; nothing for Python's own questions, such as `__deepcopy__`."""
+    known = [each for each in dir(Group) if not each.startswith("_")] + ["rank", "axis", "members", "engine"]
+    near = [] if name.startswith("_") else get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -46,6 +46,11 @@ class Trace:
     clock: Literal["virtual", "wall"] = "virtual"
     hardware: str = ""
 
+    def __repr__(self) -> str:
+        return (
+            f"Trace({len(self):,} events of {self.n_rank:,} ranks on {self.hardware or 'nothing named'}, {self.clock})"
+        )
+
     def __iter__(self) -> Iterator[Event]:
         return iter(self.events)
 

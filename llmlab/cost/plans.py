@@ -9,6 +9,7 @@ from typing import TypeAlias, overload
 from llmlab.arguments import real
 from llmlab.cost.candidates import Workload
 from llmlab.cost.prediction import Prediction
+from llmlab.cost.tables import html_table
 from llmlab.hardware import Device
 from llmlab.hardware.power import watts
 from llmlab.parallel.layout import Layout
@@ -61,6 +62,9 @@ class Planned:
     money: float | None
     energy_kwh: float | None
 
+    def __repr__(self) -> str:
+        return f"Planned({say_layout(self.layout)}, recompute {self.recompute}: {self.prediction!r})"
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -102,6 +106,20 @@ class Plan(Sequence[Planned]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        """The ten best as a table, for a notebook's cell that ends in a plan."""
+        rows = []
+        for row in self.rows[:10]:
+            p = row.prediction
+            layout = f"{say_layout(row.layout)}, recompute {row.recompute}"
+            rows.append([layout, f"{p.seconds:.4g}", f"{p.mfu:.1%}", gib(p.memory_bytes), f"{row.gpu_hours:,.0f}"])
+        title = f"{self.fitting:,} layouts fit on {self.workload.gpus:,} GPUs (modelled, not measured); {self.refused}."
+        hours = f"GPU-hours of {self.tokens:.4g} tokens"
+        return html_table(title, ["layout", "s a step", "MFU", "memory of a GPU", hours], rows)
 
     def __str__(self) -> str:
         lines = [f"{self.fitting:,} layouts fit (modelled, not measured); {self.refused}."]

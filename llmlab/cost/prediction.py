@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
+from html import escape
 from operator import add
 from typing import Any, Generic, TypeVar, overload
 
@@ -17,6 +18,7 @@ from llmlab.cost.sizes import NUMBER_BYTES, Sizes
 from llmlab.cost.stack import Stack
 from llmlab.cost.stack import stack as find_stack
 from llmlab.cost.step import TERMS, step_seconds
+from llmlab.cost.tables import html_table
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
 from llmlab.parallel.layout import Layout
@@ -48,6 +50,26 @@ class Prediction(Generic[N]):
     spread: float
     peak_flops_per_s: float
     capacity_bytes: int
+
+    def __repr__(self) -> str:
+        many = np.size(self.seconds)
+        if many != 1:
+            low, high = float(np.min(self.seconds)), float(np.max(self.seconds))
+            return f"Prediction({many:,} layouts, modelled: {low:.4g} to {high:.4g} s a step)"
+        p = self.at(0)
+        return (
+            f"Prediction({p.seconds:.4g} s a step, modelled; MFU {p.mfu:.1%}; {p.memory_bytes / 2**30:.1f} of "
+            f"{p.capacity_bytes / 2**30:.1f} GiB: {p.verdict})"
+        )
+
+    def _repr_html_(self) -> str:
+        if np.size(self.seconds) != 1:
+            return escape(repr(self))
+        p = self.at(0)
+        time = [[cause, f"{s:.4g} s", f"{s / p.seconds:.1%}"] for cause, s in p.breakdown.items() if s > 0]
+        memory = [[part, f"{n / 2**30:.1f} GiB", f"{n / p.memory_bytes:.1%}"] for part, n in p.memory.items() if n > 0]
+        header = ["", "", "share"]
+        return html_table(repr(self), header, time) + html_table("memory of the fullest GPU", header, memory)
 
     @property
     def seconds(self) -> N:

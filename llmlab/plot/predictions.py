@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from textwrap import fill
+from textwrap import fill as wrapped
+from typing import Any
 
 from matplotlib.axes import Axes
 
 from llmlab.arguments import instance, string
 from llmlab.cost import Prediction
 from llmlab.plot.picture import Picture, canvas, finish, styled
-from llmlab.plot.style import BLACK, caption, fill_style, listing, memory_unit, say_memory, say_seconds
+from llmlab.plot.style import (
+    BLACK,
+    GREY,
+    PALE,
+    VERMILION,
+    caption,
+    fill,
+    fill_style,
+    listing,
+    memory_unit,
+    say_memory,
+    say_seconds,
+)  # fmt: skip
 
 # The predictor's terms, gathered under what a user can do something about.
 CAUSES = {
@@ -19,7 +32,16 @@ CAUSES = {
     "pipeline bubble": ("bubble", "pipeline_messages"),
     "data traffic": ("data_parallel",),
 }
-NAMES = {"optimizer": "optimizer state"}  # as the simulator's memory has it
+# Grey computes, pale waits, and traffic is red, its hatch says which: no colour stands for a part of the memory, too.
+CAUSE_FILLS = {
+    "computing": (GREY, ""),
+    "tensor traffic": (VERMILION, "//"),
+    "context and expert traffic": (VERMILION, "xx"),
+    "pipeline bubble": (PALE, ".."),
+    "data traffic": (VERMILION, "--"),
+}
+# The predictor's words, as the simulator's memory and a reader have them.
+NAMES = {"optimizer": "optimizer state", "working": "scratch", "runtime": "libraries"}
 
 
 def by_cause(p: Prediction) -> dict[str, float]:
@@ -37,10 +59,11 @@ def prediction(
     memory, time = figure.subplots(2)
     figure.suptitle(title, fontsize=16)
     unit, name = memory_unit(max(p.memory_bytes, p.capacity_bytes))
-    _stack(memory, {NAMES.get(category, category): nbytes / unit for category, nbytes in p.memory.items()})
+    parts = {NAMES.get(category, category): nbytes / unit for category, nbytes in p.memory.items()}
+    _stack(memory, parts, [fill_style(i) for i in range(len(parts))])
     memory.axvline(p.capacity_bytes / unit, color=BLACK, linestyle="-.", linewidth=2.5)
     memory.set_title(f"memory of one GPU ({name}); the line is what it holds", loc="left")
-    _stack(time, by_cause(p))
+    _stack(time, by_cause(p), [fill(*CAUSE_FILLS[word]) for word in CAUSES])
     time.set_title("time of a step (s)", loc="left")
     return finish(figure, describe_prediction(p), caption(hardware, "virtual", note=note, width=104))
 
@@ -65,15 +88,15 @@ def refusal(why: str, *, below: str = "", figure: Picture | None = None) -> Pict
     axes = figure.subplots()
     axes.axis("off")
     figure.suptitle("not a layout", fontsize=16)
-    axes.text(0.5, 0.5, fill(why, 80), ha="center", va="center", fontsize=13)
+    axes.text(0.5, 0.5, wrapped(why, 80), ha="center", va="center", fontsize=13)
     return finish(figure, f"Not a layout: {why}.", below)
 
 
-def _stack(axes: Axes, parts: dict[str, float]) -> None:
+def _stack(axes: Axes, parts: dict[str, float], styles: list[dict[str, Any]]) -> None:
     left = 0.0
-    for i, (name, length) in enumerate(parts.items()):
+    for (name, length), style in zip(parts.items(), styles, strict=True):
         if length > 0:
-            axes.barh(0, length, 0.6, left=left, label=name, **fill_style(i))
+            axes.barh(0, length, 0.6, left=left, label=name, **style)
             left += length
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)

@@ -65,13 +65,17 @@ def line_style(i: int) -> dict[str, Any]:
 
 def fill_style(i: int) -> dict[str, Any]:
     """Colour and hatch of the i-th kind of bar."""
-    colour, hatch = FILLS[i % len(FILLS)]
+    return fill(*FILLS[i % len(FILLS)])
+
+
+def fill(colour: str, hatch: str) -> dict[str, Any]:
+    """A bar of a colour, with a hatch that shows on it."""
     return {"facecolor": colour, "hatch": hatch, "edgecolor": edge_on(colour), "linewidth": 0.8}
 
 
 def edge_on(colour: str) -> str:
     """The colour of hatches and edges that shows on a fill."""
-    return "white" if colour == BLUE else "#333333"
+    return "white" if colour in (BLUE, GREY) else "#333333"
 
 
 def text_on(colour: str) -> str:

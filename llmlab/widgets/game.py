@@ -47,11 +47,11 @@ class Move:
 
 
 def layout_game(price: float = 2.5, device: str = "a100") -> W.VBox:
-    """Play: sliders for data, tensor and pipeline parallelism and ZeRO. price: dollars per GPU-hour."""
+    """Play: sliders for tp, pp and ZeRO; dp takes the GPUs that are left. price: dollars per GPU-hour."""
     best = {"move": Move(None, None, "", price)}
 
-    def draw(figure: Picture, dp: int, tp: int, pp: int, zero: int) -> None:
-        move = play(dp, tp, pp, zero, price, device)
+    def draw(figure: Picture, tp: int, pp: int, zero: int) -> None:
+        move = play(tp, pp, zero, price, device)
         best["move"] = max(best["move"], move, key=lambda m: m.score)
         draw_move(move, device, figure)
         if best["move"].score:
@@ -59,15 +59,18 @@ def layout_game(price: float = 2.5, device: str = "a100") -> W.VBox:
 
     return explore(
         draw,
-        dp=choice("data (dp)", DEGREES, 64),
         tp=choice("tensor (tp)", DEGREES, 1),
         pp=choice("pipeline (pp)", DEGREES, 1),
         zero=choice("ZeRO stage", [0, 1, 2, 3], 0),
     )
 
 
-def play(dp: int, tp: int, pp: int, zero: int, price: float = 2.5, device: str = "a100") -> Move:
-    """Predict one step of the layout, a sequence at a time."""
+def play(tp: int, pp: int, zero: int, price: float = 2.5, device: str = "a100") -> Move:
+    """Predict one step, a sequence at a time, of the layout whose copies (dp) take the GPUs that tp and pp leave."""
+    dp, rest = divmod(GPUS, tp * pp)
+    if rest:
+        why = f"tp {tp} x pp {pp} wants {tp * pp} GPUs, and there are {GPUS}: lower one of them"
+        return Move(None, None, why, price)
     try:
         layout = Layout(dp=dp, tp=tp, pp=pp, zero=zero, sequence_parallel=tp > 1, microbatches=max(1, BATCH // dp))
         layout.check(MODELS[MODEL], BATCH, SEQ, GPUS)
@@ -78,7 +81,7 @@ def play(dp: int, tp: int, pp: int, zero: int, price: float = 2.5, device: str =
 
 def draw_move(move: Move, device: str = "a100", figure: Picture | None = None) -> Picture:
     """Draw what one GPU must hold against what it holds, and where a step's time goes."""
-    hardware, note = f"{device} cluster", f"{MODEL} parameters, {GPUS} GPUs, {BATCH} x {SEQ} tokens a step."
+    hardware, note = f"{device} cluster", f"{MODEL} in bf16, Adam in fp32; {GPUS} GPUs; {BATCH} x {SEQ} tokens a step."
     if move.prediction is None:
         figure = refusal(move.why, below=caption(hardware, "virtual", note=note), figure=figure)
     else:
@@ -103,6 +106,8 @@ def describe_move(move: Move) -> str:
 
 
 def _verdict(move: Move) -> str:
+    assert move.layout is not None
+    layout = f"dp {move.layout.dp} x tp {move.layout.tp} x pp {move.layout.pp}"
     if not move.score:
-        return "does not fit: score 0"
-    return f"fits: score {move.score}, a billion tokens for ${move.cost:,.0f}"
+        return f"{layout} does not fit: score 0"
+    return f"{layout} fits: score {move.score}, a billion tokens for ${move.cost:,.0f}"

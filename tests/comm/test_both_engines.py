@@ -301,3 +301,16 @@ def test_a_class_of_this_package_is_the_ranks_own_however_it_was_installed(monke
     nowhere = classmethod(lambda *args, **kwargs: None)  # as of an editable install, which has a finder of its own
     monkeypatch.setattr("importlib.machinery.PathFinder.find_spec", nowhere)
     assert importable(own)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("al_reduce", "all_reduce"), ("allgather", "all_gather"), ("brodcast", "broadcast")]
+)
+@pytest.mark.parametrize("engine", [lab.Simulator(ranks=2), Processes(ranks=2)])
+def test_a_misspelt_collective_gets_the_name_that_was_meant(engine, said, meant):
+    with pytest.raises(AttributeError, match=f"a Group has no '{said}'; did you mean '{meant}'"):
+        engine.run(misspelt, said)
+
+
+def misspelt(world, said):
+    getattr(world, said)(torch.ones(2))

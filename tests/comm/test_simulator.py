@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import llmlab as lab
+from llmlab.comm.simulated import simulation
 
 
 def run(worker, *args, ranks=2, **options):
@@ -152,6 +153,21 @@ def test_a_run_leaves_threads_collector_and_stdout_as_they_were():
 
 
 # --- prints -----------------------------------------------------------------------------------------------------------
+
+
+def dawdle(world):
+    time.sleep(0.3)
+    return world.all_reduce(torch.ones(1)).item()
+
+
+def test_very_many_ranks_give_a_sign_of_life(capsys, monkeypatch):
+    monkeypatch.setattr(simulation, "MANY_RANKS", 3)
+    monkeypatch.setattr(simulation, "SAY_EVERY_S", 0.2)
+    assert run(dawdle, ranks=2).results == [2.0, 2.0] and capsys.readouterr().out == ""
+    result = run(dawdle, ranks=4)
+    said = capsys.readouterr().out.splitlines()
+    assert result.results == [4.0] * 4 and result.output == [""] * 4
+    assert said and all(re.fullmatch(r"\d of 4 simulated ranks have begun, \d have returned", line) for line in said)
 
 
 def test_prints_are_labelled_with_their_rank_and_kept(capsys):

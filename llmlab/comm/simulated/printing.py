@@ -44,6 +44,11 @@ class Printing:
             self._open[rank] = RankLines(rank)
         self._lines.append(self._open[rank].add(text))
 
+    def say(self, text: str) -> None:
+        """Show a line of nobody's; called by the calling thread, after what has come."""
+        self.flush()
+        self._out.write(text + "\n")
+
     def flush(self) -> None:
         """Show what has come; called by the calling thread."""
         while self._lines:

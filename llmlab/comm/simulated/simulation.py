@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -38,6 +39,7 @@ NOT_MODELLED = (
     "memory fragmentation", "clock throttling", "switch congestion", "tile quantisation",
     "compilers and graphs", "data loading", "work on the host",
 )  # fmt: skip
+MANY_RANKS, SAY_EVERY_S = 5000, 4.0  # fewer are done before anybody wonders
 
 
 class Simulation:
@@ -54,6 +56,7 @@ class Simulation:
             self.folding = dict.fromkeys(range(options.ranks), 0)
         self.ranks: dict[int, Rank] = {}
         self._switches = 0
+        self._say_at = time.monotonic() + SAY_EVERY_S
         self._runs: dict[matching.Key, frozenset[int]] = {}
         self._prices: dict[tuple, pricing.Price] = {}
 
@@ -64,11 +67,21 @@ class Simulation:
         with turn(), self._surroundings():
             for number in first:
                 self.start_rank(number)
-            self.scheduler.run(every=0.05, meanwhile=self.printing.flush)
+            self.scheduler.run(every=0.05, meanwhile=self._meanwhile)
             self._check_nothing_left()
             while self.timeline.next_event() is not None:
                 self.timeline.step()
         return self._report()
+
+    def _meanwhile(self) -> None:
+        """Show what ranks print; and of very many ranks, every few seconds, how far they are."""
+        self.printing.flush()
+        if len(self.scheduler.tasks) < MANY_RANKS or time.monotonic() < self._say_at:
+            return
+        self._say_at = time.monotonic() + SAY_EVERY_S
+        begun = sum(task.thread is not None for task in self.scheduler.tasks)
+        ended = sum(task.status == "done" for task in self.scheduler.tasks)
+        self.printing.say(f"{begun:,} of {self.options.ranks:,} simulated ranks have begun, {ended:,} have returned")
 
     @contextmanager
     def _surroundings(self) -> Iterator[None]:
