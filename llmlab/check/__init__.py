@@ -24,7 +24,16 @@ from llmlab.check.pipeline import (
     split_by_speed,
     zero_bubble_wait,
 )
-from llmlab.check.planning import best_size, cheapest, mfu_of_hfu, skill, training_gpu_hours
+from llmlab.check.planning import (
+    best_size,
+    cheapest,
+    fewest_gpus,
+    inside_interval,
+    mfu_of_hfu,
+    regret,
+    skill,
+    training_gpu_hours,
+)
 from llmlab.check.server import server_against_ring, server_bytes, stale_bounded, stale_descent
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly
 from llmlab.check.splitting import shares_by_speed
@@ -65,11 +74,13 @@ __all__ = [
     "expert_gradient",
     "exposed_seconds",
     "federated_average",
+    "fewest_gpus",
     "first_free",
     "gain_gradient",
     "global_norm",
     "gradient_ranks",
     "held_microbatches",
+    "inside_interval",
     "jaccard",
     "kept_tokens",
     "kv_cache_bytes",
@@ -90,6 +101,7 @@ __all__ = [
     "packed_targets",
     "perplexity",
     "product_seconds",
+    "regret",
     "ring_attention",
     "ring_attention_bytes",
     "ring_bytes",
