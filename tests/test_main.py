@@ -14,6 +14,7 @@ from llmlab.__main__ import main
 from llmlab.cost.models import find_config, model_names
 from llmlab.cost.planning import plan
 from llmlab.cost.prediction import predict
+from llmlab.cost.stack import stacks
 from llmlab.hardware import clusters
 from llmlab.parallel.layout import Layout
 
@@ -29,7 +30,10 @@ def best():
 def test_a_plan_shows_the_planners_best_and_that_it_is_modelled(capsys, best):
     assert main([*PLAN, "--top", "3"]) == 0
     printed = capsys.readouterr().out
-    assert "gpt2 on a100: 16 x 1,024 tokens a step, bf16" in printed and "Modelled, not measured." in printed
+    assert (
+        "gpt2 on 8 x a100: 16 x 1,024 tokens a step, bf16; GPU-hours are of 1B tokens" in printed
+        and "Modelled, not measured." in printed
+    )
     low, high = best.prediction.interval
     assert f"{best.prediction.seconds:.4g} ({low:.3g} to {high:.3g})" in printed
     assert f"{best.prediction.mfu:.1%}" in printed
@@ -42,10 +46,33 @@ def test_a_price_adds_what_the_training_costs(capsys, best):
     main([*PLAN, "--price", "2", "--tokens", "1e12", "--pue", "1.3"])
     printed = capsys.readouterr().out
     hours = best.prediction.gpu_hours(1e12)
-    assert "cost" in printed and f"{2 * hours:,.4g}" in printed and f"{hours * 0.4 * 1.3 / 1000:,.4g}" in printed
+    assert "cost" in printed and f"{2 * hours:,.0f}" in printed and f"{hours * 0.4 * 1.3 / 1000:.4g}" in printed
+    assert "GPU-hours are of 1T tokens" in printed and "e+" not in printed
     main(["plan", *STEP, "--gpus", "4", "--device", "tpu-v5p"])
     printed = capsys.readouterr().out
     assert "cost" not in printed and "MWh" not in printed  # nobody said a price, no data sheet says its power
+
+
+def test_a_table_has_one_row_for_each_split_and_every_lists_all(capsys):
+    found = plan("gpt2", "a100", gpus=8, global_batch=16, seq=1024)
+    main([*PLAN, "--top", "5", "--json"])
+    short = json.loads(capsys.readouterr().out)
+    assert [(row["tp"], row["pp"], row["ep"], row["alike"]) for row in short] == [
+        (row.layout.tp, row.layout.pp, row.layout.ep, row.alike) for row in found.shortlist[:5]
+    ]
+    main([*PLAN, "--top", "5", "--json", "--every"])
+    assert [row["seconds"] for row in json.loads(capsys.readouterr().out)] == [r.prediction.seconds for r in found[:5]]
+
+
+def test_schedules_contexts_and_counts_are_read_as_people_write_them(capsys):
+    main([*PLAN, "--schedules", "1F1B", "--tokens", "300B", "--every", "--top", "999", "--json"])
+    one = json.loads(capsys.readouterr().out)
+    assert {row["schedule"] for row in one} == {"1f1b"} and any(row["pp"] > 1 for row in one)
+    step = ["--model", "gpt2", "--device", "a100", "--global-batch", "16", "--gpus", "8"]
+    main(["plan", *step, "--seq", "1k", "--tokens", "3e11", "--schedules", "1f1b", "--top", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)[0]["gpu_hours"] == one[0]["gpu_hours"]
+    main([*PLAN, "--contexts", "ulysses", "--every", "--top", "999", "--json"])
+    assert {row["context"] for row in json.loads(capsys.readouterr().out) if row["cp"] > 1} == {"ulysses"}
 
 
 def test_json_and_csv_hold_the_same_rows(capsys, best):
@@ -70,13 +97,15 @@ def test_one_layout_is_predicted(capsys):
     assert "dp=2 m=8" in printed and "Modelled, not measured. Memory: fits." in printed
 
 
-def test_models_and_clusters_are_listed(capsys):
+def test_models_clusters_and_stacks_are_listed(capsys):
     assert main(["models", "--json"]) == 0
     assert [row["model"] for row in json.loads(capsys.readouterr().out)] == model_names()
     assert main(["clusters", "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["cluster"] for row in rows] == clusters() and rows[6]["TDP (W)"] == "700.0"
-    for command in ("models", "clusters"):
+    assert main(["stacks", "--json"]) == 0
+    assert [row["stack"] for row in json.loads(capsys.readouterr().out)] == stacks()
+    for command in ("models", "clusters", "stacks"):
         main([command])
         assert command.capitalize() in capsys.readouterr().out
 
@@ -90,6 +119,8 @@ def test_models_and_clusters_are_listed(capsys):
         (["predict", *STEP, "--dp", "0"], "wants dp as a whole number of at least 1; got 0"),
         (["plan", "--model", "gpt2"], "the following arguments are required"),
         (["fly"], "invalid choice: 'fly'"),
+        ([*PLAN, "--seq", "long"], "invalid length value: 'long'"),
+        ([*PLAN, "--schedules", "2f2b"], "wants schedules as"),
         ([*PLAN, "--json", "--csv"], "not allowed with argument"),
     ],
 )

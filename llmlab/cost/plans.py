@@ -14,6 +14,7 @@ from llmlab.hardware.power import watts
 from llmlab.parallel.layout import Layout
 
 Record: TypeAlias = dict[str, float | str | None]
+TIGHT = 0.95  # of the bytes that a plan may use: above, whether a layout runs is not certain
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class Prices:
 
 @dataclass(frozen=True)
 class Planned:
-    """One layout that fits. `gpu_hours`, `money` and `energy_kwh` are of the whole training, of `Plan.tokens`."""
+    """One layout that fits. `gpu_hours`, `money` and `energy_kwh` are of the whole training, of `Plan.tokens`.
+
+    `alike`: in a shortlist, how many others of the same tp, pp and ep fit and are within 1% of its seconds.
+    """
 
     layout: Layout
     recompute: str
@@ -60,6 +64,7 @@ class Planned:
     gpu_hours: float
     money: float | None
     energy_kwh: float | None
+    alike: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Plan(Sequence[Planned]):
-    """Layouts that fit, fastest first: `plan[0]` is the best. `fitting` counts all of them, kept or not."""
+    """Layouts that fit, fastest first: `plan[0]` is the best. `fitting` counts all of them, kept or not.
+
+    `shortlist`: the best of each tp, pp and ep, which is what a plan prints: neighbours in `rows` are mostly the same.
+    """
 
     workload: Workload
     tokens: float
@@ -92,6 +100,7 @@ class Plan(Sequence[Planned]):
     rows: tuple[Planned, ...]
     fitting: int
     refused: Refused
+    shortlist: tuple[Planned, ...] = ()
 
     @overload
     def __getitem__(self, i: int) -> Planned: ...
@@ -103,19 +112,29 @@ class Plan(Sequence[Planned]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def tight(self, row: Planned) -> bool:
+        """Whether a layout fills nearly all that may be used, so that it may not run after all."""
+        return row.prediction.memory_bytes > TIGHT * self.refused.usable_bytes
+
     def __str__(self) -> str:
-        lines = [f"{self.fitting:,} layouts fit (modelled, not measured); {self.refused}."]
-        for rank, row in enumerate(self.rows[:10], 1):
+        work = self.workload
+        lines = [
+            f"{work.gpus:,} x {work.cluster.name}, {work.global_batch:,} x {work.seq:,} tokens a step: "
+            f"{self.fitting:,} layouts fit (modelled, not measured); {self.refused}."
+        ]
+        for rank, row in enumerate(self.shortlist[:10], 1):
             p = row.prediction
+            also = "".join([", tight" * self.tight(row), f"; {row.alike:,} alike" * (row.alike > 0)])
             lines.append(
                 f"{rank:3}  {p.seconds:8.3f} s  MFU {p.mfu:5.1%}  {gib(p.memory_bytes):>9}  "
-                f"{say_layout(row.layout)}, recompute {row.recompute}"
+                f"{say_layout(row.layout)}, recompute {row.recompute}{also}"
             )
         return "\n".join(lines)
 
-    def records(self) -> list[Record]:
-        """Give the rows as flat records, for a table or a file."""
-        return [{"rank": rank, **record(row)} for rank, row in enumerate(self.rows, 1)]
+    def records(self, every: bool = True) -> list[Record]:
+        """Give the rows, or the shortlist, as flat records, for a table or a file."""
+        rows = self.rows if every else self.shortlist
+        return [{"rank": rank, **record(row)} for rank, row in enumerate(rows, 1)]
 
 
 def record(row: Planned) -> Record:
@@ -128,7 +147,7 @@ def record(row: Planned) -> Record:
         "microbatches": x.microbatches, "context": x.context, "recompute": row.recompute, "seconds": p.seconds,
         "seconds_low": float(low), "seconds_high": float(high), "mfu": p.mfu, "tflops_per_gpu": p.tflops_per_gpu,
         "memory_bytes": p.memory_bytes, "verdict": str(p.verdict), "gpu_hours": row.gpu_hours, "money": row.money,
-        "energy_kwh": row.energy_kwh,
+        "energy_kwh": row.energy_kwh, "alike": row.alike,
     }  # fmt: skip
 
 
