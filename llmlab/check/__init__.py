@@ -12,7 +12,7 @@ from llmlab.check.examine import Result
 from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
 from llmlab.check.generation import clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
 from llmlab.check.gradients import bucket_bytes, data_parallel_scale, unequal_batches
-from llmlab.check.layouts import global_norm, gradient_ranks, world_size
+from llmlab.check.layouts import fast_layout, global_norm, gradient_ranks, mesh_place, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
 from llmlab.check.messages import all_reduce_from_send_recv, crossover_bytes, exchange, ring_bytes, ring_step
 from llmlab.check.pipeline import (
@@ -73,6 +73,7 @@ __all__ = [
     "expert_capacity",
     "expert_gradient",
     "exposed_seconds",
+    "fast_layout",
     "federated_average",
     "fewest_gpus",
     "first_free",
@@ -92,6 +93,7 @@ __all__ = [
     "look_up",
     "masked_upload",
     "mean_of_parts",
+    "mesh_place",
     "message_count",
     "mfu",
     "mfu_of_hfu",
