@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import sys
 from collections.abc import Sequence
 from textwrap import shorten
@@ -21,12 +22,10 @@ if TYPE_CHECKING:  # torch takes two seconds to import: `--help` does without
 
 MODELLED = "Modelled, not measured"
 LEGEND = "sp: sequence parallel; m: microbatches of a replica; (90%): where nine in ten measured steps would lie."
+SHORT = "A row is the best of its tp, pp and ep; alike: others of these within 1% (--every lists all)."
+TIGHT = "tight: fills over 95% of what may be used, may not run, and is ranked as if 5% slower."
+UNITS = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 WIDTH = 165  # of a table that no terminal shows
-STACKS = (  # what lab.stacks() gives, without its import
-    "ideal", "llmlab", "typical", "megatron-2022", "deepspeed-zero3", "zero-bubble", "llm-foundry",
-    "megatron-deepspeed", "bigscience", "internevo", "nemo", "jax-gpu", "nemo-moe", "torchtitan", "maxtext-tpu",
-    "nanotron",
-)  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,20 +53,23 @@ def parser() -> Parser:
     planning = commands.add_parser("plan", help="rank every layout that fits", description=run_plan.__doc__)
     _add_step(planning)
     planning.add_argument("--gpus", type=count, required=True, help="how many devices")
-    planning.add_argument(
-        "--schedules", nargs="+", metavar="NAME", default=["1f1b", "interleaved", "zb_h1"], help="to try (default: all)"
-    )
     planning.add_argument("--recompute", nargs="+", metavar="KIND", help="none, selective, full (default: try all)")
     planning.add_argument("--zero", type=int, nargs="+", default=[0, 1, 2, 3], metavar="STAGE", help="stages to try")
     planning.add_argument("--memory-share", type=float, default=0.9, help="of a device that may be used (default: 0.9)")
+    planning.add_argument("--schedules", nargs="+", default=["1f1b", "interleaved", "zb_h1"], metavar="NAME",
+                          help="of a pipeline, to try (default: 1f1b interleaved zb_h1)")  # fmt: skip
+    planning.add_argument(
+        "--contexts", nargs="+", default=["ring"], metavar="NAME", help="ring, ulysses (default: ring)"
+    )
     planning.add_argument("--top", type=int, default=10, help="layouts shown (default: 10)")
+    planning.add_argument("--every", action="store_true", help="show near-duplicates too, not the best of each split")
     planning.set_defaults(run=run_plan)
     predicting = commands.add_parser("predict", help="predict one layout", description=run_predict.__doc__)
     _add_step(predicting)
     _add_layout(predicting)
     predicting.add_argument("--measured", type=float, metavar="SECONDS", help="your step: says what may be off")
     predicting.set_defaults(run=run_predict)
-    for name, run in (("models", run_models), ("clusters", run_clusters)):
+    for name, run in (("models", run_models), ("clusters", run_clusters), ("stacks", run_stacks)):
         listing = commands.add_parser(name, help=f"list the {name} known by name", description=run.__doc__)
         listing.set_defaults(run=run)
     for command in commands.choices.values():
@@ -82,24 +84,27 @@ def count(text: str) -> int:
     return int(text[:-1]) * 1024 if text.lower().endswith("k") else int(text)
 
 
-def amount(text: str) -> float:
-    """Read a number of tokens: `1e9`, `300B`, `15T`."""
-    thousands = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
-    return float(text[:-1]) * thousands[text[-1].lower()] if text[-1:].lower() in thousands else float(text)
-
-
 def _add_step(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, help="a name of `llmlab models`")
     command.add_argument("--device", "--cluster", default="h100", help="a name of `llmlab clusters` (default: h100)")
     command.add_argument("--global-batch", type=count, required=True, help="sequences in a step")
-    command.add_argument("--seq", type=count, required=True, help="tokens in a sequence: 8192, or 8k")
+    command.add_argument("--seq", type=count, required=True, help="tokens in a sequence: 8192, or 8k for 8 x 1024")
     command.add_argument("--precision", default="bf16", help="fp8, bf16, fp16, fp32 or fp64 (default: bf16)")
-    command.add_argument("--stack", default="typical", help=f"whose software: {', '.join(STACKS)} (default: typical)")
-    command.add_argument("--tokens", type=amount, default=1e9, help="of the whole training: 1e9, 15T (default: 1e9)")
+    command.add_argument(
+        "--stack", default="typical", help="whose software: a name of `llmlab stacks` (default: typical)"
+    )
+    command.add_argument(
+        "--tokens", type=tokens, default=1e9, help="of the whole training: 15e12, or 15T (default: 1B)"
+    )
     command.add_argument("--price", type=float, help="of an hour of a GPU, in any currency")
     command.add_argument("--price-per-kwh", type=float, help="of electricity, in the same currency")
     command.add_argument("--watts", type=float, help="a GPU draws (default: the data sheet's TDP, where known)")
     command.add_argument("--pue", type=float, default=1.0, help="what the site draws over its GPUs (default: 1)")
+
+
+def tokens(text: str) -> float:
+    """Read tokens of a training: `15e12`, or `15T`."""
+    return float(text[:-1]) * UNITS[text[-1]] if text[-1:] in UNITS else float(text)
 
 
 def _add_layout(command: argparse.ArgumentParser) -> None:
@@ -125,14 +130,17 @@ def run_plan(asked: argparse.Namespace) -> None:
     found = plan(
         find_config(asked.model), asked.device, gpus=asked.gpus, global_batch=asked.global_batch, seq=asked.seq,
         precision=asked.precision, recompute=asked.recompute, stack=asked.stack, zero=asked.zero,
-        memory_share=asked.memory_share, tokens=asked.tokens, prices=_prices(asked), limit=asked.top,
-        schedules=asked.schedules,
+        schedules=asked.schedules, contexts=asked.contexts, memory_share=asked.memory_share, tokens=asked.tokens,
+        prices=_prices(asked), limit=asked.top,
     )  # fmt: skip
-    if _machine_readable(asked, found.records()):
+    if _machine_readable(asked, found.records(asked.every)):
         return
     best = f"The best by cause: {say_layout(found[0].layout)}, recompute {found[0].recompute}"
-    _print(_ranking(_title(asked, asked.gpus), found.rows), _breakdown(best, found[0]))
+    shown = found.rows if asked.every else found.shortlist
+    tight = [found.tight(row) for row in shown]
+    _print(_ranking(_title(asked, asked.gpus), shown, tight, alike=not asked.every), _breakdown(best, found[0]))
     _print(f"{MODELLED}. {found.fitting:,} layouts fit; {found.refused}.", LEGEND)
+    _print(*[SHORT] * (not asked.every), *[TIGHT] * any(tight))
 
 
 def run_predict(asked: argparse.Namespace) -> None:
@@ -199,28 +207,48 @@ def run_clusters(asked: argparse.Namespace) -> None:
     _list(asked, "Clusters", records)
 
 
+def run_stacks(asked: argparse.Namespace) -> None:
+    """List the software stacks known by name: factors on published hardware, and the tables they were fitted to."""
+    from llmlab.cost.stack import CONSTANTS, stack, stacks
+
+    records = []
+    for each in map(stack, stacks()):
+        fitted = each.fitted_to or "nothing: counted, or as published"
+        constants = {constant: round(getattr(each, constant), 3) for constant in CONSTANTS}
+        records.append(
+            {"stack": each.name, **constants, "90% within": f"x {math.exp(each.spread):.2f}", "fitted to": fitted}
+        )
+    _list(asked, "Stacks", records)
+
+
 # --- how it is printed ------------------------------------------------------------------------------------------------
 
 
 def _title(asked: argparse.Namespace, gpus: int) -> str:
-    return (
-        f"{asked.model} on {gpus:,} x {asked.device}: {asked.global_batch:,} x {asked.seq:,} tokens a step, "
-        f"{asked.precision}; GPU-hours of {asked.tokens:.4g} tokens"
-    )
+    step = f"{asked.global_batch:,} x {asked.seq:,} tokens a step, {asked.precision}"
+    return f"{asked.model} on {gpus:,} x {asked.device}: {step}; GPU-hours are of {_count(asked.tokens)} tokens"
 
 
-def _ranking(title: str, rows: Sequence[Planned]) -> Table:
+def _count(n: float) -> str:
+    """Say a large number in the field's units: `15T`."""
+    unit = next((name for name, size in reversed(UNITS.items()) if n >= size), "")
+    return f"{n / UNITS.get(unit, 1):.4g}{unit}"
+
+
+def _ranking(title: str, rows: Sequence[Planned], tight: Sequence[bool] = (), alike: bool = False) -> Table:
     from llmlab.cost.plans import gib, say_layout
 
     header = ["", "layout", "recompute", "s a step (90%)", "MFU", "TFLOP/s", "memory", "GPU-hours"]
     costs = [_costs(row) for row in rows]
-    table = _table(title, [*header, *costs[0]], left=(1, 2))
+    table = _table(title, [*header, *costs[0], *["alike"] * alike], left=(1, 2))
     for place, (row, cost) in enumerate(zip(rows, costs, strict=True), 1):
         p = row.prediction
         low, high = p.interval
+        held = "tight " * (place <= len(tight) and tight[place - 1]) + gib(p.memory_bytes)
         table.add_row(
             str(place), say_layout(row.layout), row.recompute, f"{p.seconds:.4g} ({low:.3g} to {high:.3g})",
-            f"{p.mfu:.1%}", f"{p.tflops_per_gpu:.0f}", gib(p.memory_bytes), f"{row.gpu_hours:,.0f}", *cost.values(),
+            f"{p.mfu:.1%}", f"{p.tflops_per_gpu:.0f}", held, f"{row.gpu_hours:,.0f}", *cost.values(),
+            *[f"{row.alike:,}"] * alike,
         )  # fmt: skip
     return table
 
@@ -228,7 +256,11 @@ def _ranking(title: str, rows: Sequence[Planned]) -> Table:
 def _costs(row: Planned) -> dict[str, str]:
     """What is known of the cost: nothing is made up where no price was said."""
     known = {"cost": row.money, "MWh": None if row.energy_kwh is None else row.energy_kwh / 1000}
-    return {name: f"{value:,.{0 if value >= 1000 else 2}f}" for name, value in known.items() if value is not None}
+    return {name: _amount(value) for name, value in known.items() if value is not None}
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _breakdown(title: str, row: Planned) -> Table:

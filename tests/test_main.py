@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from llmlab.__main__ import STACKS, main
+from llmlab.__main__ import main
 from llmlab.cost.models import find_config, model_names
 from llmlab.cost.planning import plan
 from llmlab.cost.prediction import predict
@@ -31,7 +31,7 @@ def test_a_plan_shows_the_planners_best_and_that_it_is_modelled(capsys, best):
     assert main([*PLAN, "--top", "3"]) == 0
     printed = capsys.readouterr().out
     assert (
-        "gpt2 on 8 x a100: 16 x 1,024 tokens a step, bf16; GPU-hours of 1e+09 tokens" in printed
+        "gpt2 on 8 x a100: 16 x 1,024 tokens a step, bf16; GPU-hours are of 1B tokens" in printed
         and "Modelled, not measured." in printed
     )
     low, high = best.prediction.interval
@@ -46,10 +46,33 @@ def test_a_price_adds_what_the_training_costs(capsys, best):
     main([*PLAN, "--price", "2", "--tokens", "1e12", "--pue", "1.3"])
     printed = capsys.readouterr().out
     hours = best.prediction.gpu_hours(1e12)
-    assert "cost" in printed and f"{2 * hours:,.0f}" in printed and f"{hours * 0.4 * 1.3 / 1000:,.2f}" in printed
+    assert "cost" in printed and f"{2 * hours:,.0f}" in printed and f"{hours * 0.4 * 1.3 / 1000:.4g}" in printed
+    assert "GPU-hours are of 1T tokens" in printed and "e+" not in printed
     main(["plan", *STEP, "--gpus", "4", "--device", "tpu-v5p"])
     printed = capsys.readouterr().out
     assert "cost" not in printed and "MWh" not in printed  # nobody said a price, no data sheet says its power
+
+
+def test_a_table_has_one_row_for_each_split_and_every_lists_all(capsys):
+    found = plan("gpt2", "a100", gpus=8, global_batch=16, seq=1024)
+    main([*PLAN, "--top", "5", "--json"])
+    short = json.loads(capsys.readouterr().out)
+    assert [(row["tp"], row["pp"], row["ep"], row["alike"]) for row in short] == [
+        (row.layout.tp, row.layout.pp, row.layout.ep, row.alike) for row in found.shortlist[:5]
+    ]
+    main([*PLAN, "--top", "5", "--json", "--every"])
+    assert [row["seconds"] for row in json.loads(capsys.readouterr().out)] == [r.prediction.seconds for r in found[:5]]
+
+
+def test_schedules_contexts_and_counts_are_read_as_people_write_them(capsys):
+    main([*PLAN, "--schedules", "1F1B", "--tokens", "300B", "--every", "--top", "999", "--json"])
+    one = json.loads(capsys.readouterr().out)
+    assert {row["schedule"] for row in one} == {"1f1b"} and any(row["pp"] > 1 for row in one)
+    step = ["--model", "gpt2", "--device", "a100", "--global-batch", "16", "--gpus", "8"]
+    main(["plan", *step, "--seq", "1k", "--tokens", "3e11", "--schedules", "1f1b", "--top", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)[0]["gpu_hours"] == one[0]["gpu_hours"]
+    main([*PLAN, "--contexts", "ulysses", "--every", "--top", "999", "--json"])
+    assert {row["context"] for row in json.loads(capsys.readouterr().out) if row["cp"] > 1} == {"ulysses"}
 
 
 def test_json_and_csv_hold_the_same_rows(capsys, best):
@@ -74,13 +97,15 @@ def test_one_layout_is_predicted(capsys):
     assert "dp=2 m=8" in printed and "Modelled, not measured. Memory: fits." in printed
 
 
-def test_models_and_clusters_are_listed(capsys):
+def test_models_clusters_and_stacks_are_listed(capsys):
     assert main(["models", "--json"]) == 0
     assert [row["model"] for row in json.loads(capsys.readouterr().out)] == model_names()
     assert main(["clusters", "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["cluster"] for row in rows] == clusters() and rows[6]["TDP (W)"] == "700.0"
-    for command in ("models", "clusters"):
+    assert main(["stacks", "--json"]) == 0
+    assert [row["stack"] for row in json.loads(capsys.readouterr().out)] == stacks()
+    for command in ("models", "clusters", "stacks"):
         main([command])
         assert command.capitalize() in capsys.readouterr().out
 
@@ -94,6 +119,8 @@ def test_models_and_clusters_are_listed(capsys):
         (["predict", *STEP, "--dp", "0"], "wants dp as a whole number of at least 1; got 0"),
         (["plan", "--model", "gpt2"], "the following arguments are required"),
         (["fly"], "invalid choice: 'fly'"),
+        ([*PLAN, "--seq", "long"], "invalid count value: 'long'"),
+        ([*PLAN, "--schedules", "2f2b"], "wants schedules as"),
         ([*PLAN, "--json", "--csv"], "not allowed with argument"),
     ],
 )
@@ -159,7 +186,3 @@ def test_a_measured_step_is_told_what_may_be_off(capsys):
     )
     printed = capsys.readouterr().out
     assert "Measured 26.6 s:" in printed and "measure next" in printed and "nccl-tests" in printed
-
-
-def test_help_names_the_stacks_there_are():
-    assert STACKS == tuple(stacks())

@@ -19,7 +19,7 @@ from llmlab.check.examine import Result
 from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
 from llmlab.check.generation import beam_step, clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
 from llmlab.check.gradients import bucket_bytes, data_parallel_scale, unequal_batches
-from llmlab.check.layouts import eight_ranks, global_norm, gradient_ranks, world_size
+from llmlab.check.layouts import eight_ranks, global_norm, gradient_ranks, mesh_place, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
 from llmlab.check.messages import all_reduce_from_send_recv, crossover_bytes, exchange, ring_bytes, ring_step
 from llmlab.check.patients import laid_out, ward
@@ -32,7 +32,16 @@ from llmlab.check.pipeline import (
     split_by_speed,
     zero_bubble_wait,
 )
-from llmlab.check.planning import best_size, cheapest, mfu_of_hfu, skill, training_gpu_hours
+from llmlab.check.planning import (
+    best_size,
+    cheapest,
+    fewest_gpus,
+    inside_interval,
+    mfu_of_hfu,
+    regret,
+    skill,
+    training_gpu_hours,
+)
 from llmlab.check.server import server_against_ring, server_bytes, stale_bounded, stale_descent
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly
 from llmlab.check.splitting import shares_by_speed
@@ -86,12 +95,14 @@ __all__ = [
     "expert_gradient",
     "exposed_seconds",
     "federated_average",
+    "fewest_gpus",
     "first_free",
     "gain_gradient",
     "global_norm",
     "gradient_ranks",
     "held_microbatches",
     "interleaved_bubble",
+    "inside_interval",
     "jaccard",
     "kept_tokens",
     "kv_cache_bytes",
@@ -106,6 +117,7 @@ __all__ = [
     "masked_upload",
     "mean_of_parts",
     "merges_to_join",
+    "mesh_place",
     "message_count",
     "mfu",
     "mfu_of_hfu",
@@ -120,6 +132,7 @@ __all__ = [
     "previous_token_head",
     "product_seconds",
     "refuted",
+    "regret",
     "ring_attention",
     "ring_attention_bytes",
     "ring_bytes",

@@ -110,3 +110,24 @@ def _on_eight(answer: Any) -> Verdict | None:
     rows = {"tried": str(answer), "expected": f"less than {A_FIFTH:.0%} of the single rank's", "got": f"{share:.1%}"}
     cure = "much dp, and its gradients sent block by block, as in ZeRO-3; or a pipeline whose bubble is filled, zb_h1."
     return Verdict(False, f"exposed, by axis: {says}. What waits there, or what takes the rest?", cure, rows)
+
+
+def mesh_place(answer: Callable[..., Any]) -> Result:
+    """`answer(rank, dp, tp, pp, cp)`: the rank's place on each axis, (pp, dp, cp, tp); tp is innermost."""
+    hint = "count as an odometer does: tp turns first, then cp, dp and pp; // and % by the degrees of what is inside."
+    return examine("mesh_place", answer, _places(answer), hint)
+
+
+def _places(answer: Any) -> Iterator[Case]:
+    for rank, dp, tp, pp, cp in ((5, 2, 2, 2, 1), (13, 2, 2, 2, 2), (28, 4, 2, 3, 2), (7, 2, 4, 3, 1)):
+        right = rank // (tp * cp * dp), rank // (tp * cp) % dp, rank // tp % cp, rank % tp
+        mistakes = [
+            (right[::-1], "the places are right, in another order: (pp, dp, cp, tp)."),
+            ((rank % pp, rank // pp % dp, rank // (pp * dp) % cp, rank // (pp * dp * cp)),
+             "so pp would be innermost: tp talks most, its ranks are neighbours."),
+            ((rank // (tp * cp * dp), rank // tp % dp, rank // (tp * dp) % cp, rank % tp),
+             "context ranks are inside the replicas: cp turns before dp."),
+        ]  # fmt: skip
+        yield Case(
+            f"rank {rank} of dp={dp}, tp={tp}, pp={pp}, cp={cp}", partial(answer, rank, dp, tp, pp, cp), right, mistakes
+        )

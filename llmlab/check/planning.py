@@ -1,9 +1,10 @@
-"""Exercises of notebook 31: what a training costs, what a reported number means, and which layout to take."""
+"""Exercises of notebooks 31 and 31b: what a number is worth, what a training costs, and which layout to take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import exp
 from statistics import mean, median
 from typing import Any
 
@@ -142,3 +143,88 @@ def _cost(row: tuple[int, float, int]) -> float:
 
 def _least(rows: Rows, among: Any, key: Callable[[tuple[int, float, int]], float]) -> int:
     return min(among, key=lambda i: key(rows[i]), default=-1)
+
+
+def inside_interval(answer: Callable[..., Any]) -> Result:
+    """`answer(predicted, measured, spread)`: the share of the measured steps inside the interval of their prediction.
+
+    predicted, measured: seconds; the interval reaches from predicted / e^spread to predicted * e^spread.
+    """
+    hint = "a step is inside if |log(measured / predicted)| is at most the spread; count them, divide by all."
+    return examine("inside_interval", answer, _intervals(answer), hint)
+
+
+def _intervals(answer: Any) -> Iterator[Case]:
+    for predicted, measured, spread in (
+        ([1.0, 2.0, 4.0, 8.0], [1.15, 2.9, 2.9, 8.1], 0.35),
+        ([1.0, 1.0, 1.0, 1.0, 1.0], [0.71, 1.41, 0.66, 1.36, 1.0], 0.34),
+        ([3.0, 5.0], [3.0, 9.0], 0.1),
+    ):
+        ratios = [t / p for p, t in zip(predicted, measured, strict=True)]
+        low, high = exp(-spread), exp(spread)
+        right = mean(low <= ratio <= high for ratio in ratios)
+        around = mean(1 - spread <= ratio <= 1 + spread for ratio in ratios)
+        below, above = mean(ratio <= high for ratio in ratios), mean(ratio >= low for ratio in ratios)
+        mistakes = [
+            (around, "predicted x (1 ± spread) is another interval: this one is a factor e^spread up and down."),
+            (below, "a step may be too fast for its prediction, too: there is a lower end."),
+            (above, "a step may be too slow for its prediction, too: there is an upper end."),
+            (1 - right, "this is the share outside."),
+            (right * len(predicted), "this is how many; the share of all is asked for."),
+        ]
+        what = f"{len(predicted)} steps, spread {spread}"
+        yield Case(what, partial(answer, predicted, measured, spread), right, mistakes)
+
+
+def fewest_gpus(answer: Callable[..., Any]) -> Result:
+    """`answer(rows, tokens_a_step, tokens, days)`: the fewest GPUs that train on `tokens` within `days`; -1 if none do.
+
+    rows: (GPUs, seconds a step), in any order; a step takes the same tokens on all of them.
+    """
+    hint = "tokens / tokens_a_step steps, each of so many seconds; a day has 86,400; of those in time the fewest GPUs."
+    return examine("fewest_gpus", answer, _deadlines(answer), hint)
+
+
+def _deadlines(answer: Any) -> Iterator[Case]:
+    rows = ((2048, 4.5), (512, 17.1), (4096, 2.5), (1024, 8.7))
+    for a_step, tokens, days in ((8.4e6, 15e12, 200), (8.4e6, 15e12, 60), (4.2e6, 1e12, 60), (8.4e6, 15e12, 30)):
+        taken = {gpus: seconds * tokens / a_step / 86400 for gpus, seconds in rows}  # days
+        in_time = [gpus for gpus in taken if taken[gpus] <= days] or [-1]
+        gpu_days = [gpus for gpus in taken if taken[gpus] * gpus <= days * 512] or [-1]
+        hours = [gpus for gpus in taken if taken[gpus] * 24 <= days] or [-1]
+        mistakes = [
+            (in_time[0], "the first in time is not the one of the fewest GPUs: the rows come in any order."),
+            (max(in_time), "this is the fastest: fewer are in time as well."),
+            (min(gpu_days), "the days go by on the calendar: GPU-days are not asked for."),
+            (min(hours), "a day has 24 hours of 3,600 s."),
+        ]
+        what = f"{tokens:.3g} tokens at {a_step:.3g} a step within {days} days"
+        yield Case(what, partial(answer, rows, a_step, tokens, days), min(in_time), mistakes)
+
+
+def regret(answer: Callable[..., Any]) -> Result:
+    """`answer(predicted, measured)`: how much slower the layout predicted to be fastest ran than the fastest measured.
+
+    predicted, measured: seconds of the same layouts; 0.05 means 5% slower.
+    """
+    hint = "take the layout of the least predicted seconds; its measured seconds over the least measured ones, minus 1."
+    return examine("regret", answer, _sweeps(answer), hint)
+
+
+def _sweeps(answer: Any) -> Iterator[Case]:
+    for predicted, measured in (
+        ([3.0, 2.0, 2.5], [3.6, 2.6, 2.4]),
+        ([1.0, 1.1, 0.9, 1.3], [1.4, 1.25, 1.5, 1.2]),
+        ([5.0, 4.0], [6.0, 5.5]),
+    ):
+        pick = min(range(len(predicted)), key=lambda i: predicted[i])
+        best = min(range(len(measured)), key=lambda i: measured[i])
+        right = measured[pick] / measured[best] - 1
+        mistakes = [
+            (right + 1, "as a share of the fastest: subtract 1, what is as fast has none."),
+            (predicted[best] / predicted[pick] - 1, "these are predicted seconds: predictions only choose."),
+            (measured[pick] / predicted[pick] - 1, "this is the error of one prediction: compare with the fastest."),
+            (measured[pick] - measured[best], "these are seconds: as a share of the fastest."),
+            (1 - measured[best] / measured[pick], "as a share of the fastest, not of the one picked."),
+        ]  # fmt: skip
+        yield Case(f"{len(predicted)} layouts", partial(answer, predicted, measured), right, mistakes)

@@ -1,5 +1,6 @@
 """Closed forms: what a training step takes in time and memory, on any cluster, without running it."""
 
+from llmlab.cost import compute_optimal, scoring
 from llmlab.cost.calibration import Measured, calibrate
 from llmlab.cost.growing import grow
 from llmlab.cost.kernels import layer_kernels
@@ -11,6 +12,7 @@ from llmlab.cost.simulated import simulate
 from llmlab.cost.stack import Stack, stacks
 
 __all__ = [
-    "Measured", "Prediction", "Prices", "RECOMPUTE", "Stack", "amdahl", "calibrate", "fit_scaling", "grow",
-    "gustafson", "layer_kernels", "plan", "predict", "say_layout", "simulate", "stacks",
+    "Measured", "Prediction", "Prices", "RECOMPUTE", "Stack", "amdahl", "calibrate", "compute_optimal",
+    "fit_scaling", "grow", "gustafson", "layer_kernels", "plan", "predict", "say_layout", "scoring", "simulate",
+    "stacks",
 ]  # fmt: skip

@@ -17,13 +17,16 @@ from llmlab.cost.arrays import LayoutColumns
 from llmlab.cost.candidates import Choices, Workload, candidates
 from llmlab.cost.models import find_config
 from llmlab.cost.nearest import nearest_batch, nearest_gpus
-from llmlab.cost.plans import Plan, Planned, Prices, Refused, gib
+from llmlab.cost.plans import TIGHT, Plan, Planned, Prices, Refused, gib
 from llmlab.cost.prediction import A_LAYOUT, CLUSTER, MARGIN, RECOMPUTE, Prediction
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
 from llmlab.model.config import Config
 from llmlab.parallel.layout import Layout
+
+TIGHT_COSTS = 1.05  # how much slower a layout counts that may not fit after all
+NEAR = 0.01  # of seconds: nobody's predictions tell such layouts apart
 
 
 def plan(
@@ -52,7 +55,8 @@ def plan(
     `virtual_stages`: None for all that give ranks equal chunks of layers. `microbatch_sizes`: in sequences, None for
     every power of two. `memory_share`: of a device that may be used, less than all since what an allocator loses is not
     modelled. `tokens`: of the whole training, for GPU-hours, money and energy. `prices`:
-    see `lab.Prices`. `limit`: rows kept, None for all. Among equal seconds the simpler layout is first.
+    see `lab.Prices`. `limit`: rows kept, None for all. Among equal seconds the simpler layout is first; one that fills
+    more than 95% of what may be used is ranked as if it were 5% slower, since memory is predicted no better than that.
 
     Raises ValueError where nothing is possible, naming the nearest request that is.
     """
@@ -75,9 +79,18 @@ def plan(
     refused = Refused(dict(rules.most_common()), int((~fits).sum()), float(needed.min()), usable)
     if not fits.any():
         raise ValueError(_does_not_fit(workload, choices, kinds, refused))
-    again, rows = np.divmod(rank(found, seconds, fits, len(kinds))[:limit], len(found))
-    planned = _planned(workload, found.take(rows), [kinds[i] for i in again], tokens, prices)
-    return Plan(workload, tokens, prices, planned, int(fits.sum()), refused)
+    order = rank(found, np.where(needed > TIGHT * usable, TIGHT_COSTS * seconds, seconds), fits, len(kinds))
+    firsts, alike = shortlist(found, seconds, order)
+
+    def rows(chosen: np.ndarray, alike: np.ndarray) -> tuple[Planned, ...]:
+        again, columns = np.divmod(chosen, len(found))
+        return _planned(workload, found.take(columns), [kinds[i] for i in again], tokens, prices, alike)
+
+    kept = order[:limit]
+    return Plan(
+        workload, tokens, prices, rows(kept, np.zeros(len(kept), int)), int(fits.sum()), refused,
+        rows(firsts[:limit], alike),
+    )  # fmt: skip
 
 
 def price_layout(
@@ -120,6 +133,20 @@ def rank(found: LayoutColumns, seconds: np.ndarray, fits: np.ndarray, kinds: int
     return np.flatnonzero(fits)[np.lexsort([again, *keys, _digits(seconds[fits])])]
 
 
+def shortlist(found: LayoutColumns, seconds: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the ranked layouts the first of each tp, pp and ep, and how many of the same are within 1% of its seconds.
+
+    What else differs (replicas against context ranks, ZeRO, schedules, micro-batches) is quickly changed in a trial.
+    """
+    columns = order % len(found)
+    split = np.stack([found.tp[columns], found.pp[columns], found.ep[columns]], axis=1)
+    _, firsts, inverse = np.unique(split, axis=0, return_index=True, return_inverse=True)
+    best = seconds[order[firsts]][inverse.reshape(-1)]  # [layouts that fit]: of each one's split
+    near = np.bincount(inverse.reshape(-1), weights=np.abs(seconds[order] / best - 1) < NEAR, minlength=len(firsts))
+    places = np.argsort(firsts)
+    return order[firsts[places]], near[places].astype(int) - 1
+
+
 def _digits(seconds: np.ndarray, digits: int = 9) -> np.ndarray:
     """Round to significant digits, so that sums in another order are equal."""
     unit = 10.0 ** (np.floor(np.log10(seconds)) - digits + 1)
@@ -127,16 +154,20 @@ def _digits(seconds: np.ndarray, digits: int = 9) -> np.ndarray:
 
 
 def _planned(
-    workload: Workload, best: LayoutColumns, recompute: list[str], tokens: float, prices: Prices
+    workload: Workload, best: LayoutColumns, recompute: list[str], tokens: float, prices: Prices, alike: np.ndarray
 ) -> tuple[Planned, ...]:
     """Put the best layouts in rows, each with its own prediction."""
     together = workload.predict(best, recompute)
-    return tuple(_priced(best.at(i), kind, together.at(i), tokens, prices) for i, kind in enumerate(recompute))
+    return tuple(
+        _priced(best.at(i), kind, together.at(i), tokens, prices, int(alike[i])) for i, kind in enumerate(recompute)
+    )
 
 
-def _priced(layout: Layout, recompute: str, p: Prediction[float], tokens: float, prices: Prices) -> Planned:
+def _priced(
+    layout: Layout, recompute: str, p: Prediction[float], tokens: float, prices: Prices, alike: int = 0
+) -> Planned:
     hours = p.gpu_hours(tokens)
-    return Planned(layout, recompute, p, hours, prices.money(hours), prices.energy_kwh(hours))
+    return Planned(layout, recompute, p, hours, prices.money(hours), prices.energy_kwh(hours), alike)
 
 
 def _prices(call: str, prices: Prices | None, on: Cluster) -> Prices:

@@ -15,6 +15,7 @@ from llmlab.hardware.power import watts
 from llmlab.parallel.layout import Layout
 
 Record: TypeAlias = dict[str, float | str | None]
+TIGHT = 0.95  # of the bytes that a plan may use: above, whether a layout runs is not certain
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ class Prices:
 
 @dataclass(frozen=True)
 class Planned:
-    """One layout that fits. `gpu_hours`, `money` and `energy_kwh` are of the whole training, of `Plan.tokens`."""
+    """One layout that fits. `gpu_hours`, `money` and `energy_kwh` are of the whole training, of `Plan.tokens`.
+
+    `alike`: in a shortlist, how many others of the same tp, pp and ep fit and are within 1% of its seconds.
+    """
 
     layout: Layout
     recompute: str
@@ -61,6 +65,7 @@ class Planned:
     gpu_hours: float
     money: float | None
     energy_kwh: float | None
+    alike: int = 0
 
     def __repr__(self) -> str:
         return f"Planned({say_layout(self.layout)}, recompute {self.recompute}: {self.prediction!r})"
@@ -88,7 +93,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Plan(Sequence[Planned]):
-    """Layouts that fit, fastest first: `plan[0]` is the best. `fitting` counts all of them, kept or not."""
+    """Layouts that fit, fastest first: `plan[0]` is the best. `fitting` counts all of them, kept or not.
+
+    `shortlist`: the best of each tp, pp and ep, which is what a plan prints: neighbours in `rows` are mostly the same.
+    """
 
     workload: Workload
     tokens: float
@@ -96,6 +104,7 @@ class Plan(Sequence[Planned]):
     rows: tuple[Planned, ...]
     fitting: int
     refused: Refused
+    shortlist: tuple[Planned, ...] = ()
 
     @overload
     def __getitem__(self, i: int) -> Planned: ...
@@ -111,9 +120,9 @@ class Plan(Sequence[Planned]):
         return str(self)
 
     def _repr_html_(self) -> str:
-        """The ten best as a table, for a notebook's cell that ends in a plan."""
+        """The ten best, near-duplicates left out, as a table: a notebook's cell may end in a plan."""
         rows = []
-        for row in self.rows[:10]:
+        for row in self.shortlist[:10]:
             p = row.prediction
             layout = f"{say_layout(row.layout)}, recompute {row.recompute}"
             rows.append([layout, f"{p.seconds:.4g}", f"{p.mfu:.1%}", gib(p.memory_bytes), f"{row.gpu_hours:,.0f}"])
@@ -121,19 +130,29 @@ class Plan(Sequence[Planned]):
         hours = f"GPU-hours of {self.tokens:.4g} tokens"
         return html_table(title, ["layout", "s a step", "MFU", "memory of a GPU", hours], rows)
 
+    def tight(self, row: Planned) -> bool:
+        """Whether a layout fills nearly all that may be used, so that it may not run after all."""
+        return row.prediction.memory_bytes > TIGHT * self.refused.usable_bytes
+
     def __str__(self) -> str:
-        lines = [f"{self.fitting:,} layouts fit (modelled, not measured); {self.refused}."]
-        for rank, row in enumerate(self.rows[:10], 1):
+        work = self.workload
+        lines = [
+            f"{work.gpus:,} x {work.cluster.name}, {work.global_batch:,} x {work.seq:,} tokens a step: "
+            f"{self.fitting:,} layouts fit (modelled, not measured); {self.refused}."
+        ]
+        for rank, row in enumerate(self.shortlist[:10], 1):
             p = row.prediction
+            also = "".join([", tight" * self.tight(row), f"; {row.alike:,} alike" * (row.alike > 0)])
             lines.append(
                 f"{rank:3}  {p.seconds:8.3f} s  MFU {p.mfu:5.1%}  {gib(p.memory_bytes):>9}  "
-                f"{say_layout(row.layout)}, recompute {row.recompute}"
+                f"{say_layout(row.layout)}, recompute {row.recompute}{also}"
             )
         return "\n".join(lines)
 
-    def records(self) -> list[Record]:
-        """Give the rows as flat records, for a table or a file."""
-        return [{"rank": rank, **record(row)} for rank, row in enumerate(self.rows, 1)]
+    def records(self, every: bool = True) -> list[Record]:
+        """Give the rows, or the shortlist, as flat records, for a table or a file."""
+        rows = self.rows if every else self.shortlist
+        return [{"rank": rank, **record(row)} for rank, row in enumerate(rows, 1)]
 
 
 def record(row: Planned) -> Record:
@@ -146,7 +165,7 @@ def record(row: Planned) -> Record:
         "microbatches": x.microbatches, "context": x.context, "recompute": row.recompute, "seconds": p.seconds,
         "seconds_low": float(low), "seconds_high": float(high), "mfu": p.mfu, "tflops_per_gpu": p.tflops_per_gpu,
         "memory_bytes": p.memory_bytes, "verdict": str(p.verdict), "gpu_hours": row.gpu_hours, "money": row.money,
-        "energy_kwh": row.energy_kwh,
+        "energy_kwh": row.energy_kwh, "alike": row.alike,
     }  # fmt: skip
 
 

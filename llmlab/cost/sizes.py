@@ -148,4 +148,4 @@ class Sizes:
 
     @property
     def _tokens(self) -> Numbers:
-        return self.b * self.T * self.m * self.layout.dp
+        return 1.0 * self.b * self.T * self.m * self.layout.dp  # a float: 2^63 FLOPs are a step of thousands of GPUs

@@ -196,6 +196,44 @@ def test_what_cannot_be_planned_is_refused(wrong, says):
         plan(**{"config": SMALL, "cluster": "h100", "gpus": 8, "global_batch": 8, "seq": 128, **wrong})
 
 
+def test_what_nearly_fills_a_device_is_ranked_as_if_it_were_slower():
+    asked = {"gpus": 16, "global_batch": 32, "seq": 2048, "limit": None, "memory_share": 1.0}
+    free = plan(LLAMA, A100, **asked)
+    fastest = free[0]
+    held = fastest.prediction.memory_bytes
+    close = dataclasses.replace(A100, device=dataclasses.replace(A100.device, memory_bytes=int(1.01 * held)))
+    tight = plan(LLAMA, close, **asked)
+    assert not free.tight(fastest) and tight.tight(next(row for row in tight if row.layout == fastest.layout))
+    counted = [row.prediction.seconds * (1.05 if tight.tight(row) else 1) for row in tight]
+    assert all(a <= b * (1 + 1e-8) for a, b in zip(counted, counted[1:], strict=False))
+    assert not tight.tight(tight[0]) and tight[0].prediction.seconds > fastest.prediction.seconds
+    assert ", tight" in str(tight) or not any(map(tight.tight, tight.shortlist[:10]))
+
+
+@pytest.mark.parametrize("config", [SMALL, EXPERTS], ids=["dense", "experts"])
+def test_the_shortlist_is_the_best_of_each_split_and_counts_its_neighbours(config):
+    found = plan(config, A100, gpus=12, global_batch=24, seq=128, limit=None)
+
+    def split(row):
+        return row.layout.tp, row.layout.pp, row.layout.ep
+
+    firsts = {}
+    for row in found:
+        firsts.setdefault(split(row), row)
+    assert [(row.layout, row.recompute) for row in found.shortlist] == [
+        (row.layout, row.recompute) for row in firsts.values()
+    ]
+    for row in found.shortlist:
+        near = [
+            other for other in found
+            if split(other) == split(row) and abs(other.prediction.seconds / row.prediction.seconds - 1) < 0.01
+        ]  # fmt: skip
+        assert row.alike == len(near) - 1
+    few = plan(config, A100, gpus=12, global_batch=24, seq=128, limit=2)
+    assert few.shortlist == found.shortlist[:2] and len(few) == 2
+    assert "12 x " in str(found) and "24 x 128 tokens a step" in str(found)
+
+
 def test_a_plan_is_a_list_that_says_itself():
     found = plan(SMALL, A100, gpus=8, global_batch=8, seq=128, limit=3)
     assert (

@@ -128,6 +128,14 @@ def test_utilisation_agrees_with_the_printed_one():
         assert not text or ours == pytest.approx(float(text), abs=0.5)
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_every_published_step_reached_a_share_of_its_devices_peak(name):
+    """FLOPs of a step on thousands of devices pass 2^63: counted in whole numbers they would come out negative."""
+    rows = TABLES[name]
+    reached = rows.reached(rows.predictions(IDEAL))
+    assert ((reached > 0) & (reached < 1)).all()
+
+
 def test_one_layer_takes_its_measured_time():
     """Korthikanti et al. 2022, Table 4: a layer of 22B forward, with all-reduces, and with sequence parallelism."""
     measured = {row["variant"]: float(row["forward_ms"]) / 1e3 for row in read_facts("published", "layer_times.csv")}

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from math import exp, log
 from statistics import mean, median
 
-from llmlab.check.planning import best_size, cheapest, mfu_of_hfu, skill, training_gpu_hours
+from llmlab.check.planning import (
+    best_size,
+    cheapest,
+    fewest_gpus,
+    inside_interval,
+    mfu_of_hfu,
+    regret,
+    skill,
+    training_gpu_hours,
+)
 
 
 def hours(n_param, tokens, peak, mfu, flops=6):
@@ -44,12 +54,36 @@ def pick(rows, memory, key=lambda row: row[0] * row[1], fits=lambda needed, memo
     return min(found)[1] if found else -1
 
 
+def inside(predicted, measured, spread, within=lambda p, t, spread: abs(log(t / p)) <= spread):
+    return mean(within(p, t, spread) for p, t in zip(predicted, measured, strict=True))
+
+
+def in_time(rows, tokens_a_step, tokens, days, day=86400, choose=min):
+    found = [gpus for gpus, seconds in rows if seconds * tokens / tokens_a_step <= days * day]
+    return choose(found) if found else -1
+
+
+def by_gpu_days(rows, tokens_a_step, tokens, days):
+    return in_time([(gpus, seconds * gpus / 512) for gpus, seconds in rows], tokens_a_step, tokens, days)
+
+
+def slower(predicted, measured):
+    return measured[predicted.index(min(predicted))] / min(measured) - 1
+
+
+def by_prediction(predicted, measured):
+    return predicted[measured.index(min(measured))] / min(predicted) - 1
+
+
 RIGHT = [
     (training_gpu_hours, hours),
     (mfu_of_hfu, useful),
     (best_size, size),
     (skill, gained),
     (cheapest, pick),
+    (inside_interval, inside),
+    (fewest_gpus, in_time),
+    (regret, slower),
 ]
 WRONG = [
     (training_gpu_hours, lambda *a: hours(*a, flops=2), "2 FLOPs a parameter are the forward pass"),
@@ -82,4 +116,25 @@ WRONG = [
     (cheapest, lambda *a: pick(*a, fits=lambda needed, memory: needed < memory), "still fits"),
     (cheapest, lambda *a: pick(*a, key=lambda row: row[2]), "the least memory is not asked for"),
     (cheapest, lambda *a: 0, "a step costs GPUs x seconds"),
+    (inside_interval, lambda *a: inside(*a, within=lambda p, t, s: abs(t / p - 1) <= s), "is another interval"),
+    (inside_interval, lambda *a: inside(*a, within=lambda p, t, s: t <= p * exp(s)), "there is a lower end"),
+    (inside_interval, lambda *a: inside(*a, within=lambda p, t, s: t >= p / exp(s)), "there is an upper end"),
+    (inside_interval, lambda *a: 1 - inside(*a), "the share outside"),
+    (inside_interval, lambda predicted, *a: len(predicted) * inside(predicted, *a), "this is how many"),
+    (inside_interval, lambda *a: 0.9, "count them"),
+    (fewest_gpus, lambda *a: in_time(*a, choose=lambda found: found[0]), "in any order"),
+    (fewest_gpus, lambda *a: in_time(*a, choose=max), "this is the fastest"),
+    (fewest_gpus, lambda *a: in_time(*a, day=3600), "a day has 24 hours"),
+    (fewest_gpus, by_gpu_days, "on the calendar"),
+    (fewest_gpus, lambda *a: 512, "of those in time"),
+    (regret, lambda *a: slower(*a) + 1, "subtract 1"),
+    (regret, by_prediction, "predictions only choose"),
+    (
+        regret,
+        lambda predicted, measured: measured[predicted.index(min(predicted))] / min(predicted) - 1,
+        "one prediction",
+    ),
+    (regret, lambda predicted, measured: slower(predicted, measured) * min(measured), "these are seconds"),
+    (regret, lambda *a: 1 - 1 / (1 + slower(*a)), "not of the one picked"),
+    (regret, lambda *a: 0.0, "the layout of the least predicted"),
 ]
