@@ -31,7 +31,7 @@ from llmlab.check.splitting import shares_by_speed
 from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss
 from llmlab.check.timelines import exposed_seconds, mfu, seventh_cause, seventh_split
 from llmlab.check.tokens import bpe_merge, jaccard, packed_targets, table_parameters
-from llmlab.check.training import adam_step, clipped, largest_rate, warm_up_cosine
+from llmlab.check.training import adam_step, clipped, largest_rate, nesterov_step, warm_up_cosine
 from llmlab.check.transformer import block_parameters, decoder_inputs, layer_norm, next_token_loss
 from llmlab.check.zero import shard_bounds, sharded_step, zero_ring_bytes, zero_state_bytes
 
@@ -85,6 +85,7 @@ __all__ = [
     "mfu",
     "mfu_of_hfu",
     "microbatches_needed",
+    "nesterov_step",
     "next_token_loss",
     "own_schedule",
     "packed_targets",

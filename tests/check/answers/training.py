@@ -7,7 +7,7 @@ import math
 import torch
 
 from llmlab import optim
-from llmlab.check.training import adam_step, clipped, largest_rate, warm_up_cosine
+from llmlab.check.training import adam_step, clipped, largest_rate, nesterov_step, warm_up_cosine
 
 
 def adam(p, g, m, v, t, lr, square=2, corrected=True, inside=False, keep=False):
@@ -40,6 +40,21 @@ def clip(gradients, c):
     return [g * min(1, c / norm) for g in gradients]
 
 
+def nesterov(p, g, b, lr, mu):
+    new = mu * b + g
+    return p - lr * (g + mu * new), new
+
+
+def nesterov_with_torch(p, g, b, lr, mu):
+    place = torch.nn.Parameter(p)
+    optimizer = torch.optim.SGD([place], lr=lr, momentum=mu, nesterov=mu > 0)
+    if mu:
+        optimizer.state[place]["momentum_buffer"] = b
+    place.grad = g.clone()
+    optimizer.step()
+    return place.detach(), b if mu else g
+
+
 def clip_with_library(gradients, c):
     params = [torch.zeros_like(g) for g in gradients]
     for p, g in zip(params, gradients, strict=True):
@@ -55,6 +70,8 @@ RIGHT = [
     (clipped, clip),
     (clipped, clip_with_library),
     (warm_up_cosine, lambda s, w, n: optim.warm_up(w, optim.cosine(n - w))(s)),
+    (nesterov_step, nesterov),
+    (nesterov_step, nesterov_with_torch),
 ]
 WRONG = [
     (largest_rate, lambda c: 1 / max(c), "settles up to twice that"),
@@ -77,4 +94,8 @@ WRONG = [
     (clipped, lambda gs, c: [g * c / 13 for g in gs], "stays as it is"),
     (clipped, lambda gs, c: [g * min(1, c / sum((h**2).sum() for h in gs)) for g in gs], "the root"),
     (clipped, lambda gs, c: gs, "scale all by min"),
+    (nesterov_step, lambda p, g, b, lr, mu: (p - lr * (mu * b + g), mu * b + g), "plain momentum"),
+    (nesterov_step, lambda p, g, b, lr, mu: (p + lr * (g + mu * (mu * b + g)), mu * b + g), "uphill"),
+    (nesterov_step, lambda p, g, b, lr, mu: (nesterov(p, g, b, lr, mu)[0], b), "has to be handed on"),
+    (nesterov_step, lambda p, g, b, lr, mu: (p - lr * g, b), "b first: mu b"),
 ]
