@@ -49,7 +49,15 @@ from llmlab.check.stages import interleaved_bubble, stage_bytes
 from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss, waiting_share
 from llmlab.check.timelines import CAUSES, exposed_seconds, mfu, refuted, seventh_cause, seventh_split, third_layout
 from llmlab.check.tokens import bpe_merge, jaccard, merges_to_join, packed_targets, padding_share, table_parameters
-from llmlab.check.training import adam_step, bent_valley, clipped, decayed_step, largest_rate, warm_up_cosine
+from llmlab.check.training import (
+    adam_step,
+    bent_valley,
+    clipped,
+    decayed_step,
+    largest_rate,
+    nesterov_step,
+    warm_up_cosine,
+)
 from llmlab.check.transformer import (
     block_parameters,
     decoder_inputs,
@@ -101,8 +109,8 @@ __all__ = [
     "global_norm",
     "gradient_ranks",
     "held_microbatches",
-    "interleaved_bubble",
     "inside_interval",
+    "interleaved_bubble",
     "jaccard",
     "kept_tokens",
     "kv_cache_bytes",
@@ -123,6 +131,7 @@ __all__ = [
     "mfu_of_hfu",
     "microbatches_needed",
     "nearest_row",
+    "nesterov_step",
     "next_token_loss",
     "own_schedule",
     "packed_targets",

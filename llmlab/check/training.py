@@ -1,4 +1,4 @@
-"""Exercises of notebook 05: the largest rate, Adam's step, a schedule, clipping, decay, a rate that settles."""
+"""Exercises of notebook 05: the largest rate, Adam's step, a schedule, clipping, decay, Nesterov, a rate that settles."""
 
 from __future__ import annotations
 
@@ -164,3 +164,24 @@ def _valley(answer: Any) -> Verdict | None:
     look = f"it rises in {risen} of its {len(reached) - 1} steps, and its lowest is {min(reached):.4g}."
     cure = "a smaller rate, or less memory." if risen > len(reached) // 4 else "a larger rate, or one that remembers."
     return Verdict(False, look, cure, rows)
+
+
+def nesterov_step(answer: Callable[..., Any]) -> Result:
+    """`answer(p, g, b, lr, mu)`: (p, b) after one step of Nesterov's momentum, in Sutskever's form."""
+    hint = "b first: mu b + g. Then p moves against g + mu b, with the b that has just been made."
+    return examine("nesterov_step", answer, _nesterov(answer), hint)
+
+
+def _nesterov(answer: Any) -> Iterator[Case]:
+    p, b = (torch.tensor(x, dtype=torch.float64) for x in ([1.0, -2.0, 0.5], [0.3, 0.0, -4.0]))
+    for mu, scale in ((0.9, 1.0), (0.5, 0.01), (0.0, 2.0)):
+        g, lr = scale * torch.tensor([2.0, -0.3, 1.0], dtype=torch.float64), 0.1
+        new = mu * b + g
+        mistakes = [
+            ([p - lr * new, new], "g + mu b with the old b is plain momentum: Nesterov's step takes the new b."),
+            ([p - lr * (g + mu * new), b], "p is right; b has to be handed on as it is now."),
+            ([p - lr * (g + mu * new), g + mu * new], "p is right; b is handed on without the look ahead."),
+            ([p + lr * (g + mu * new), new], "uphill: the step goes against the gradient."),
+        ]
+        run = partial(answer, p.clone(), g.clone(), b.clone(), lr, mu)
+        yield Case(f"momentum {mu:g}, gradients of about {scale:g}", run, [p - lr * (g + mu * new), new], mistakes)

@@ -17,13 +17,15 @@ Path = Sequence[Sequence[float]]  # the points stepped on, the start first
 Box = tuple[tuple[float, float], tuple[float, float]]  # what is drawn of x and of y
 
 GRID, CONTOURS = 121, 14
+LONG = 2.0  # a box longer than that for its height is drawn stretched, and once more to scale
 
 
 @styled
 def descent(surface: Surface, paths: Mapping[str, Path], box: Box, figure: Picture | None = None) -> Picture:
     """Draw {name: path} over the contours of a surface and, beside it, the height at every step.
 
-    A path that leaves the box goes on unseen; one whose height is no longer finite ends.
+    A path that leaves the box goes on unseen; one whose height is no longer finite ends. A long box is drawn stretched,
+    so that the paths can be told apart, and above it once more as it is.
     """
     function("descent", "surface", surface, "x, y")
     for name, path in table("descent", "paths", paths, "{name: points}").items():
@@ -33,8 +35,16 @@ def descent(surface: Surface, paths: Mapping[str, Path], box: Box, figure: Pictu
     if [len(numbers("descent", "box", ends)) for ends in listing("descent", "box", box)] != [2, 2]:
         raise ValueError(f"descent wants box as ((left, right), (bottom, top)); got {box!r}")
     figure = canvas(figure, (10, 4.6))
-    plane, fall = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    (left, right), (bottom, top) = box
+    long = right - left > LONG * (top - bottom)
+    panels = [["to scale", "fall"], ["plane", "fall"]] if long else [["plane", "fall"]]
+    axes = figure.subplot_mosaic(panels, width_ratios=(1.25, 1), height_ratios=(1, 3) if long else None)
+    plane, fall = axes["plane"], axes["fall"]
     _contours(plane, surface, box)
+    plane.set_xlabel("first parameter")
+    plane.set_ylabel("second parameter")
+    if long:
+        _to_scale(axes["to scale"], surface, box, next(iter(paths.values())))
     for i, (name, path) in enumerate(paths.items()):
         style = {**line_style(i), "markersize": 3.5, "linewidth": 1.6}
         plane.plot(*np.clip(np.transpose(path), -1e6, 1e6), **style)
@@ -45,7 +55,17 @@ def descent(surface: Surface, paths: Mapping[str, Path], box: Box, figure: Pictu
     fall.set_ylabel("height (the loss)")
     fall.grid()
     fall.legend(fontsize=11)
-    return finish(figure, describe_descent(surface, paths), "The star: where all begin.")
+    more = " Above: the same ground to scale, with the first path." if long else ""
+    return finish(figure, describe_descent(surface, paths), f"The star: where all begin.{more}")
+
+
+def _to_scale(axes: Axes, surface: Surface, box: Box, path: Path) -> None:
+    """Draw a long box with one unit as long across as along, which shows how narrow it is."""
+    _contours(axes, surface, box)
+    axes.set_aspect("equal")
+    axes.plot(*np.clip(np.transpose(path), -1e6, 1e6), **{**line_style(0), "markersize": 1.5, "linewidth": 0.8})
+    axes.set_xticks([])
+    axes.set_yticks([])
 
 
 def _contours(axes: Axes, surface: Surface, box: Box) -> None:
@@ -56,8 +76,6 @@ def _contours(axes: Axes, surface: Surface, box: Box) -> None:
     axes.contour(x, y, z, levels=levels[1:], colors=GREY, linewidths=0.7)
     axes.set_xlim(box[0])
     axes.set_ylim(box[1])
-    axes.set_xlabel("first parameter")
-    axes.set_ylabel("second parameter")
 
 
 def heights(surface: Surface, path: Path) -> list[float]:

@@ -34,6 +34,16 @@ def test_a_path_beyond_all_numbers_ends_without_a_warning():
     assert "out leaves: from 1" in descent(bowl, {"out": [(1.0, 0.0), (1e200, 0.0)]}, BOX).alt
 
 
+def test_a_long_box_is_drawn_to_scale_too_so_that_a_ravine_does_not_look_like_a_bowl():
+    long = ((-4.0, 4.0), (-0.5, 0.5))
+    figure = descent(bowl, {"down": [(3.0, 0.2), (1.0, 0.1)]}, long)
+    strip, fall, plane = figure.axes
+    assert strip.get_aspect() == 1.0 and (strip.get_xlim(), strip.get_ylim()) == long
+    assert [list(values) for values in strip.lines[0].get_data()] == [[3.0, 1.0], [0.2, 0.1]]
+    assert plane.get_aspect() == "auto" and "to scale" in figure.get_supxlabel()
+    assert len(descent(bowl, {"down": [(1.0, 1.0)]}, BOX).axes) == 2
+
+
 def test_the_sentence_says_how_far_down_each_came():
     figure = descent(bowl, {"a": [(1.0, 1.0), (0.5, 0.0)], "b": [(1.0, 1.0), (0.0, 1.0)]}, BOX)
     assert figure.alt == "Height after 1 steps: a from 2 to 0.25; b from 2 to 1."

@@ -7,7 +7,7 @@ import math
 import torch
 
 from llmlab import optim
-from llmlab.check.training import adam_step, clipped, decayed_step, largest_rate, warm_up_cosine
+from llmlab.check.training import adam_step, clipped, decayed_step, largest_rate, nesterov_step, warm_up_cosine
 
 
 def adam(p, g, m, v, t, lr, square=2, corrected=True, inside=False, keep=False):
@@ -40,6 +40,21 @@ def clip(gradients, c):
     return [g * min(1, c / norm) for g in gradients]
 
 
+def nesterov(p, g, b, lr, mu):
+    new = mu * b + g
+    return p - lr * (g + mu * new), new
+
+
+def nesterov_with_torch(p, g, b, lr, mu):
+    place = torch.nn.Parameter(p)
+    optimizer = torch.optim.SGD([place], lr=lr, momentum=mu, nesterov=mu > 0)
+    if mu:
+        optimizer.state[place]["momentum_buffer"] = b
+    place.grad = g.clone()
+    optimizer.step()
+    return place.detach(), b if mu else g
+
+
 def clip_with_library(gradients, c):
     params = [torch.zeros_like(g) for g in gradients]
     for p, g in zip(params, gradients, strict=True):
@@ -60,6 +75,8 @@ RIGHT = [
     (clipped, clip_with_library),
     (warm_up_cosine, lambda s, w, n: optim.warm_up(w, optim.cosine(n - w))(s)),
     (decayed_step, decoupled),
+    (nesterov_step, nesterov),
+    (nesterov_step, nesterov_with_torch),
 ]
 WRONG = [
     (largest_rate, lambda c: 1 / max(c), "settles up to twice that"),
@@ -86,4 +103,8 @@ WRONG = [
     (decayed_step, lambda p, m, v, lr, decay: decoupled(p, m, v, lr, decay, 1 / lr), "times the learning rate"),
     (decayed_step, lambda *a: decoupled(*a, own=0), "no decay yet"),
     (decayed_step, lambda *a: decoupled(*a, own=-1), "the weight grows"),
+    (nesterov_step, lambda p, g, b, lr, mu: (p - lr * (mu * b + g), mu * b + g), "plain momentum"),
+    (nesterov_step, lambda p, g, b, lr, mu: (p + lr * (g + mu * (mu * b + g)), mu * b + g), "uphill"),
+    (nesterov_step, lambda p, g, b, lr, mu: (nesterov(p, g, b, lr, mu)[0], b), "has to be handed on"),
+    (nesterov_step, lambda p, g, b, lr, mu: (p - lr * g, b), "b first: mu b"),
 ]
