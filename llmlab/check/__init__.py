@@ -29,6 +29,14 @@ from llmlab.check.server import server_against_ring, server_bytes, stale_bounded
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss
+from llmlab.check.thresholds import (
+    data_threshold,
+    expert_threshold,
+    pipeline_threshold,
+    ring_threshold,
+    tensor_threshold,
+    zero3_threshold,
+)
 from llmlab.check.timelines import exposed_seconds, mfu, seventh_cause, seventh_split
 from llmlab.check.tokens import bpe_merge, jaccard, packed_targets, table_parameters
 from llmlab.check.training import adam_step, clipped, largest_rate, warm_up_cosine
@@ -57,12 +65,14 @@ __all__ = [
     "combine_tiles",
     "crossover_bytes",
     "data_parallel_scale",
+    "data_threshold",
     "decoder_inputs",
     "error_feedback",
     "exchange",
     "exchange_bytes",
     "expert_capacity",
     "expert_gradient",
+    "expert_threshold",
     "exposed_seconds",
     "federated_average",
     "first_free",
@@ -89,11 +99,13 @@ __all__ = [
     "own_schedule",
     "packed_targets",
     "perplexity",
+    "pipeline_threshold",
     "product_seconds",
     "ring_attention",
     "ring_attention_bytes",
     "ring_bytes",
     "ring_step",
+    "ring_threshold",
     "serial_share",
     "server_against_ring",
     "server_bytes",
@@ -114,6 +126,7 @@ __all__ = [
     "tempered",
     "tensor_block_bytes",
     "tensor_mlp",
+    "tensor_threshold",
     "top_p_kept",
     "training_gpu_hours",
     "training_state_bytes",
@@ -122,6 +135,7 @@ __all__ = [
     "vocabulary_loss",
     "warm_up_cosine",
     "world_size",
+    "zero3_threshold",
     "zero_bubble_wait",
     "zero_ring_bytes",
     "zero_state_bytes",
