@@ -7,6 +7,7 @@ import pytest
 from llmlab.cost.thresholds import THRESHOLDS, threshold
 from llmlab.hardware import cluster
 from llmlab.plot import threshold as draw
+from llmlab.plot import thresholds
 
 
 @pytest.mark.parametrize("mode", THRESHOLDS)
@@ -42,3 +43,33 @@ def test_where_no_size_is_enough_all_is_grey():
 def test_anything_but_a_threshold_is_refused():
     with pytest.raises(ValueError, match="limit"):
         draw(1923.0)
+
+
+def placed(**places):
+    return {place: {mode: threshold(mode, on, 8) for mode in THRESHOLDS} for place, on in places.items()}
+
+
+def test_beside_each_other_a_marker_says_how_far_above_its_threshold_a_size_is():
+    have = dict.fromkeys(THRESHOLDS, 4000)
+    limits = placed(near="h100", far=cluster("h100", devices_per_node=1))
+    figure = thresholds(have, limits, hardware="8 h100")
+    axes = figure.axes[0]
+    for line, by_mode in zip(axes.lines, limits.values(), strict=False):
+        assert list(line.get_xdata()) == [4000 / limit.least for limit in by_mode.values()]
+    assert axes.patches[0].get_x() + axes.patches[0].get_width() == pytest.approx(1)
+    assert [tick.get_text().split("\n")[0] for tick in axes.get_yticklabels()] == [
+        x.mode for x in limits["near"].values()
+    ]
+    assert "near: data parallelism pays (4,000 of 1,923 tokens per rank and step)" in figure.alt
+    assert "far: data parallelism does not (4,000 of 14,0" in figure.alt
+
+
+def test_beside_each_other_a_mode_that_never_pays_stands_at_the_edge():
+    figure = thresholds({"pipeline": 8}, placed(home=cluster("h100", devices_per_node=1, inter="internet")))
+    axes = figure.axes[0]
+    assert axes.lines[0].get_xdata()[0] == axes.get_xlim()[0] and "8 of no number of microbatches" in figure.alt
+
+
+def test_beside_each_other_every_mode_wants_its_threshold():
+    with pytest.raises(ValueError, match="limits"):
+        thresholds({"data": 1}, {"near": {}})
