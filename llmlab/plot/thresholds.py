@@ -24,7 +24,7 @@ from llmlab.plot.style import (
 )
 
 DECADES, POINTS = 1.5, 61  # to each side of the threshold
-NOT_COUNTED = ("latency", "launches", "element-wise kernels")
+NOT_COUNTED = ("latency", "launches", "other kernels")  # short: a caption is one line
 
 
 @styled

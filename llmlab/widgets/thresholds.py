@@ -44,4 +44,4 @@ def wires(on: Cluster, ranks: int) -> str:
     """Name the links that join neighbouring ranks."""
     if ranks <= on.devices_per_node:
         return on.intra.name
-    return on.inter.name if on.devices_per_node == 1 else f"{on.intra.name} and {on.inter.name}"
+    return on.inter.name if on.devices_per_node == 1 else f"{on.intra.name} + {on.inter.name}"

@@ -6,8 +6,10 @@ import pytest
 
 from llmlab.cost.thresholds import THRESHOLDS, threshold
 from llmlab.hardware import cluster
+from llmlab.plot.style import caption
+from llmlab.plot.thresholds import NOT_COUNTED
 from llmlab.widgets import threshold_explorer
-from llmlab.widgets.thresholds import PLACES, draw_threshold
+from llmlab.widgets.thresholds import PLACES, draw_threshold, wires
 
 
 @pytest.mark.parametrize("mode", THRESHOLDS)
@@ -28,7 +30,7 @@ def test_one_in_each_node_leaves_the_network_alone():
     assert f"from {limit.least:,.0f} d_ff per rank on" in apart.alt
     assert "8 h100, infiniband-ndr" in apart.get_supxlabel()
     two_nodes = draw_threshold(None, "h100", 16, "side by side", "data")
-    assert "16 h100, nvlink4 and infiniband-ndr" in two_nodes.get_supxlabel()
+    assert "16 h100, nvlink4 + infiniband-ndr" in two_nodes.get_supxlabel()
 
 
 def test_every_device_and_group_of_the_sliders_has_every_threshold(displayed):
@@ -36,8 +38,14 @@ def test_every_device_and_group_of_the_sliders_has_every_threshold(displayed):
     for mode in THRESHOLDS:
         for name in device.options:
             for size in ranks.options[::4]:
-                for per_node in PLACES.values():
+                for place, per_node in PLACES.items():
                     assert threshold(mode, cluster(name, devices_per_node=per_node), size).least > 0
+                    assert "\n" not in caption_of(name, size, place) or name == "classroom"
+
+
+def caption_of(device, ranks, place):
+    on = cluster(device, devices_per_node=PLACES[place])
+    return caption(f"{ranks} {device}, {wires(on, ranks)}", "virtual", NOT_COUNTED)
 
 
 def test_a_mode_or_a_start_that_is_none_is_refused(displayed):
