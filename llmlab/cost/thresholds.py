@@ -99,8 +99,8 @@ def context_parallel(
         forward    4 t t H K / A   >=  2 w t G K / W          so  t >=      w  A / (2 q W)
         backward  10 t t H K / A   >=  2 (w + a) t G K / W    so  t >= (w + a) A / (5 q W), the larger one in 16 bits
 
-    G key heads of q = H / G `queries_per_key`, K numbers each; a = max(w, 4) bytes of a gradient on its way. A causal
-    ring in zigzag computes half of each block, and A, which counts the whole of a causal kernel, is half as much there.
+    G key heads of q = H / G `queries_per_key`, K numbers each; a = max(w, 4) bytes of a gradient on its way. A counts
+    the whole of a causal kernel, which computes half; zigzag computes half of each block, so it is counted whole, too.
     Liu et al. 2023, section 3.
     """
     on = _cluster("context_parallel", on, ranks, number_bytes)
