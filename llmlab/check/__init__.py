@@ -47,6 +47,14 @@ from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_s
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.stages import interleaved_bubble, stage_bytes
 from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss, waiting_share
+from llmlab.check.thresholds import (
+    data_threshold,
+    expert_threshold,
+    pipeline_threshold,
+    ring_threshold,
+    tensor_threshold,
+    zero3_threshold,
+)
 from llmlab.check.timelines import CAUSES, exposed_seconds, mfu, refuted, seventh_cause, seventh_split, third_layout
 from llmlab.check.tokens import bpe_merge, jaccard, merges_to_join, packed_targets, padding_share, table_parameters
 from llmlab.check.training import (
@@ -93,6 +101,7 @@ __all__ = [
     "combine_tiles",
     "crossover_bytes",
     "data_parallel_scale",
+    "data_threshold",
     "decayed_step",
     "decoder_inputs",
     "eight_ranks",
@@ -101,6 +110,7 @@ __all__ = [
     "exchange_bytes",
     "expert_capacity",
     "expert_gradient",
+    "expert_threshold",
     "exposed_seconds",
     "federated_average",
     "fewest_gpus",
@@ -137,6 +147,7 @@ __all__ = [
     "packed_targets",
     "padding_share",
     "perplexity",
+    "pipeline_threshold",
     "prefix_mask",
     "previous_token_head",
     "product_seconds",
@@ -146,6 +157,7 @@ __all__ = [
     "ring_attention_bytes",
     "ring_bytes",
     "ring_step",
+    "ring_threshold",
     "score_left",
     "serial_share",
     "server_against_ring",
@@ -170,6 +182,7 @@ __all__ = [
     "tempered",
     "tensor_block_bytes",
     "tensor_mlp",
+    "tensor_threshold",
     "third_layout",
     "top_p_kept",
     "training_gpu_hours",
@@ -181,6 +194,7 @@ __all__ = [
     "ward",
     "warm_up_cosine",
     "world_size",
+    "zero3_threshold",
     "zero_bubble_wait",
     "zero_ring_bytes",
     "zero_state_bytes",

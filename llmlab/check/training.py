@@ -1,4 +1,4 @@
-"""Exercises of notebook 05: the largest rate, Adam's step, a schedule, clipping, decay, Nesterov, a rate that settles."""
+"""Exercises of notebook 05: the largest rate, Adam's step, a schedule, clipping, decay, Nesterov, a valley."""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ from llmlab.cost.prediction import RECOMPUTE, Prediction, predict
 from llmlab.cost.scaling import amdahl, fit_scaling, gustafson
 from llmlab.cost.simulated import simulate
 from llmlab.cost.stack import Stack, stacks
+from llmlab.cost.thresholds import THRESHOLDS, Threshold, counted_only, threshold
 
 __all__ = [
-    "Measured", "Prediction", "Prices", "RECOMPUTE", "Stack", "amdahl", "calibrate", "compute_optimal",
-    "fit_scaling", "grow", "gustafson", "layer_kernels", "plan", "predict", "say_layout", "scoring", "simulate",
-    "stacks",
+    "Measured", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold", "amdahl", "calibrate",
+    "compute_optimal", "counted_only", "fit_scaling", "grow", "gustafson", "layer_kernels", "plan", "predict",
+    "say_layout", "scoring", "simulate", "stacks", "threshold",
 ]  # fmt: skip

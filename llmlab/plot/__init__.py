@@ -21,6 +21,7 @@ from llmlab.plot.stacks import memory_bars
 from llmlab.plot.style import say_bytes, say_memory, say_seconds
 from llmlab.plot.surfaces import descent
 from llmlab.plot.svg import timeline_svg
+from llmlab.plot.thresholds import threshold, thresholds
 from llmlab.plot.time_shares import causes
 from llmlab.plot.timelines import compare_timelines, timeline
 from llmlab.plot.tokens import token_boxes
@@ -30,5 +31,6 @@ __all__ = [
     "Matrix", "Picture", "alpha_beta", "bars", "by_cause", "causes", "compare_timelines", "descent", "errors",
     "explore", "gantt", "grids", "growth", "lines", "losses", "losses_by_size", "memory", "memory_bars",
     "memory_card", "parity", "placement", "prediction", "products", "roofline", "say_bytes", "say_memory",
-    "say_seconds", "scaling", "schedule", "show", "speedup", "timeline", "timeline_svg", "token_boxes",
+    "say_seconds", "scaling", "schedule", "show", "speedup", "threshold", "thresholds", "timeline", "timeline_svg",
+    "token_boxes",
 ]  # fmt: skip

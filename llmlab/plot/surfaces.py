@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf, isfinite
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ def descent(surface: Surface, paths: Mapping[str, Path], box: Box, figure: Pictu
     figure = canvas(figure, (10, 4.6))
     (left, right), (bottom, top) = box
     long = right - left > LONG * (top - bottom)
-    panels = [["to scale", "fall"], ["plane", "fall"]] if long else [["plane", "fall"]]
+    panels: list[Any] = [["to scale", "fall"], ["plane", "fall"]] if long else [["plane", "fall"]]
     axes = figure.subplot_mosaic(panels, width_ratios=(1.25, 1), height_ratios=(1, 3) if long else None)
     plane, fall = axes["plane"], axes["fall"]
     _contours(plane, surface, box)

@@ -14,6 +14,7 @@ from llmlab.widgets.positions import rotary_explorer, sinusoid_explorer
 from llmlab.widgets.rooflines import roofline_explorer
 from llmlab.widgets.sampling import sampling_explorer
 from llmlab.widgets.schedules import schedule_explorer
+from llmlab.widgets.thresholds import threshold_explorer
 from llmlab.widgets.tokens import token_explorer
 from llmlab.widgets.wards import ward_round
 from llmlab.widgets.zero import zero_explorer
@@ -37,6 +38,7 @@ __all__ = [
     "schedule_explorer",
     "sinusoid_explorer",
     "speedup_explorer",
+    "threshold_explorer",
     "timeline_hover",
     "token_explorer",
     "ward_round",
