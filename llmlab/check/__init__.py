@@ -11,7 +11,7 @@ from llmlab.check.embeddings import look_up, sinusoid, split_look_up, turn
 from llmlab.check.examine import Result
 from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
 from llmlab.check.generation import clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
-from llmlab.check.gradients import bucket_bytes, data_parallel_scale, unequal_batches
+from llmlab.check.gradients import bucket_bytes, data_parallel_scale, overlapped_seconds, unequal_batches
 from llmlab.check.layouts import global_norm, gradient_ranks, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
 from llmlab.check.messages import all_reduce_from_send_recv, crossover_bytes, exchange, ring_bytes, ring_step
@@ -86,6 +86,7 @@ __all__ = [
     "mfu_of_hfu",
     "microbatches_needed",
     "next_token_loss",
+    "overlapped_seconds",
     "own_schedule",
     "packed_targets",
     "perplexity",
