@@ -5,7 +5,14 @@ answer takes and gives.
 """
 
 from llmlab.check.attending import attention, cache_bytes, causal_weights, combine_tiles
-from llmlab.check.budgets import best_group, largest_microbatch, product_seconds, step_flops, training_state_bytes
+from llmlab.check.budgets import (
+    best_group,
+    largest_microbatch,
+    loss_scales,
+    product_seconds,
+    step_flops,
+    training_state_bytes,
+)
 from llmlab.check.context import combine_blocks, longest_context, ring_attention, ring_attention_bytes, zigzag
 from llmlab.check.embeddings import look_up, sinusoid, split_look_up, turn
 from llmlab.check.examine import Result
@@ -79,6 +86,7 @@ __all__ = [
     "local_sgd_bytes",
     "longest_context",
     "look_up",
+    "loss_scales",
     "masked_upload",
     "mean_of_parts",
     "message_count",
