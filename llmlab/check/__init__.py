@@ -12,13 +12,20 @@ from llmlab.check.attending import (
     previous_token_head,
     sink_heads,
 )
-from llmlab.check.budgets import best_group, largest_microbatch, product_seconds, step_flops, training_state_bytes
+from llmlab.check.budgets import (
+    best_group,
+    largest_microbatch,
+    loss_scales,
+    product_seconds,
+    step_flops,
+    training_state_bytes,
+)
 from llmlab.check.context import combine_blocks, longest_context, ring_attention, ring_attention_bytes, zigzag
 from llmlab.check.embeddings import look_up, nearest_row, score_left, sinusoid, split_look_up, turn
 from llmlab.check.examine import Result
 from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
 from llmlab.check.generation import beam_step, clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
-from llmlab.check.gradients import bucket_bytes, data_parallel_scale, unequal_batches
+from llmlab.check.gradients import bucket_bytes, data_parallel_scale, overlapped_seconds, unequal_batches
 from llmlab.check.layouts import eight_ranks, global_norm, gradient_ranks, mesh_place, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
 from llmlab.check.messages import all_reduce_from_send_recv, crossover_bytes, exchange, ring_bytes, ring_step
@@ -131,6 +138,7 @@ __all__ = [
     "local_sgd_bytes",
     "longest_context",
     "look_up",
+    "loss_scales",
     "lowest_stage",
     "masked_upload",
     "mean_of_parts",
@@ -143,6 +151,7 @@ __all__ = [
     "nearest_row",
     "nesterov_step",
     "next_token_loss",
+    "overlapped_seconds",
     "own_schedule",
     "packed_targets",
     "padding_share",

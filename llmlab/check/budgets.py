@@ -1,4 +1,4 @@
-"""Exercises of notebook 11: the FLOPs, seconds and bytes of a training step, before it runs."""
+"""Exercises of notebooks 11 and 11b: the FLOPs, seconds and bytes of a training step, before it runs."""
 
 from __future__ import annotations
 
@@ -151,3 +151,45 @@ def _groups(answer: Any) -> Iterator[Case]:
         ]
         what = f"{n_layer} layers of {layer} bytes, inputs of {each}"
         yield Case(what, partial(answer, n_layer, each, layer), right, mistakes)
+
+
+def loss_scales(answer: Callable[..., Any]) -> Result:
+    """`answer(scale, interval, finite)`: the loss scale after each step, as a list.
+
+    finite: for each step, whether all its gradients were finite. If not, the scale is halved; after `interval` finite
+    steps in a row it is doubled.
+    """
+    hint = "count the finite steps in a row: an infinite one halves and starts the count anew, and so does a doubling."
+    return examine("loss_scales", answer, _scalings(answer), hint)
+
+
+def _scalings(answer: Any) -> Iterator[Case]:
+    for scale, interval, finite in (
+        (1024.0, 2, [True, True, False, True, True]),
+        (64.0, 3, [True, True, False, True, True, True, True, True, True]),
+        (65536.0, 2, [False, False, True, False, True, True, True, True]),
+    ):
+        mistakes = [
+            (_scaled(scale, interval, finite, reset=False), "an infinite step breaks the row: count from 0 again."),
+            (_scaled(scale, 1, finite), "not at every finite step: only after `interval` of them in a row."),
+            (_scaled(scale, interval, finite, again=False), "after a doubling the count starts anew."),
+            (_scaled(scale, interval, finite, down=0.0), "halved, not set to 0: no gradient is left at scale 0."),
+            (_scaled(scale, interval + 1, finite), "one step late: the step that completes the row doubles the scale."),
+        ]
+        said = "".join("." if good else "x" for good in finite)
+        what = f"from {scale:g}, doubled after {interval}, steps {said} (x: infinite)"
+        yield Case(what, partial(answer, scale, interval, list(finite)), _scaled(scale, interval, finite), mistakes)
+
+
+def _scaled(
+    scale: float, interval: int, finite: list[bool], down: float = 0.5, reset: bool = True, again: bool = True
+) -> list[float]:
+    """Follow the rule, or make a mistake: `reset` at an infinite step, `again` after a doubling."""
+    scales, row = [], 0
+    for good in finite:
+        row = row + 1 if good else (0 if reset else row)
+        doubles = good and (row == interval if again else row >= interval)
+        scale *= 1.0 if good and not doubles else 2.0 if doubles else down
+        row = 0 if doubles and again else row
+        scales.append(scale)
+    return scales

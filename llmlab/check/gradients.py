@@ -85,3 +85,39 @@ def _buckets(answer: Any) -> Iterator[Case]:
         ]
         what = f"{n:,} parameters, {m} micro-batches, no_sync={no_sync}"
         yield Case(what, partial(answer, n, m, no_sync), once * times, mistakes)
+
+
+def overlapped_seconds(answer: Callable[..., Any]) -> Result:
+    """`answer(n_buckets, n_bytes, backward_s, latency_s, bytes_per_s)`: when the last bucket has been sent.
+
+    Backward fills equal buckets one after another, at a steady pace; the link takes one at a time, each its latency and
+    its bytes over bytes_per_s. Counted from the start of backward.
+    """
+    hint = (
+        "go through the buckets: one starts when it is full and the one before it has been sent, the later of the two."
+    )
+    return examine("overlapped_seconds", answer, _overlaps(answer), hint)
+
+
+def _overlaps(answer: Any) -> Iterator[Case]:
+    for n, size, backward, latency, rate in (
+        (4, 8e9, 8.0, 0.5, 2e9),  # the link keeps up, with half a second to spare
+        (4, 8e9, 2.0, 0.5, 2e9),  # it does not
+        (1, 1e9, 3.0, 0.25, 1e9),
+        (20, 1e9, 3.0, 0.25, 1e9),  # all of it is latency
+    ):
+        one = latency + size / n / rate
+        mistakes = [
+            (backward + n * one, "nothing is hidden here: a bucket starts when it is full, not when backward ends."),
+            (backward + one, "the link takes one bucket at a time: where it is behind, the last one waits."),
+            (backward / n + n * one, "the link waits, too: the last bucket is full when backward ends, not before."),
+            (
+                max(backward, n * one),
+                "the first bucket must be full before anything is sent, and the last one sent after.",
+            ),
+            (max(backward / n + size / rate, backward + size / n / rate) + latency, "each bucket pays the latency."),
+            (max(backward / n + n * (one - latency), backward + one - latency), "each bucket pays the latency."),
+        ]
+        what = f"{n} buckets, {size:.0e} bytes, {backward} s of backward, {latency} s and {rate:.0e} bytes/s"
+        run = partial(answer, n, size, backward, latency, rate)
+        yield Case(what, run, max(backward / n + n * one, backward + one), mistakes)

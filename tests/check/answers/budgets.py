@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from llmlab.check.budgets import best_group, largest_microbatch, product_seconds, step_flops, training_state_bytes
+import torch
+
+from llmlab.check.budgets import (
+    best_group,
+    largest_microbatch,
+    loss_scales,
+    product_seconds,
+    step_flops,
+    training_state_bytes,
+)
+from llmlab.optim import LossScaler
 
 
 def flops(n_layer, d_model, vocab_size, seq, tokens, passes=3, core=4, head=2, weights=24):
@@ -43,7 +53,32 @@ def root(n_layer, input_bytes, layer_bytes):
     return min((k for k in range(1, n_layer + 1) if n_layer % k == 0), key=lambda k: abs(k - n_layer**0.5))
 
 
+def by_the_library(scale, interval, finite):
+    scaler, scales = LossScaler(init_scale=scale, growth_interval=interval), []
+    step = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    for good in finite:
+        step.param_groups[0]["params"][0].grad = torch.ones(1)
+        scaler.step(step, finite=torch.tensor(good))
+        scales.append(scaler.value)
+    return scales
+
+
+def never_down(scale, interval, finite):
+    return by_the_library(scale, interval, [True] * len(finite))
+
+
+def row_goes_on(scale, interval, finite):
+    found, row = [], 0
+    for good in finite:
+        row += good
+        scale = scale / 2 if not good else 2 * scale if row == interval else scale
+        row = 0 if row == interval else row
+        found.append(scale)
+    return found
+
+
 RIGHT = [
+    (loss_scales, by_the_library),
     (step_flops, flops),
     (training_state_bytes, states),
     (product_seconds, roofline),
@@ -51,6 +86,10 @@ RIGHT = [
     (best_group, group),
 ]
 WRONG = [
+    (loss_scales, row_goes_on, "breaks the row"),
+    (loss_scales, lambda scale, interval, finite: by_the_library(scale, 1, finite), "not at every finite step"),
+    (loss_scales, lambda scale, interval, finite: by_the_library(scale, interval + 1, finite), "one step late"),
+    (loss_scales, never_down, "count the finite steps in a row"),
     (step_flops, lambda *a: flops(*a, passes=1), "forward alone"),
     (step_flops, lambda *a: flops(*a, passes=2), "backward is twice forward"),
     (step_flops, lambda *a: flops(*a, core=0), "attention is missing"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llmlab.check.gradients import bucket_bytes, data_parallel_scale, unequal_batches
+from llmlab.check.gradients import bucket_bytes, data_parallel_scale, overlapped_seconds, unequal_batches
 
 
 def weighted_right(world, gradient_sum, n_tokens):
@@ -15,12 +15,27 @@ def weighted_wide(world, gradient_sum, n_tokens):
     return world.all_reduce(gradient_sum) / world.all_reduce(torch.full_like(gradient_sum, n_tokens))
 
 
+def one_by_one(n, n_bytes, backward, latency, rate, full=lambda i, n, backward: (i + 1) / n * backward):
+    sent = 0.0
+    for i in range(n):
+        sent = max(sent, full(i, n, backward)) + latency + n_bytes / n / rate
+    return sent
+
+
 RIGHT = [
+    (overlapped_seconds, one_by_one),
     (data_parallel_scale, lambda world, gradient: world.all_reduce(gradient) / world.size),
     (unequal_batches, weighted_right),
     (bucket_bytes, lambda n, m, no_sync: 4 * n * (1 if no_sync else m)),
 ]
 WRONG = [
+    (overlapped_seconds, lambda *a: one_by_one(*a, full=lambda i, n, backward: backward), "nothing is hidden here"),
+    (overlapped_seconds, lambda n, size, b, latency, rate: b + latency + size / n / rate, "one bucket at a time"),
+    (overlapped_seconds, lambda *a: one_by_one(*a, full=lambda i, n, backward: backward / n), "the link waits, too"),
+    (overlapped_seconds, lambda n, size, b, latency, rate: max(b, n * latency + size / rate), "must be full before"),
+    (overlapped_seconds, lambda n, size, b, latency, rate: one_by_one(n, size, b, 0, rate), "each bucket pays"),
+    (overlapped_seconds, lambda n, size, b, latency, rate: one_by_one(n, size, b, 0, rate) + latency, "bucket pays"),
+    (overlapped_seconds, lambda n, size, b, latency, rate: one_by_one(n, 2 * size, b, latency, rate), "go through"),
     (data_parallel_scale, lambda world, gradient: world.all_reduce(gradient), "multiply by 1 / world.size"),
     (data_parallel_scale, lambda world, gradient: world.all_reduce(gradient, "avg") / world.size, "divided twice"),
     (data_parallel_scale, lambda world, gradient: gradient, "own gradient: nothing"),
