@@ -12,6 +12,7 @@ from llmlab.check.examine import Result
 from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
 from llmlab.check.generation import clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
 from llmlab.check.gradients import bucket_bytes, data_parallel_scale, unequal_batches
+from llmlab.check.jobs import fills_hole, first_come_starts, mean_response
 from llmlab.check.layouts import global_norm, gradient_ranks, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
 from llmlab.check.messages import all_reduce_from_send_recv, crossover_bytes, exchange, ring_bytes, ring_step
@@ -26,7 +27,7 @@ from llmlab.check.pipeline import (
 )
 from llmlab.check.planning import best_size, cheapest, mfu_of_hfu, skill, training_gpu_hours
 from llmlab.check.server import server_against_ring, server_bytes, stale_bounded, stale_descent
-from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly
+from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly, work_for_speedup
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss
 from llmlab.check.timelines import exposed_seconds, mfu, seventh_cause, seventh_split
@@ -65,6 +66,8 @@ __all__ = [
     "expert_gradient",
     "exposed_seconds",
     "federated_average",
+    "fills_hole",
+    "first_come_starts",
     "first_free",
     "gain_gradient",
     "global_norm",
@@ -81,6 +84,7 @@ __all__ = [
     "look_up",
     "masked_upload",
     "mean_of_parts",
+    "mean_response",
     "message_count",
     "mfu",
     "mfu_of_hfu",
@@ -121,6 +125,7 @@ __all__ = [
     "unequal_batches",
     "vocabulary_loss",
     "warm_up_cosine",
+    "work_for_speedup",
     "world_size",
     "zero_bubble_wait",
     "zero_ring_bytes",
