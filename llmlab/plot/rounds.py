@@ -160,7 +160,7 @@ def _draw_table(axes: Axes, held: Held, messages: Step) -> None:
 
 def _draw_cell(axes: Axes, rank: int, c: int, who: frozenset[int], ranks: int, new: bool) -> None:
     fill = PALE if len(who) == 1 else GREEN if len(who) == ranks else SKY
-    edge = {"edgecolor": BLACK, "linewidth": 2.5 if new else 0.6}
+    edge: dict[str, Any] = {"edgecolor": BLACK, "linewidth": 2.5 if new else 0.6}
     axes.add_patch(Rectangle((c + 0.05, rank + 0.1), 0.9, 0.8, facecolor=fill, **edge))
     label = "Σ" if len(who) == ranks else "".join(map(str, sorted(who)))
     size = 12 if ranks <= 4 else 8 if len(label) > 4 else 10
