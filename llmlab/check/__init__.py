@@ -26,6 +26,7 @@ from llmlab.check.examine import Result
 from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
 from llmlab.check.generation import beam_step, clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
 from llmlab.check.gradients import bucket_bytes, data_parallel_scale, overlapped_seconds, unequal_batches
+from llmlab.check.jobs import fills_hole, first_come_starts, mean_response
 from llmlab.check.layouts import eight_ranks, global_norm, gradient_ranks, mesh_place, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
 from llmlab.check.messages import all_reduce_from_send_recv, crossover_bytes, exchange, ring_bytes, ring_step
@@ -50,7 +51,7 @@ from llmlab.check.planning import (
     training_gpu_hours,
 )
 from llmlab.check.server import server_against_ring, server_bytes, stale_bounded, stale_descent
-from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly
+from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly, work_for_speedup
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.stages import interleaved_bubble, stage_bytes
 from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss, waiting_share
@@ -121,6 +122,8 @@ __all__ = [
     "exposed_seconds",
     "federated_average",
     "fewest_gpus",
+    "fills_hole",
+    "first_come_starts",
     "first_free",
     "gain_gradient",
     "global_norm",
@@ -142,6 +145,7 @@ __all__ = [
     "lowest_stage",
     "masked_upload",
     "mean_of_parts",
+    "mean_response",
     "merges_to_join",
     "mesh_place",
     "message_count",
@@ -202,6 +206,7 @@ __all__ = [
     "waiting_share",
     "ward",
     "warm_up_cosine",
+    "work_for_speedup",
     "world_size",
     "zero3_threshold",
     "zero_bubble_wait",

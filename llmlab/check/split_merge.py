@@ -91,6 +91,23 @@ def _shares(answer: Any) -> Iterator[Case]:
         yield Case(f"a speedup of {speedup} on {p} workers", partial(answer, speedup, p), expected, mistakes)
 
 
+def work_for_speedup(answer: Callable[..., Any]) -> Result:
+    """`answer(a, b, ranks, speedup)`: the items n for which T(n, 1) = speedup T(n, ranks), with T = a + b n / ranks."""
+    hint = "write both times out, a + b n and speedup (a + b n / ranks), set them equal, and gather what has n in it."
+    return examine("work_for_speedup", answer, _works(answer), hint)
+
+
+def _works(answer: Any) -> Iterator[Case]:
+    for a, b, p, s in ((6.0, 2.0, 4, 3.0), (0.01, 1e-8, 16, 12.0), (1.0, 0.5, 8, 2.0)):
+        mistakes = [
+            (a * s / (b * (1 - s / p)), "one rank pays the fixed part too: a stands on both sides."),
+            (a * (s - 1) / b, "the ranks have their share to compute as well: b n / ranks, speedup times."),
+            (a * (s - 1) / (1 - s / p), "seconds, not items: divide by the seconds of one item, b."),
+        ]
+        what = f"a {a:g} s, b {b:g} s, {p} ranks, a speedup of {s:g}"
+        yield Case(what, partial(answer, a, b, p, s), a * (s - 1) / (b * (1 - s / p)), mistakes)
+
+
 def first_free(answer: Callable[..., Any]) -> Result:
     """`answer(durations, workers)`: seconds until all tasks are done, if whoever is free first takes the next one."""
     hint = "keep when each worker is free; a task goes to the smallest of these times. The answer is the largest."

@@ -4,7 +4,8 @@
 
 What is fixed is what no rank can take off another: reading, merging, starting. Amdahl 1967, "Validity of the single
 processor approach", keeps the items and asks for less time; Gustafson 1988, "Reevaluating Amdahl's law", keeps the time
-and asks for more items. Neither counts communication, which grows with the ranks, so both are upper bounds.
+and asks for more items. Neither counts communication that grows with the ranks. A line fitted to a few ranks bounds
+nothing: it promises too much where a merge grows faster than it did there, and too little where one grows more slowly.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
 """Several jobs on one cluster: who gets which ranks, and when. A schedule is data: it is checked, tabulated and drawn.
 
-    gang        all of a job's ranks at once, in the order of arrival     Ousterhout 1982, "Scheduling techniques for
-    share       jobs take turns on the same ranks, a slice of time each   concurrent systems": both of these
+    first_come  each has its ranks to itself, in the order of arrival     what a queue does if left alone
     backfill    a later job fills a hole if it delays nobody before it    Feitelson and Weil 1998, "Utilization and
                 (the conservative kind)                                   predictability ... with backfilling"
+    gang        jobs share ranks and take turns, a slice of time each;    Ousterhout 1982, "Scheduling techniques for
+                in its turn a job runs on all its ranks at once           concurrent systems" (coscheduling)
     piecemeal   each takes what is free and waits for the rest            what not to do: it can wait for ever
+
+All but the last give a job all its ranks at once, because its collectives wait for every one of them.
 
 Run times are known here. Real schedulers have only the user's estimate, and end a job that passes it.
 """
@@ -80,26 +83,27 @@ class JobSchedule:
 Row = list[tuple[Job, tuple[int, ...]]]  # jobs that run side by side, each on its ranks
 
 
-def gang(jobs: Sequence[Job], ranks: int) -> JobSchedule:
-    """Give each job all its ranks at once, in the order of arrival. Nobody overtakes, so ranks may lie idle."""
+def first_come(jobs: Sequence[Job], ranks: int) -> JobSchedule:
+    """Give each job its ranks to itself, in the order of arrival. Nobody overtakes, so ranks may lie idle."""
     return _placed(jobs, ranks, overtake=False)
 
 
 def backfill(jobs: Sequence[Job], ranks: int) -> JobSchedule:
     """Place the jobs in the order of arrival, each where it can start first without moving those placed before it.
 
-    Nobody starts later than under `gang`.
+    Nobody starts later than under `first_come`.
     """
     return _placed(jobs, ranks, overtake=True)
 
 
-def share(jobs: Sequence[Job], ranks: int, slice_s: float, switch_s: float = 0.0) -> JobSchedule:
+def gang(jobs: Sequence[Job], ranks: int, slice_s: float, switch_s: float = 0.0) -> JobSchedule:
     """Let the jobs take turns, slice_s seconds each, side by side where they fit; a switch costs switch_s seconds.
 
+    In its turn a job runs on all its ranks at once, or those that run would wait for the others: a gang.
     A job keeps its row of the turns and its ranks till it ends. All jobs' state must fit in memory together.
     """
-    real("share", "slice_s", slice_s, above=0)
-    real("share", "switch_s", switch_s, least=0)
+    real("gang", "slice_s", slice_s, above=0)
+    real("gang", "switch_s", switch_s, least=0)
     queue, left = _queued(jobs, ranks), {job.name: job.seconds for job in jobs}
     rows: list[Row] = []
     pieces: list[Piece] = []

@@ -14,6 +14,7 @@ from llmlab.plot.picture import Picture, explore, show
 from llmlab.plot.placements import placement
 from llmlab.plot.predictions import by_cause, prediction
 from llmlab.plot.rooflines import roofline
+from llmlab.plot.rounds import all_reduce_messages, all_reduce_step
 from llmlab.plot.scalings import scaling
 from llmlab.plot.schedules import schedule
 from llmlab.plot.speedups import speedup
@@ -28,9 +29,9 @@ from llmlab.plot.tokens import token_boxes
 from llmlab.plot.validations import errors, parity
 
 __all__ = [
-    "Matrix", "Picture", "alpha_beta", "bars", "by_cause", "causes", "compare_timelines", "descent", "errors",
-    "explore", "gantt", "grids", "growth", "lines", "losses", "losses_by_size", "memory", "memory_bars",
-    "memory_card", "parity", "placement", "prediction", "products", "roofline", "say_bytes", "say_memory",
-    "say_seconds", "scaling", "schedule", "show", "speedup", "threshold", "thresholds", "timeline", "timeline_svg",
-    "token_boxes",
+    "Matrix", "Picture", "all_reduce_messages", "all_reduce_step", "alpha_beta", "bars", "by_cause", "causes",
+    "compare_timelines", "descent", "errors", "explore", "gantt", "grids", "growth", "lines", "losses",
+    "losses_by_size", "memory", "memory_bars", "memory_card", "parity", "placement", "prediction", "products",
+    "roofline", "say_bytes", "say_memory", "say_seconds", "scaling", "schedule", "show", "speedup", "threshold",
+    "thresholds", "timeline", "timeline_svg", "token_boxes",
 ]  # fmt: skip

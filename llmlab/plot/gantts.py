@@ -23,7 +23,7 @@ def gantt(schedules: Mapping[str, JobSchedule], figure: Picture | None = None) -
     A triangle under the axis marks when a job arrives, if that is after the start.
     """
     found = table("gantt", "schedules", schedules, "{name: schedule}").values()
-    instances("gantt", "schedules", found, JobSchedule, "what gang(jobs, ranks) gives")
+    instances("gantt", "schedules", found, JobSchedule, "what first_come(jobs, ranks) gives")
     end = max(schedule.seconds for schedule in schedules.values())
     names = list(dict.fromkeys(job.name for schedule in schedules.values() for job in schedule.jobs))
     styles = {name: fill_style(i) for i, name in enumerate(names)}
@@ -66,7 +66,8 @@ def _draw(axes: Axes, schedule: JobSchedule, styles: Mapping[str, dict], unit: f
     axes.set_yticks(range(schedule.ranks), [f"rank {rank}" for rank in range(schedule.ranks)], fontsize=11)
     axes.tick_params(axis="y", length=0)
     late = [job.arrives / unit for job in schedule.jobs if job.arrives > 0]
-    axes.plot(late, [schedule.ranks - 0.4] * len(late), "^", color="black", markersize=8, clip_on=False, zorder=3)
+    if late:  # an empty line that is not clipped leaves the layout no room at all
+        axes.plot(late, [schedule.ranks - 0.4] * len(late), "^", color="black", markersize=8, clip_on=False, zorder=3)
 
 
 def _box(axes: Axes, piece: Piece, first: int, last: int, style: dict, unit: float, end: float) -> None:

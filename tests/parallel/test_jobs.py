@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmlab.comm.errors import DeadlockError
-from llmlab.parallel.jobs import Job, backfill, gang, piecemeal, share
+from llmlab.parallel.jobs import Job, backfill, first_come, gang, piecemeal
 
 RANKS = 4
 
@@ -23,10 +23,10 @@ def some_jobs(draw, arrive=True):
 
 
 def slices(jobs, ranks):
-    return share(jobs, ranks, slice_s=0.7)
+    return gang(jobs, ranks, slice_s=0.7)
 
 
-@pytest.mark.parametrize("policy", [gang, backfill, slices])
+@pytest.mark.parametrize("policy", [first_come, backfill, slices])
 @settings(max_examples=50)
 @given(jobs=some_jobs())
 def test_every_job_gets_all_its_ranks_at_once_for_all_its_time(policy, jobs):
@@ -39,7 +39,7 @@ def test_every_job_gets_all_its_ranks_at_once_for_all_its_time(policy, jobs):
         assert len({p.ranks for p in pieces}) == 1  # nobody moves
 
 
-@pytest.mark.parametrize("policy", [gang, backfill, slices])
+@pytest.mark.parametrize("policy", [first_come, backfill, slices])
 @settings(max_examples=50)
 @given(jobs=some_jobs())
 def test_no_rank_is_in_two_jobs_at_once(policy, jobs):
@@ -49,15 +49,15 @@ def test_no_rank_is_in_two_jobs_at_once(policy, jobs):
 
 @settings(max_examples=50)
 @given(jobs=some_jobs())
-def test_gang_starts_jobs_in_the_order_of_arrival(jobs):
-    starts = [piece.start for piece in gang(sorted(jobs, key=lambda job: job.arrives), RANKS).pieces]
+def test_first_come_starts_jobs_in_the_order_of_arrival(jobs):
+    starts = [piece.start for piece in first_come(sorted(jobs, key=lambda job: job.arrives), RANKS).pieces]
     assert starts == sorted(starts)
 
 
 @settings(max_examples=50)
 @given(jobs=some_jobs())
-def test_backfill_lets_nobody_start_later_than_gang_does(jobs):
-    plain, filled = gang(jobs, RANKS).waits, backfill(jobs, RANKS).waits
+def test_backfill_lets_nobody_start_later_than_first_come_does(jobs):
+    plain, filled = first_come(jobs, RANKS).waits, backfill(jobs, RANKS).waits
     assert all(filled[name] <= plain[name] for name in plain)
 
 
@@ -75,28 +75,28 @@ def test_backfill_leaves_no_job_a_hole_it_could_have_started_in(jobs):
 
 def test_backfill_fills_the_hole_before_a_wide_job():
     jobs = [Job("A", 3, 4), Job("B", 4, 2), Job("C", 1, 3)]
-    assert gang(jobs, 4).waits == {"A": 0, "B": 4, "C": 6}
+    assert first_come(jobs, 4).waits == {"A": 0, "B": 4, "C": 6}
     assert backfill(jobs, 4).waits == {"A": 0, "B": 4, "C": 0}
-    assert (gang(jobs, 4).seconds, backfill(jobs, 4).seconds) == (9, 6)
+    assert (first_come(jobs, 4).seconds, backfill(jobs, 4).seconds) == (9, 6)
     assert backfill(jobs, 4).idle == pytest.approx(1 - (12 + 8 + 3) / 24)
 
 
-def test_sharing_answers_a_short_job_first_and_pays_for_every_switch():
+def test_a_gang_in_turns_answers_a_short_job_first_and_pays_for_every_switch():
     jobs = [Job("long", 4, 6), Job("short", 4, 1, arrives=1)]
-    assert gang(jobs, 4).responses == {"long": 6, "short": 6}
-    assert share(jobs, 4, slice_s=1).responses == {"long": 7, "short": 1}
-    assert share(jobs, 4, slice_s=1, switch_s=0.5).responses["long"] == 7 + 0.5  # away from short; nobody left after
+    assert first_come(jobs, 4).responses == {"long": 6, "short": 6}
+    assert gang(jobs, 4, slice_s=1).responses == {"long": 7, "short": 1}
+    assert gang(jobs, 4, slice_s=1, switch_s=0.5).responses["long"] == 7 + 0.5  # away from short; nobody left after
 
 
-def test_sharing_puts_narrow_jobs_side_by_side_and_turns_between_rows():
-    pieces = share([Job("A", 3, 2), Job("B", 2, 2), Job("C", 1, 1)], 4, slice_s=1).pieces
+def test_gangs_of_narrow_jobs_run_side_by_side_and_rows_take_turns():
+    pieces = gang([Job("A", 3, 2), Job("B", 2, 2), Job("C", 1, 1)], 4, slice_s=1).pieces
     assert [(p.job, p.ranks, p.start) for p in pieces] == [
         ("A", (0, 1, 2), 0), ("C", (3,), 0), ("B", (0, 1), 1), ("A", (0, 1, 2), 2), ("B", (0, 1), 3),
     ]  # fmt: skip
 
 
 def test_a_row_that_is_done_leaves_its_turn_to_the_next():
-    pieces = share([Job("A", 4, 1), Job("B", 4, 2), Job("C", 4, 2)], 4, slice_s=1).pieces
+    pieces = gang([Job("A", 4, 1), Job("B", 4, 2), Job("C", 4, 2)], 4, slice_s=1).pieces
     assert "".join(piece.job for piece in pieces) == "ABCBC"
 
 
@@ -127,17 +127,17 @@ def test_ranks_taken_one_by_one_either_deadlock_or_run_every_job(jobs):
     ],
 )
 def test_jobs_that_cannot_be_placed_are_refused(jobs, said):
-    for policy in (gang, backfill, piecemeal, slices):
+    for policy in (first_come, backfill, piecemeal, slices):
         with pytest.raises(ValueError, match=said):
             policy(jobs, RANKS)
 
 
 def test_no_jobs_make_an_empty_schedule():
-    for policy in (gang, backfill, piecemeal, slices):
+    for policy in (first_come, backfill, piecemeal, slices):
         schedule = policy([], RANKS)
         assert (schedule.pieces, schedule.seconds, schedule.idle) == ((), 0, 0)
 
 
 def test_a_slice_of_no_time_is_refused():
     with pytest.raises(ValueError, match="slice_s as a number above 0; got 0"):
-        share([Job("A", 1, 1)], 4, slice_s=0)
+        gang([Job("A", 1, 1)], 4, slice_s=0)

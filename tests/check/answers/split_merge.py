@@ -6,7 +6,7 @@ import heapq
 
 import torch
 
-from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly
+from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly, work_for_speedup
 
 
 def mean_right(world, part):
@@ -35,6 +35,7 @@ RIGHT = [
     (amdahl, lambda s, p: 1 / (s + (1 - s) / p)),
     (serial_share, lambda speedup, p: (1 / speedup - 1 / p) / (1 - 1 / p)),
     (first_free, first_free_right),
+    (work_for_speedup, lambda a, b, p, s: a * (s - 1) * p / (b * (p - s))),
 ]
 WRONG = [
     (mean_of_parts, lambda world, part: world.all_reduce(part.mean()) / world.size, "mean of the parts' means"),
@@ -53,6 +54,9 @@ WRONG = [
     (serial_share, lambda speedup, p: speedup / p, "the efficiency, speedup"),
     (serial_share, lambda speedup, p: 1 - speedup / p, "lost efficiency"),
     (serial_share, lambda speedup, p: 1 / speedup, "takes the parallel part to cost nothing"),
+    (work_for_speedup, lambda a, b, p, s: a * s / (b * (1 - s / p)), "both sides"),
+    (work_for_speedup, lambda a, b, p, s: a * (s - 1) / b, "their share to compute"),
+    (work_for_speedup, lambda a, b, p, s: a * (s - 1) / (1 - s / p), "seconds, not items"),
     (first_free, lambda durations, workers: sum(durations) / workers, "as if tasks could be cut"),
     (first_free, lambda durations, workers: max(sum(durations[i::workers]) for i in range(workers)), "i % workers"),
     (first_free, lambda durations, workers: first_free_right(sorted(durations)[::-1], workers), "longest first"),
