@@ -1,21 +1,27 @@
-"""Execute notebooks and keep only the outputs that are the same on every machine.
+"""Execute notebooks and store what they show: most readers meet them where nothing runs.
 
     python tests/execute_notebooks.py                        # all of notebooks/, rewritten in place
     python tests/execute_notebooks.py notebooks/00_start_here.ipynb
     python tests/execute_notebooks.py --keep-all FOLDER      # whole copies to look at; the notebooks stay
 
-A cell tagged `nbval-check-output` keeps its outputs and its count: nbval compares nothing where the count is missing.
-All other cells are stripped. An error (unless the cell is tagged `raises-exception` too), a line on stderr or a path of
-this machine in an output is refused, and the notebook is left as it was.
+Every cell keeps its outputs and its count, and a line below the title says when and on what they were recorded. nbval
+compares those tagged `nbval-check-output`, which are the same on every machine. What only a live kernel can show (a
+progress bar, a curve while it grows) is left out; a widget leaves its first picture. An error (unless the cell is
+tagged `raises-exception` too), a line on stderr or a path of this machine in an output is refused, and the notebook is
+left as it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
+from datetime import date
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -26,6 +32,7 @@ from nbformat import NotebookNode
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 CHECKED = "nbval-check-output"
 RAISES = "raises-exception"
+RECORDED = re.compile(r"\*Outputs recorded on \d{4}-\d\d-\d\d, on [^*\n]+\.\*")
 MODEL_ID = "application/vnd.jupyter.widget-view+json"  # random, and dead without the kernel that drew it
 ABSOLUTE_PATH = re.compile(
     r"(?<![\w.:/>])/(?:home|root|tmp|var|usr|opt|mnt|work|private|Users|content)/\w|\b[A-Z]:\\\\?\w"
@@ -58,7 +65,7 @@ def refused(cell: NotebookNode) -> Iterator[str]:
 
 
 def strip(notebook: NotebookNode) -> None:
-    """Take out of an executed notebook what differs from run to run."""
+    """Take out of an executed notebook what is dead without its kernel, and what names the machine's software."""
     notebook.metadata.pop("widgets", None)
     notebook.metadata.language_info = {
         "name": "python"
@@ -67,12 +74,28 @@ def strip(notebook: NotebookNode) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
-        if not tagged(cell, CHECKED):
-            cell.outputs, cell.execution_count = [], None
+        cell.outputs = [output for output in cell.outputs if not only_live(output)]
         for output in cell.outputs:
             output.get("data", {}).pop(MODEL_ID, None)
             if output.output_type == "error":  # frames name files of this machine; nbval compares name and message
                 output.traceback = [f"{output.ename}: {output.evalue}"]
+
+
+def only_live(output: NotebookNode) -> bool:
+    """Whether an output is a widget with nothing but a few words beside it: a progress bar stuck at its first step."""
+    data = output.get("data", {})
+    return MODEL_ID in data and set(data) <= {MODEL_ID, "text/plain"}
+
+
+def say_when(notebook: NotebookNode) -> None:
+    """Put the line that says when and on what the outputs were recorded at the end of the opening cell."""
+    title = notebook.cells[0]
+    versions = (
+        f"Python {sys.version_info.major}.{sys.version_info.minor}, torch {metadata.version('torch').split('+')[0]}"
+    )
+    gpu = "and a GPU" if shutil.which("nvidia-smi") else "without a GPU"
+    line = f"*Outputs recorded on {date.today()}, on {os.cpu_count()} CPU cores {gpu} ({versions}).*"
+    title.source = f"{RECORDED.sub('', title.source).rstrip()}\n\n{line}"
 
 
 def execute(path: Path, timeout_s: int) -> NotebookNode:
@@ -122,6 +145,7 @@ def renew(path: Path, keep_all: Path | None, timeout_s: int) -> list[str]:
         nbformat.write(notebook, keep_all / path.name)
         return problems(notebook)
     strip(notebook)
+    say_when(notebook)
     found = problems(notebook)
     if not found:
         nbformat.write(notebook, path)

@@ -13,9 +13,9 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tests.execute_notebooks import ABSOLUTE_PATH, CHECKED, all_notebooks, refused, tagged
+from tests.execute_notebooks import ABSOLUTE_PATH, CHECKED, RECORDED, all_notebooks, refused, tagged
 
-MAX_BYTES = 300_000
+MAX_BYTES, MAX_PICTURE_BYTES = 1_000_000, 60_000  # a picture as a file, before base64
 MAX_DEEP_IMPORTS = 37  # in the whole course: what a lesson needs is found at `lab.` or one package below
 MAX_LINES = 10  # of a function or class in a cell; what is longer belongs in llmlab/
 # These draw outside the cell's own outputs, where nbval sees them in the wrong place or not at all.
@@ -65,19 +65,23 @@ def checks(notebook: NotebookNode) -> Iterator[str]:
 
 
 def outputs(notebook: NotebookNode) -> Iterator[str]:
-    """Outputs and counts in checked cells, all of them; nowhere else."""
+    """Every cell was run and keeps what it showed, small and with a sentence, and the reader is told when."""
     if "widgets" in notebook.metadata:
         yield "stores the state of widgets"
+    if not RECORDED.search(notebook.cells[0].source):
+        yield "does not say in its first cell when its outputs were recorded"
     for cell in code_cells(notebook):
         if tagged(cell, CHECKED) and not (cell.outputs and cell.execution_count):
             yield f"{cell.id}: checked, but without output or count: nbval would compare nothing"
-        if not tagged(cell, CHECKED) and (cell.outputs or cell.execution_count):
-            yield f"{cell.id}: output or count in a cell that is not checked"
+        if not cell.execution_count:
+            yield f"{cell.id}: was not run: python tests/execute_notebooks.py"
         yield from (f"{cell.id}: {problem}" for problem in refused(cell))
         for output in cell.outputs:
             for mime in output.get("data", {}):
                 if mime.startswith("image/") and not output.metadata.get(mime, {}).get("alt"):
                     yield f"{cell.id}: {mime} without alt text in its metadata"
+                if mime == "image/png" and (size := len(output.data[mime]) * 3 // 4) > MAX_PICTURE_BYTES:
+                    yield f"{cell.id}: a picture of {size} bytes, more than {MAX_PICTURE_BYTES}"
 
 
 def sources(notebook: NotebookNode) -> Iterator[str]:
@@ -140,9 +144,12 @@ def good_notebook() -> NotebookNode:
     """The smallest notebook that keeps to every rule."""
     picture = new_output("display_data", data={"image/png": "iVBO"}, metadata={"image/png": {"alt": "A line."}})
     cells = [
-        new_markdown_cell("# What does a test buy?\n\nAbout 3 seconds to run, an hour to study."),
+        new_markdown_cell(
+            "# What does a test buy?\n\nAbout 3 seconds to run, an hour to study.\n\n"
+            "*Outputs recorded on 2026-11-29, on 2 CPU cores without a GPU (Python 3.11, torch 2.13.0).*"
+        ),
         new_code_cell("draw()", metadata={"tags": [CHECKED]}, outputs=[picture], execution_count=1),
-        new_code_cell("assert 6 * 7 == 42"),
+        new_code_cell("assert 6 * 7 == 42", execution_count=2),
     ]
     return new_notebook(cells=cells)
 
@@ -163,15 +170,16 @@ def printed(text: str, name: str = "stdout") -> NotebookNode:
         (0, {"source": "# Why?\nEasy to run. An hour to study"}, "the time to run"),
         (0, {"id": "same"}, "the id of 2 cells"),
         (1, {"metadata": NotebookNode()}, "no cell tagged"),
-        (1, {"metadata": NotebookNode()}, "not checked"),
+        (0, {"source": "# Why?\n3 seconds to run, an hour to study"}, "when its outputs were recorded"),
         (1, {"outputs": []}, "would compare nothing"),
         (1, {"execution_count": None}, "would compare nothing"),
         (1, {"outputs": [new_output("display_data", data={"image/png": "iVBO"})]}, "without alt"),
+        (1, {"outputs": [new_output("display_data", data={"image/png": "iVBO" * 20_001})]}, "more than 60000"),
         (1, {"outputs": [printed("late", "stderr")]}, "stderr output"),
         (1, {"outputs": [printed("in /home/ann/llmlab")]}, "a path of one machine"),
         (1, {"outputs": [new_output("error", ename="KeyError", evalue="3")]}, "error output"),
         (2, {"source": "6 * 7 == 42"}, "no cell that asserts"),
-        (2, {"source": "assert 1", "execution_count": 2}, "not checked"),
+        (2, {"execution_count": None}, "was not run"),
         (2, {"source": "assert 1, open('/tmp/x')"}, "a path of one machine"),
         (2, {"source": "assert 1;"}, "ends in ';'"),
         (2, {"source": "assert 1\nwidgets.interact(draw)"}, "interact draws"),

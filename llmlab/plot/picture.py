@@ -22,7 +22,8 @@ from PIL import Image
 from llmlab.arguments import function, instance, string
 from llmlab.plot.style import GREY, RC
 
-DPI, COLOURS = 100, 64
+DPI, CSS_DPI = 150, 100  # drawn at, and shown at: sharp where a screen or a projector has the pixels
+COLOURS = 256  # a palette of its own for each picture: no eye tells it from all colours, at two fifths of the bytes
 WORDS = ("hardware", "note", "xlabel", "ylabel", "title", "below")
 P = ParamSpec("P")
 
@@ -72,7 +73,7 @@ def finish(figure: Picture, alt: str, below: str = "") -> Picture:
 
 
 def png(figure: Figure) -> str:
-    """Draw a figure and give its PNG in base64: 64 colours are enough, and a fifth of the bytes."""
+    """Draw a figure and give its PNG in base64."""
     before = figure.canvas
     canvas = FigureCanvasAgg(figure)
     with matplotlib.rc_context(RC):
@@ -86,7 +87,7 @@ def png(figure: Figure) -> str:
 
 def bundle(figure: Figure, alt: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Give the data and metadata that a notebook stores: the PNG for eyes, the sentence for everything else."""
-    return {"image/png": png(figure), "text/plain": alt}, {"image/png": {"alt": alt}}
+    return {"image/png": png(figure), "text/plain": alt}, {"image/png": {"alt": alt, "width": css_width(figure)}}
 
 
 def show(figure: Figure, alt: str | None = None) -> None:
@@ -143,7 +144,13 @@ def show_live(widget: Any, figure: Figure, alt: str) -> None:
 
 def image(figure: Figure, alt: str) -> str:
     """Give a figure as an HTML image with its sentence."""
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png(figure)}" style="max-width:100%">'
+    size = f'width="{css_width(figure)}" style="max-width:100%"'
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png(figure)}" {size}>'
+
+
+def css_width(figure: Figure) -> int:
+    """Pixels of a page that a figure is shown in; a narrower page shrinks it."""
+    return round(figure.get_figwidth() * CSS_DPI)
 
 
 def status(sentence: str) -> str:
