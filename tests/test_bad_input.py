@@ -24,7 +24,7 @@ from llmlab.cost import compute_optimal, growing, kernels, scaling, simulated
 from llmlab.cost.models import find_config, find_model
 from llmlab.cost.planning import price_layout
 from llmlab.hardware.power import watts
-from llmlab.plot import budgets, gantts, grids, growths, matrices, stacks, surfaces, tokens, validations
+from llmlab.plot import budgets, gantts, growths, heatmaps, matrices, stacks, surfaces, tokens, validations
 from llmlab.text import docstrings
 from llmlab.text.chat import chat_prompt
 from llmlab.text.wordpiece import WordPiece, basic_words
@@ -53,7 +53,7 @@ ASKED: dict[str, Any] = {
     "measuring": measuring, "plot": plot, "text": text, "autograd": autograd, "collectives": collectives,
     "compute_optimal": compute_optimal, "growing": growing, "kernels": kernels, "scaling": scaling,
     "simulated": simulated, "find_config": find_config, "find_model": find_model, "price_layout": price_layout,
-    "watts": watts, "budgets": budgets, "gantts": gantts, "grids": grids, "growths": growths, "matrices": matrices,
+    "watts": watts, "budgets": budgets, "gantts": gantts, "growths": growths, "heatmaps": heatmaps, "matrices": matrices,
     "stacks": stacks, "surfaces": surfaces, "tokens": tokens, "validations": validations, "docstrings": docstrings,
     "chat_prompt": chat_prompt, "WordPiece": WordPiece, "basic_words": basic_words, "replace": replace,
     "DOCUMENTS": DOCUMENTS, "NAN": NAN, "INF": INF, "worker": says_its_rank, "Path": Path,
@@ -376,7 +376,7 @@ PLOT: list[Row] = [
     ("plot.explore('draw', x=(1, 2))", "draw as a function.*got 'draw'"),
     ("plot.say_seconds('a')", "seconds as a number.*got 'a'"),
     ("plot.say_bytes(None)", "nbytes as a number.*got None"),
-    ("grids.grids([[1]])", r"panels as \{.*got \[\[1\]\]"),
+    ("heatmaps.grids([[1]])", r"panels as \{.*got \[\[1\]\]"),
     ("gantts.gantt([])", r"schedules as \{name: schedule\}; got \[\]"),
     ("growths.growth({1: 5})", "curve as a Prediction; got 5"),
     ("stacks.memory_bars({'a': {'b': -1}})", "a's b as a number of at least 0; got -1"),

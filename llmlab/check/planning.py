@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from math import exp
 from statistics import mean, median
 from typing import Any
 
 from llmlab.check.examine import Case, Result, examine
+from llmlab.check.values import Verdict, examine_value
 
 Rows = Sequence[tuple[int, float, int]]  # GPUs, seconds a step, bytes on a GPU
 
@@ -200,6 +201,34 @@ def _deadlines(answer: Any) -> Iterator[Case]:
         ]
         what = f"{tokens:.3g} tokens at {a_step:.3g} a step within {days} days"
         yield Case(what, partial(answer, rows, a_step, tokens, days), min(in_time), mistakes)
+
+
+SIZES, DEADLINE = (512, 1024, 2048, 4096), 60  # GPUs, days
+
+
+def gpus_in_time(answer: Any) -> Result:
+    """`answer`: the fewest H100s of 512, 1,024, 2,048 and 4,096 with which Llama 3 70B sees 15T tokens in 60 days."""
+    return examine_value("gpus_in_time", answer, "a number of GPUs: 512, 1024, 2048 or 4096", _in_time)
+
+
+def _in_time(answer: Any) -> Verdict | None:
+    if isinstance(answer, bool) or answer not in list(SIZES):
+        return None
+    days = {gpus: _planned_days(gpus) for gpus in SIZES}
+    fewest = min(gpus for gpus in SIZES if days[gpus] <= DEADLINE)
+    words = f"{answer:,} GPUs take {days[answer]:.0f} days"
+    if answer == fewest:
+        return Verdict(True, f"{words} (modelled).")
+    look = "too long." if days[answer] > DEADLINE else "in time, and so are fewer."
+    return Verdict(False, f"{words}: {look}", "plan each of the four; GPU-hours / GPUs / 24 are the days it takes.")
+
+
+@cache
+def _planned_days(gpus: int) -> float:
+    from llmlab.cost.planning import plan  # here, for who checks a function waits for no planner
+
+    best = plan("llama3-70b", "h100", gpus=gpus, global_batch=1024, seq=8192, tokens=15e12, limit=1)[0]
+    return best.gpu_hours / gpus / 24
 
 
 def regret(answer: Callable[..., Any]) -> Result:

@@ -28,6 +28,7 @@ VALUES = {  # what is no function: a right value, wrong ones
         [("gradient descent", 0.001), ("momentum", 1.0), ["RMSprop", 0.01], ("Adam", 0.001)],
     ),
     "eight_ranks": (Layout(dp=8, zero=3), [Layout(dp=2, tp=4), Layout(dp=4, tp=2), Layout(dp=1, tp=8)]),
+    "gpus_in_time": (4096, [512, 1024, 2048]),
     "seventh_cause": ("uneven stages", ["bubble", "slow rank", "gradients"]),
     "seventh_split": ((4, 4, 1), [(3, 3, 3), [4, 3, 2], (1, 1, 7)]),
     "third_layout": (Layout(dp=4, zero=3), [Layout(tp=2, dp=2), Layout(dp=4), Layout(pp=4)]),

@@ -13,7 +13,7 @@ import llmlab as lab
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 CALL = re.compile(r"^lab\.check\.(\w+)\((.*?)\)", re.MULTILINE)
-OPEN = {"10_split_compute_merge": {"5"}, "20_data_parallel": {"4"}, "31_predict_and_plan": {"6"}}  # no check yet
+OPEN: dict[str, set[str]] = {}  # exercises of a notebook without a check yet
 TOOLS = {"CAUSES", "Result", "laid_out", "refuted", "ward"}
 
 
