@@ -212,7 +212,7 @@ def gpus_in_time(answer: Any) -> Result:
 
 
 def _in_time(answer: Any) -> Verdict | None:
-    if isinstance(answer, bool) or answer not in list(SIZES):
+    if not isinstance(answer, int) or answer not in SIZES:
         return None
     days = {gpus: _planned_days(gpus) for gpus in SIZES}
     fewest = min(gpus for gpus in SIZES if days[gpus] <= DEADLINE)

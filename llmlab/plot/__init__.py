@@ -4,6 +4,7 @@ Every function returns a `Picture`: a matplotlib Figure with `alt`, the sentence
 """
 
 from llmlab.plot.blocks import block, encoder_decoder
+from llmlab.plot.break_even import threshold, thresholds
 from llmlab.plot.budgets import losses_by_size
 from llmlab.plot.curves import alpha_beta, bars, lines, losses
 from llmlab.plot.gantts import gantt
@@ -27,7 +28,6 @@ from llmlab.plot.stashes import stash
 from llmlab.plot.style import say_bytes, say_memory, say_seconds
 from llmlab.plot.surfaces import descent
 from llmlab.plot.svg import timeline_svg
-from llmlab.plot.thresholds import threshold, thresholds
 from llmlab.plot.time_shares import causes
 from llmlab.plot.timelines import compare_timelines, timeline
 from llmlab.plot.tokens import token_boxes

@@ -11,7 +11,7 @@ from llmlab.cost.thresholds import THRESHOLDS
 from llmlab.cost.thresholds import threshold as find_threshold
 from llmlab.hardware import Cluster, cluster
 from llmlab.plot import Picture, explore
-from llmlab.plot.thresholds import threshold
+from llmlab.plot.break_even import threshold
 from llmlab.widgets.planner import CLUSTERS
 from llmlab.widgets.sliders import choice
 

@@ -6,8 +6,8 @@ import pytest
 
 from llmlab.cost.thresholds import THRESHOLDS, threshold
 from llmlab.hardware import cluster
+from llmlab.plot.break_even import NOT_COUNTED
 from llmlab.plot.style import caption
-from llmlab.plot.thresholds import NOT_COUNTED
 from llmlab.widgets import threshold_explorer
 from llmlab.widgets.thresholds import PLACES, draw_threshold, wires
 
