@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import llmlab as lab
-from llmlab.comm.simulated import simulation
+from llmlab.comm.simulated import printing
 
 
 def run(worker, *args, ranks=2, **options):
@@ -161,8 +161,8 @@ def dawdle(world):
 
 
 def test_very_many_ranks_give_a_sign_of_life(capsys, monkeypatch):
-    monkeypatch.setattr(simulation, "MANY_RANKS", 3)
-    monkeypatch.setattr(simulation, "SAY_EVERY_S", 0.2)
+    monkeypatch.setattr(printing, "MANY_RANKS", 3)
+    monkeypatch.setattr(printing, "SAY_EVERY_S", 0.2)
     assert run(dawdle, ranks=2).results == [2.0, 2.0] and capsys.readouterr().out == ""
     result = run(dawdle, ranks=4)
     said = capsys.readouterr().out.splitlines()

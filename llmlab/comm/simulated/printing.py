@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from llmlab.comm.lines import RankLines
+from llmlab.comm.simulated.scheduler import Task
+
+MANY_RANKS, SAY_EVERY_S = 5000, 4.0  # of how many ranks a run says how far it is, and how often
 
 
 class Printing:
@@ -65,3 +69,19 @@ class _Router(io.TextIOBase):
 
     def flush(self) -> None:
         """Lines are shown by the calling thread; there is nothing to push."""
+
+
+class Progress:
+    """A line every few seconds that says how far very many ranks are; fewer are done before anybody asks."""
+
+    def __init__(self, printing: Printing, ranks: int):
+        self.printing, self.ranks = printing, ranks
+        self.next = time.monotonic() + SAY_EVERY_S
+
+    def show(self, tasks: Sequence[Task]) -> None:
+        """Say how many ranks have begun and how many have returned, if it is time."""
+        if len(tasks) < MANY_RANKS or time.monotonic() < self.next:
+            return
+        self.next = time.monotonic() + SAY_EVERY_S
+        begun, ended = sum(task.thread is not None for task in tasks), sum(task.status == "done" for task in tasks)
+        self.printing.say(f"{begun:,} of {self.ranks:,} simulated ranks have begun, {ended:,} have returned")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -24,10 +21,11 @@ from llmlab.comm.seeding import RandomState
 from llmlab.comm.simulated import matching, pricing
 from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, Timeline, known, settled
 from llmlab.comm.simulated.matching import Matcher, Post
-from llmlab.comm.simulated.printing import Printing
+from llmlab.comm.simulated.printing import Printing, Progress
 from llmlab.comm.simulated.rank import Rank
 from llmlab.comm.simulated.recorder import unseen
 from llmlab.comm.simulated.scheduler import Scheduler, Task
+from llmlab.comm.simulated.surroundings import one_thread_at_a_time
 from llmlab.comm.trace import Run, Trace
 from llmlab.comm.turns import turn
 from llmlab.hardware import cluster as find_cluster
@@ -39,7 +37,6 @@ NOT_MODELLED = (
     "memory fragmentation", "clock throttling", "switch congestion", "tile quantisation",
     "compilers and graphs", "data loading", "work on the host",
 )  # fmt: skip
-MANY_RANKS, SAY_EVERY_S = 5000, 4.0  # fewer are done before anybody wonders
 
 
 class Simulation:
@@ -56,7 +53,7 @@ class Simulation:
             self.folding = dict.fromkeys(range(options.ranks), 0)
         self.ranks: dict[int, Rank] = {}
         self._switches = 0
-        self._say_at = time.monotonic() + SAY_EVERY_S
+        self._progress = Progress(self.printing, options.ranks)
         self._runs: dict[matching.Key, frozenset[int]] = {}
         self._prices: dict[tuple, pricing.Price] = {}
 
@@ -76,26 +73,13 @@ class Simulation:
     def _meanwhile(self) -> None:
         """Show what ranks print; and of very many ranks, every few seconds, how far they are."""
         self.printing.flush()
-        if len(self.scheduler.tasks) < MANY_RANKS or time.monotonic() < self._say_at:
-            return
-        self._say_at = time.monotonic() + SAY_EVERY_S
-        begun = sum(task.thread is not None for task in self.scheduler.tasks)
-        ended = sum(task.status == "done" for task in self.scheduler.tasks)
-        self.printing.say(f"{begun:,} of {self.options.ranks:,} simulated ranks have begun, {ended:,} have returned")
+        self._progress.show(self.scheduler.tasks)
 
     @contextmanager
     def _surroundings(self) -> Iterator[None]:
         """One intra-op thread, no collector, prints caught, the optimizers heard; all as before afterwards."""
-        threads, collecting, dtype = torch.get_num_threads(), gc.isenabled(), torch.get_default_dtype()
         with ExitStack() as after:
-            after.callback(torch.set_default_dtype, dtype)
-            after.callback(torch.set_num_threads, threads)
-            torch.set_num_threads(1)
-            after.callback(sys.setswitchinterval, sys.getswitchinterval())
-            sys.setswitchinterval(0.1)  # one thread runs at a time: no other is waiting for its turn
-            if collecting:
-                after.callback(gc.enable)
-            gc.disable()
+            after.enter_context(one_thread_at_a_time())
             after.callback(register_optimizer_step_pre_hook(self._enter_optimizer).remove)
             after.callback(register_optimizer_step_post_hook(self._leave_optimizer).remove)
             after.callback(self._close_meters)

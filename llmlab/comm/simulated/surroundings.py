@@ -1,0 +1,25 @@
+"""How torch and Python are set while simulated ranks take turns, and as they were afterwards."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+@contextmanager
+def one_thread_at_a_time() -> Iterator[None]:
+    """One intra-op thread, no collector, long turns; a default dtype that a worker sets ends with the run."""
+    with ExitStack() as after:
+        after.callback(torch.set_default_dtype, torch.get_default_dtype())
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        after.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(0.1)  # one thread runs at a time: no other is waiting for its turn
+        if gc.isenabled():
+            after.callback(gc.enable)
+        gc.disable()
+        yield
