@@ -144,6 +144,7 @@ class ZeRO:
             raise ValueError("adopt wants an optimizer that has not stepped yet, got one with state")
         for options in optimizer.param_groups:
             options["params"] = [self.owned.get(p, p) for p in options["params"]]  # shape of p -> its flat piece
+        optimizer.register_load_state_dict_post_hook(check_pieces)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -313,3 +314,16 @@ def show_gradients(zero: ZeRO) -> None:
             part = Spread(zero, parameter) if not isinstance(known := vars(parameter).get("part"), Spread) else known
             note_part(parameter, part)
             note_part(owned, part)
+
+
+def check_pieces(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer state that was cut for another number of ranks, or for another rank."""
+    for group in optimizer.param_groups:
+        for piece in group["params"]:
+            for name, value in optimizer.state.get(piece, {}).items():
+                if isinstance(value, Tensor) and value.dim() and value.shape != piece.shape:
+                    raise ValueError(
+                        f"ZeRO wants the optimizer state that this rank saved, on as many ranks: {name} of "
+                        f"{list(piece.shape)}, got {list(value.shape)}. Weights go anywhere (model.state_dict() is "
+                        "whole); an optimizer's state only to ranks as it was cut for"
+                    )

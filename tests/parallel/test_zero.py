@@ -419,3 +419,24 @@ def test_a_trainer_takes_what_zero_gives_and_steps_as_one_process_does(stage):
     wanted = [alone.step(batch) for _ in range(3)]
     for losses in numbers(2).run(worker).results:
         assert losses == pytest.approx(wanted, rel=1e-12)
+
+
+def stepped_state(world):
+    model = Transformer(Config(**SIZES))
+    optimizer = zero(model, OPTIMIZERS["adam"], world, 1)
+    model.loss(*batch(0)).backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+def resumed(world, states):
+    optimizer = zero(Transformer(Config(**SIZES)), OPTIMIZERS["adam"], world, 1)
+    optimizer.load_state_dict(states[world.rank % len(states)])
+    return len(optimizer.state)
+
+
+def test_an_optimizers_state_goes_to_the_ranks_it_was_cut_for_and_to_no_others():
+    states = numbers(2).run(stepped_state).results
+    assert min(numbers(2).run(resumed, states).results) > 0
+    with pytest.raises(ValueError, match=r"the optimizer state that this rank saved, on as many ranks: exp_avg of \["):
+        numbers(4).run(resumed, states)
