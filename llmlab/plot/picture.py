@@ -23,7 +23,9 @@ from llmlab.arguments import function, instance, string
 from llmlab.plot.style import GREY, RC
 
 DPI, CSS_DPI = 150, 100  # drawn at, and shown at: sharp where a screen or a projector has the pixels
-COLOURS = 256  # a palette of its own for each picture: no eye tells it from all colours, at two fifths of the bytes
+# Dots an inch and colours of a picture: no eye tells a palette of its own from all colours, at two fifths of the bytes.
+# The next is for one that would weigh down a notebook.
+QUALITIES, MOST_BYTES = ((DPI, 256), (DPI, 64), (110, 64)), 60_000
 WORDS = ("hardware", "note", "xlabel", "ylabel", "title", "below")
 P = ParamSpec("P")
 
@@ -73,15 +75,20 @@ def finish(figure: Picture, alt: str, below: str = "") -> Picture:
 
 
 def png(figure: Figure) -> str:
-    """Draw a figure and give its PNG in base64."""
-    before = figure.canvas
-    canvas = FigureCanvasAgg(figure)
-    with matplotlib.rc_context(RC):
-        canvas.draw()
+    """Draw a figure and give its PNG in base64, coarser where it would be over 60 kB."""
+    before, dpi = figure.canvas, figure.dpi
+    for quality, colours in QUALITIES:
+        figure.set_dpi(quality)
+        canvas = FigureCanvasAgg(figure)
+        with matplotlib.rc_context(RC):
+            canvas.draw()
+        pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+        file = io.BytesIO()
+        pixels.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "png")
+        if file.tell() <= MOST_BYTES:
+            break
+    figure.set_dpi(dpi)
     figure.set_canvas(before)
-    pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
-    file = io.BytesIO()
-    pixels.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "png")
     return base64.b64encode(file.getvalue()).decode()
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 
 import ipywidgets as W
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from llmlab import plot
-from llmlab.plot.picture import png
+from llmlab.plot.picture import canvas, png
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -38,7 +40,7 @@ def test_show_displays_one_bundle_of_picture_and_sentence(displayed):
     ((data, metadata),) = displayed
     assert set(data) == {"image/png", "text/plain"} and data["text/plain"] == "a falling loss"
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert metadata == {"image/png": {"alt": "a falling loss"}}
+    assert metadata == {"image/png": {"alt": "a falling loss", "width": 900}}
 
 
 def test_show_takes_the_figures_own_sentence_and_wants_one(displayed):
@@ -103,3 +105,13 @@ def test_a_drawing_that_says_nothing_is_refused_even_after_one_that_did(displaye
     plot.explore(mute_after_three, k=slider)
     with pytest.raises(ValueError, match="wants a sentence"):
         slider.value = 4
+
+
+def test_a_picture_that_would_weigh_a_notebook_down_is_drawn_coarser():
+    figure = canvas(size=(9, 9))
+    plane = figure.subplots()
+    for i in range(1500):  # text upon text: nothing compresses
+        plane.text(i * 0.6180339 % 1, i * 0.7548777 % 1, f"{i * i}", color=f"C{i % 10}")
+    light, sharp = base64.b64decode(png(figure)), Image.open(io.BytesIO(base64.b64decode(png(canvas()))))
+    assert sharp.size == (1350, 675) and Image.open(io.BytesIO(light)).size == (990, 990)
+    assert figure.dpi == 150
