@@ -124,7 +124,7 @@ def time_spent(run: Run) -> TimeSpent:
         raise ValueError(f"time_spent wants the trace of a Simulator, with its kernels; got one of {run.clock} time")
     if len(ranks) != run.ranks:
         raise ValueError(f"time_spent wants every rank's events: run without fold; got {len(ranks)} of {run.ranks}")
-    met = _met(trace)
+    met = met_of(trace)
     causes = {rank: _causes(trace.select(rank=rank), met, run.seconds) for rank in ranks}
     return TimeSpent(run.seconds, causes, {rank: trace.flops(rank) for rank in ranks}, run.hardware)
 
@@ -155,7 +155,7 @@ def exposed_by_axis(run: Run) -> dict[str, float]:
     """Share of all ranks' time in which bytes travel along an axis of the mesh and the rank computes nothing."""
     trace = _run("exposed_by_axis", run).trace
     ranks = sorted({event.rank for event in trace})
-    met, seconds = _met(trace), dict[str, float]()
+    met, seconds = met_of(trace), dict[str, float]()
     for rank in ranks:
         kernels = _spans(trace.select(rank=rank, stream="compute"))
         messages = trace.select(rank=rank, stream="comm")
@@ -196,7 +196,7 @@ def _spans(events: Iterable[Event]) -> Spans:
     return [(event.start, event.stop) for event in events]
 
 
-def _met(trace: Trace) -> dict[Event, float]:
+def met_of(trace: Trace) -> dict[Event, float]:
     """For each message or collective the moment from which its bytes travel: when the last of its ranks was there.
 
     Those that take part in the same one are known by its end, which all of them share on a virtual clock. One that

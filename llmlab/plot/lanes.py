@@ -1,18 +1,22 @@
 """A trace as lanes of spans: what a timeline draws, computed before anything is drawn.
 
-A lane is one stream of one rank. On the compute lane the gaps are spans too, of kind "idle": the time in which a rank
-computes nothing. What is too short to be seen is merged with its neighbours of the same kind.
+A lane is one stream of one rank. On a virtual clock a message or a collective is two spans: it waits until the last of
+its ranks has come to it, then bytes move. On the compute lane the gaps are spans too, of kind "idle": the time in which
+a rank computes nothing. What is too short to be seen is merged with its neighbours of the same kind.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from llmlab.comm.trace import Event, Trace
+from llmlab.diagnosing import met_of
 from llmlab.plot.style import say_bytes, say_seconds
 
-KINDS = ("compute", "collective", "send or recv", "idle", "host")
+KINDS = ("compute", "collective", "send or recv", "waiting", "idle", "host")
 STREAMS = ("compute", "comm", "host")
+WAITS = "waits"  # the stream of the part of a message or collective in which another rank has not come to it yet
 MAX_RANKS = 16
 SMALLEST = 1 / 1500  # of the time axis: about a pixel
 SHORT = 1 / 120  # of the time axis: too short for an outline
@@ -71,6 +75,7 @@ def lanes_of(trace: Trace, until: float | None = None, max_ranks: int = MAX_RANK
     events: dict[tuple[int, str], list[Event]] = {}
     for event in trace:
         events.setdefault((event.rank, event.stream), []).append(event)
+    met = met_of(trace) if trace.clock == "virtual" else {}  # a wall clock does not know when others came
     recorded = computes(trace)
     smallest = SMALLEST * max(seconds, until or 0.0)
     lanes = []
@@ -78,7 +83,7 @@ def lanes_of(trace: Trace, until: float | None = None, max_ranks: int = MAX_RANK
         for stream in STREAMS:
             found = events.get((rank, stream), [])
             if found or (stream == "compute" and recorded):  # a rank that computes nothing is idle, and has its lane
-                lanes.append(Lane(rank, stream, _spans(rank, stream, found, seconds, smallest)))
+                lanes.append(Lane(rank, stream, _spans(rank, stream, found, met, seconds, smallest)))
     return Lanes(tuple(lanes), seconds, note)
 
 
@@ -100,8 +105,11 @@ def chosen(ranks: list[int], most: int) -> tuple[list[int], str]:
     return kept, f"{len(kept)} of {len(ranks)} ranks shown, evenly spaced."
 
 
-def _spans(rank: int, stream: str, events: list[Event], seconds: float, smallest: float) -> tuple[Span, ...]:
-    spans = [_span(rank, kind, group) for kind, group in _merged(_in_turn(events), smallest)]
+def _spans(
+    rank: int, stream: str, events: list[Event], met: Mapping[Event, float], seconds: float, smallest: float
+) -> tuple[Span, ...]:
+    parts = [part for event in events for part in _waits_and_moves(event, met.get(event, event.start), smallest)]
+    spans = [_span(rank, kind, group) for kind, group in _merged(_in_turn(parts), smallest)]
     if stream == "compute":
         spans += [
             Span("idle", start, stop, "", f"rank {rank}: computes nothing, {_interval(start, stop)}")
@@ -122,6 +130,14 @@ def _in_turn(events: list[Event]) -> list[Event]:
     return sorted(ordered, key=lambda e: (e.start, e.stop))
 
 
+def _waits_and_moves(event: Event, met: float, smallest: float) -> list[Event]:
+    """Cut an event in two where the last of its ranks came to it, unless the wait is too short to be seen."""
+    if met - event.start < smallest:
+        return [event]
+    met = min(met, event.stop)
+    return [replace(event, stream=WAITS, stop=met, nbytes=0), replace(event, start=met)]
+
+
 def _merged(events: list[Event], smallest: float) -> list[tuple[str, list[Event]]]:
     """Group neighbours that could not be seen apart: of one kind, touching, and all too short."""
     groups: list[tuple[str, list[Event]]] = []
@@ -139,6 +155,8 @@ def _merged(events: list[Event], smallest: float) -> list[tuple[str, list[Event]
 
 def kind_of(event: Event) -> str:
     """Sort an event into one of KINDS (all but idle)."""
+    if event.stream == WAITS:
+        return "waiting"
     if event.stream != "comm":  # torch has kernels of the same names as collectives: gather, scatter
         return "host" if event.stream == "host" else "compute"
     return "send or recv" if event.op in ("send", "recv") else "collective"
@@ -146,9 +164,10 @@ def kind_of(event: Event) -> str:
 
 def _span(rank: int, kind: str, events: list[Event]) -> Span:
     start, stop = events[0].start, max(event.stop for event in events)
-    label = events[0].op if len({event.op for event in events}) == 1 else kind
-    what = label if len(events) == 1 else f"{len(events)} x {label}"
+    label = "waits" if kind == "waiting" else events[0].op if len({event.op for event in events}) == 1 else kind
     event = events[0]
+    what = label if len(events) == 1 else f"{len(events)} x {label}"
+    what += f" in {event.op}" if kind == "waiting" and len(events) == 1 else ""
     if len(events) == 1 and event.peer is not None:
         what += f" {'from' if event.op == 'recv' else 'to'} rank {event.peer}"
     if event.axis and len(events) == 1:

@@ -23,13 +23,14 @@ KIND_STYLE = {
     "compute": (BLUE, ""),
     "collective": (ORANGE, "//"),
     "send or recv": (GREEN, "\\\\"),
+    "waiting": ("#FFFFFF", "xx"),
     "idle": (PALE, ".."),
     "host": (SKY, "--"),
 }
 
 KIND_WORDS = {
-    "compute": "compute", "collective": "collective", "send or recv": "send or recv", "idle": "computes nothing",
-    "host": "named by the worker",
+    "compute": "compute", "collective": "collective", "send or recv": "send or recv",
+    "waiting": "waits for a rank", "idle": "computes nothing", "host": "named by the worker",
 }  # fmt: skip
 
 LINE_COLOURS = (BLUE, VERMILION, GREEN, BLACK, PURPLE)
@@ -138,10 +139,12 @@ def listing(words: list[str]) -> str:
 
 
 def caption(hardware: str, clock: str, not_modelled: tuple[str, ...] = (), note: str = "", width: int = 114) -> str:
-    """Say under a figure where its numbers come from, and what a model leaves out."""
+    """Say under a figure where its numbers come from, and what a model leaves out; a long list is left to the run."""
     text = f"{CLOCKS[clock].capitalize()} on {hardware or 'hardware not named'}, {clock} clock."
     if note:
         text += f" {note}"
     if not_modelled:
-        text += f" Not modelled: {', '.join(not_modelled)}."
+        listed = f" Not modelled: {', '.join(not_modelled)}."
+        more = f" Not modelled: {not_modelled[0]} and {len(not_modelled) - 1} more, see .not_modelled."
+        text += listed if len(text + listed) <= width else more
     return textwrap.fill(text, width)

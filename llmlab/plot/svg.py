@@ -22,6 +22,7 @@ STROKES = {
     "compute": "",
     "collective": "M0 8L8 0M-2 2L2 -2M6 10L10 6",
     "send or recv": "M0 0L8 8M-2 6L2 10M6 -2L10 2",
+    "waiting": "M0 0L8 8M0 8L8 0",
     "idle": "M1 3h2M5 7h2",
     "host": "M0 4h8",
 }

@@ -161,4 +161,4 @@ def _legend(figure: Picture, kinds: list[str]) -> None:
         for k in kinds
     ]
     narrow = {"fontsize": 11, "handlelength": 2, "columnspacing": 1.6}  # five kinds fit the width
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(kinds), **narrow)
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(kinds) if len(kinds) < 6 else 3, **narrow)

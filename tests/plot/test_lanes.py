@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
+from llmlab.comm.simulator import Simulator
 from llmlab.comm.trace import Event, Trace
 from llmlab.plot.lanes import idle_seconds, kind_of, lanes_of
 
@@ -95,3 +97,28 @@ def test_more_ranks_than_fit_are_thinned_evenly_and_the_note_says_so(step_trace)
 def test_an_empty_trace_is_refused():
     with pytest.raises(ValueError, match="a trace with events, got an empty one"):
         lanes_of(Trace())
+
+
+def late_for_a_message(world):
+    if world.rank == 0:
+        world.send((torch.ones(600, 600).to(world.device) @ torch.ones(600, 600).to(world.device))[0], 1)
+    else:
+        world.recv(torch.ones(600), 0)
+
+
+def test_a_message_waits_for_the_other_rank_before_it_moves():
+    trace = Simulator(ranks=2).run(late_for_a_message).trace
+    lanes = {(lane.rank, lane.stream): lane.spans for lane in lanes_of(trace).lanes}
+    (sent,) = lanes[0, "comm"]
+    waits, received = lanes[1, "comm"]
+    assert (waits.kind, received.kind) == ("waiting", "send or recv") and "waits in recv" in waits.note
+    assert waits.start < 1e-4 and waits.stop == received.start == sent.start and received.stop == sent.stop
+
+
+def test_on_a_wall_clock_nobody_knows_who_waited():
+    events = (an_event(0, 4, "all_reduce", "comm"), replace(an_event(3, 4, "all_reduce", "comm"), rank=1))
+    kinds = {}
+    for clock in ("wall", "virtual"):
+        lanes = lanes_of(Trace(events, clock)).lanes
+        kinds[clock] = [span.kind for lane in lanes if lane.stream == "comm" for span in lane.spans]
+    assert kinds == {"wall": ["collective"] * 2, "virtual": ["waiting", "collective", "collective"]}
