@@ -108,8 +108,7 @@ def chosen(ranks: list[int], most: int) -> tuple[list[int], str]:
 def _spans(
     rank: int, stream: str, events: list[Event], met: Mapping[Event, float], seconds: float, smallest: float
 ) -> tuple[Span, ...]:
-    parts = [part for event in events for part in _waits_and_moves(event, met.get(event, event.start), smallest)]
-    spans = [_span(rank, kind, group) for kind, group in _merged(_in_turn(parts), smallest)]
+    spans = [_span(rank, kind, group) for kind, group in _merged(_in_turn(events, met, smallest), smallest)]
     if stream == "compute":
         spans += [
             Span("idle", start, stop, "", f"rank {rank}: computes nothing, {_interval(start, stop)}")
@@ -119,14 +118,18 @@ def _spans(
     return tuple(sorted(spans, key=lambda s: s.start))
 
 
-def _in_turn(events: list[Event]) -> list[Event]:
-    """Order a lane's events; a collective that waited for its group's previous one begins when that ended."""
+def _in_turn(events: list[Event], met: Mapping[Event, float], smallest: float) -> list[Event]:
+    """Order a lane's events, each cut in two where the last of its ranks came to it.
+
+    A collective that was queued behind its group's previous one begins, or waits, when that ended.
+    """
     ordered, ends = [], dict[str, float]()
     for event in sorted(events, key=lambda e: (e.start, e.stop)):
+        moves = met.get(event, event.start)
         if kind_of(event) == "collective":
             event = replace(event, start=min(max(event.start, ends.get(event.axis, event.start)), event.stop))
             ends[event.axis] = event.stop
-        ordered.append(event)
+        ordered += _waits_and_moves(event, moves, smallest)
     return sorted(ordered, key=lambda e: (e.start, e.stop))
 
 

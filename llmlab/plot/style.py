@@ -145,6 +145,6 @@ def caption(hardware: str, clock: str, not_modelled: tuple[str, ...] = (), note:
         text += f" {note}"
     if not_modelled:
         listed = f" Not modelled: {', '.join(not_modelled)}."
-        more = f" Not modelled: {not_modelled[0]} and {len(not_modelled) - 1} more, see .not_modelled."
+        more = f" {len(not_modelled)} things are not modelled: see .not_modelled."
         text += listed if len(text + listed) <= width else more
     return textwrap.fill(text, width)

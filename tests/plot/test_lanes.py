@@ -122,3 +122,15 @@ def test_on_a_wall_clock_nobody_knows_who_waited():
         lanes = lanes_of(Trace(events, clock)).lanes
         kinds[clock] = [span.kind for lane in lanes if lane.stream == "comm" for span in lane.spans]
     assert kinds == {"wall": ["collective"] * 2, "virtual": ["waiting", "collective", "collective"]}
+
+
+def test_a_collective_queued_behind_another_does_not_wait_while_that_one_moves():
+    def both(rank, starts):
+        return [replace(an_event(start, stop, "all_reduce", "comm"), rank=rank)
+                for start, stop in zip(starts, (5, 8), strict=True)]  # fmt: skip
+
+    trace = Trace((*both(0, (0, 1)), *both(1, (4, 6))), "virtual")
+    first = next(lane for lane in lanes_of(trace).lanes if lane.rank == 0 and lane.stream == "comm")
+    assert [(s.kind, s.start, s.stop) for s in first.spans] == [
+        ("waiting", 0, 4), ("collective", 4, 5), ("waiting", 5, 6), ("collective", 6, 8)
+    ]  # fmt: skip

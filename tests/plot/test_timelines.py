@@ -52,7 +52,7 @@ def test_the_caption_says_clock_hardware_and_what_is_not_modelled(step_trace, ru
     assert caption == ("Modelled on a test machine, virtual clock. Not modelled: fragmentation, data loading.")
     assert plot.timeline(step_trace(2, clock="wall")).get_supxlabel() == "Measured on a test machine, wall clock."
     many = replace(run_of(step_trace(2)), not_modelled=tuple(f"cause number {i}" for i in range(9)))
-    assert plot.timeline(many).get_supxlabel().endswith("Not modelled: cause number 0 and 8 more, see .not_modelled.")
+    assert plot.timeline(many).get_supxlabel().endswith("9 things are not modelled: see .not_modelled.")
 
 
 def test_short_bars_have_no_outline_that_would_look_like_a_gap():
