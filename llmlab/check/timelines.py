@@ -185,7 +185,7 @@ def _split(answer: Any) -> Verdict | None:
     if split is None or split.shape != (3,) or split.min() < 1 or split.sum() != BLOCKS or (split % 1).any():
         return None
     patient, before = _seventh()
-    run = patient.run(split=tuple(int(n) for n in split))
+    run = _split_run(tuple(int(n) for n in split))
     reached, was = (patient.diagnose(each)[1].mfu for each in (run, before))
     if reached > TARGET:
         return Verdict(True, f"MFU {reached:.0%}, before {was:.0%}.")
@@ -194,6 +194,11 @@ def _split(answer: Any) -> Verdict | None:
     rows = {"tried": show(answer), "expected": f"MFU above {TARGET:.0%}", "got": f"MFU {reached:.0%}"}
     look = f"rank {most} still has the most FLOPs, {flops[most] / min(flops.values()):.1f} times the least."
     return Verdict(False, look, "give it fewer blocks. The output layer is work, too.", rows)
+
+
+@cache
+def _split_run(split: tuple[int, ...]) -> Run:
+    return _seventh()[0].run(split=split)
 
 
 def third_layout(answer: Any) -> Result:

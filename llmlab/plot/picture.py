@@ -25,7 +25,7 @@ from llmlab.plot.style import GREY, RC
 DPI, CSS_DPI = 150, 100  # drawn at, and shown at: sharp where a screen or a projector has the pixels
 # Dots an inch and colours of a picture: no eye tells a palette of its own from all colours, at two fifths of the bytes.
 # The next is for one that would weigh down a notebook.
-QUALITIES, MOST_BYTES = ((DPI, 256), (DPI, 64), (110, 64)), 60_000
+QUALITIES, MOST_BYTES = ((DPI, 256), (DPI, 64), (110, 64), (80, 64)), 60_000
 WORDS = ("hardware", "note", "xlabel", "ylabel", "title", "below")
 P = ParamSpec("P")
 

@@ -29,10 +29,11 @@ def test_many_predictions_say_how_many_and_between_what():
     assert repr(p).startswith("Prediction(3 layouts, modelled: ") and p._repr_html_() == repr(p)
 
 
-def test_a_plan_is_ten_lines_and_a_table_of_ten(planned):
-    assert repr(planned) == str(planned) and len(repr(planned).splitlines()) == 11
+def test_a_plan_is_ten_lines_at_most_and_a_table_of_as_many(planned):
+    shown = min(10, len(planned.shortlist))
+    assert repr(planned) == str(planned) and len(repr(planned).splitlines()) == 1 + shown
     html = planned._repr_html_()
-    assert html.count("<tr>") == 11 and "on 8 GPUs" in html and "modelled" in html and "1e+09 tokens" in html
+    assert html.count("<tr>") == 1 + shown and "on 8 GPUs" in html and "modelled" in html and "1e+09 tokens" in html
     assert len(repr(planned[0])) < 250 and repr(planned[0].prediction) in repr(planned[0])
 
 

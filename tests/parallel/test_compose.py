@@ -19,6 +19,7 @@ from llmlab.parallel.pipeline import Pipeline
 from llmlab.parallel.placement import shard_of
 from tests.parallel.comparing import numbers
 from tests.parallel.layouts import (
+    STEPS,
     Case,
     differing_replicas,
     draw,
@@ -212,7 +213,7 @@ def test_fp16_with_a_scaler_trains_as_fp32_to_half_precision():
         scaler = lab.optim.LossScaler(init_scale=2.0**8)
         make = make_optimizer("sgd")
         step = parallelize(make_model(case), make, case.layout, world, precision="fp16", scaler=scaler)
-        return torch.stack([step(**make_batch(case, i)) for i in range(3)]), step.grad_dict(), step.state_dict()
+        return torch.stack([step(**make_batch(case, i)) for i in range(STEPS)]), step.grad_dict(), step.state_dict()
 
     one = train_alone(smaller(CASE, dtype=torch.float32))
     assert worst(one, numbers(2).run(worker).results) < 20 * 2**-11

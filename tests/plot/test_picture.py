@@ -113,5 +113,5 @@ def test_a_picture_that_would_weigh_a_notebook_down_is_drawn_coarser():
     for i in range(1500):  # text upon text: nothing compresses
         plane.text(i * 0.6180339 % 1, i * 0.7548777 % 1, f"{i * i}", color=f"C{i % 10}")
     light, sharp = base64.b64decode(png(figure)), Image.open(io.BytesIO(base64.b64decode(png(canvas()))))
-    assert sharp.size == (1350, 675) and Image.open(io.BytesIO(light)).size == (990, 990)
+    assert sharp.size == (1350, 675) and Image.open(io.BytesIO(light)).size == (720, 720)
     assert figure.dpi == 150
