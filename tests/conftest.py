@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,12 @@ from collections.abc import Iterator
 import hypothesis
 import numpy
 import pytest
+
+# Read when torch loads, here and in the kernels of notebooks: workers of pytest that each used every core would wait
+# for one another, and a cell of ten seconds would take a minute.
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 # Property tests time ranks that share two cores with everything else: a slow example is not a failure.
