@@ -6,7 +6,7 @@ Writes data/recorded/experts_against_dense.csv, which notebook 27 shows. One den
 token, the other its parameters. Every point is a training of its own (the learning rate falls to 0 at its end), with
 the best learning rate of its own: the grid is walked until the best has a worse one on each side. Then two more seeds.
 About twenty minutes on one core. Runs that the file has already are not repeated: delete it to begin anew. In a minute,
-to see that it works: --steps 32 --csv /tmp/short.csv
+to see that it works: --steps 32 --csv short.csv
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Writes data/recorded/low_communication.csv, which notebook 28 shows. Every method gets its own learning rate: the grid
 is walked until the best has a worse one on each side, and DiLoCo's outer rate is chosen too. The best of each then
 runs from two more seeds. About an hour on one core. Runs that the file has already are not repeated: delete it to begin
-anew. In a minute, to see that it works: --until 64 --methods "one process" "DiLoCo, H = 64" --csv /tmp/short.csv
+anew. In a minute, to see that it works: --until 64 --methods "one process" "DiLoCo, H = 64" --csv short.csv
 """
 
 from __future__ import annotations

@@ -128,6 +128,16 @@ def test_the_course_seldom_reaches_into_the_package() -> None:
     assert sum(map(len, found.values())) <= MAX_DEEP_IMPORTS, found
 
 
+def test_what_two_notebooks_need_is_not_deep_in_the_package() -> None:
+    users: dict[str, set[str]] = {}
+    for path in all_notebooks():
+        for line in deep_imports(read(path)):
+            module, _, names = line.removeprefix("from ").partition(" import ")
+            for name in names.split(", "):
+                users.setdefault(f"{module}.{name.partition(' as ')[0]}", set()).add(path.stem)
+    assert {name: found for name, found in users.items() if len(found) > 1} == {}
+
+
 @pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
 def test_a_notebook_is_valid_and_small(path: Path) -> None:
     nbformat.validate(read(path))
