@@ -47,12 +47,11 @@ def register(commands: argparse._SubParsersAction) -> None:
 
 def run_plan(asked: argparse.Namespace) -> None:
     """Predict every legal layout of a step, and rank those that fit. Modelled, not measured."""
-    from llmlab.cost.models import find_config
     from llmlab.cost.planning import plan
     from llmlab.cost.plans import say_layout
 
     found = plan(
-        find_config(asked.model), asked.device, gpus=asked.gpus, global_batch=asked.global_batch, seq=asked.seq,
+        asked.model, asked.device, gpus=asked.gpus, global_batch=asked.global_batch, seq=asked.seq,
         precision=asked.precision, recompute=asked.recompute, stack=asked.stack, zero=asked.zero,
         schedules=asked.schedules, contexts=asked.contexts, memory_share=asked.memory_share, tokens=asked.tokens,
         prices=prices(asked), limit=asked.top,
@@ -69,7 +68,6 @@ def run_plan(asked: argparse.Namespace) -> None:
 
 def run_predict(asked: argparse.Namespace) -> None:
     """Predict one step of one layout. Modelled, not measured."""
-    from llmlab.cost.models import find_config
     from llmlab.cost.planning import price_layout
     from llmlab.cost.plans import record
     from llmlab.parallel.layout import Layout
@@ -80,7 +78,7 @@ def run_predict(asked: argparse.Namespace) -> None:
         microbatches=asked.microbatches or max(1, asked.global_batch // max(1, asked.dp)),
     )  # fmt: skip
     row = price_layout(
-        find_config(asked.model), layout, asked.device, global_batch=asked.global_batch, seq=asked.seq,
+        asked.model, layout, asked.device, global_batch=asked.global_batch, seq=asked.seq,
         precision=asked.precision, recompute=asked.recompute, stack=asked.stack, tokens=asked.tokens,
         prices=prices(asked),
     )  # fmt: skip

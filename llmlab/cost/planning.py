@@ -13,16 +13,15 @@ import numpy as np
 
 from llmlab.arguments import choices as some_of
 from llmlab.arguments import instance, real, whole
-from llmlab.cost.arrays import LayoutColumns
+from llmlab.cost.arrays import LayoutColumns, ModelLike
 from llmlab.cost.candidates import Choices, Workload, candidates
-from llmlab.cost.models import find_config
+from llmlab.cost.models import find_sizes
 from llmlab.cost.nearest import nearest_batch, nearest_gpus
 from llmlab.cost.plans import TIGHT, Plan, Planned, Prices, Refused, gib
 from llmlab.cost.prediction import A_LAYOUT, CLUSTER, MARGIN, RECOMPUTE, Prediction
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
-from llmlab.model.config import Config
 from llmlab.parallel.layout import Layout
 
 TIGHT_COSTS = 1.05  # how much slower a layout counts that may not fit after all
@@ -30,7 +29,7 @@ NEAR = 0.01  # of seconds: nobody's predictions tell such layouts apart
 
 
 def plan(
-    config: str | Config,
+    config: str | ModelLike,
     cluster: str | Cluster = CLUSTER,
     *,
     gpus: int,
@@ -51,7 +50,7 @@ def plan(
 ) -> Plan:
     """Predict every legal layout of a step on `gpus` devices and rank those that fit by seconds.
 
-    `config`: sizes, or a published model's name (see `lab.find_config`). `recompute`: one, some, or None for all.
+    `config`: sizes, or a published model's name (`python -m llmlab models`). `recompute`: one, some, or None for all.
     `virtual_stages`: None for all that give ranks equal chunks of layers. `microbatch_sizes`: in sequences, None for
     every power of two. `memory_share`: of a device that may be used, less than all since what an allocator loses is not
     modelled. `tokens`: of the whole training, for GPU-hours, money and energy. `prices`:
@@ -65,7 +64,7 @@ def plan(
     real("plan", "tokens", tokens, above=0)
     if limit is not None:
         whole("plan", "limit", limit, least=1)
-    workload = Workload(find_config(config), on, gpus, global_batch, seq, precision, stack)
+    workload = Workload(find_sizes(config), on, gpus, global_batch, seq, precision, stack)
     prices = _prices("plan", prices, on)
     choices = Choices(zero, schedules, virtual_stages, contexts, microbatch_sizes=microbatch_sizes)
     asked = RECOMPUTE if recompute is None else [recompute] if isinstance(recompute, str) else recompute
@@ -94,7 +93,7 @@ def plan(
 
 
 def price_layout(
-    config: str | Config,
+    config: str | ModelLike,
     layout: Layout,
     cluster: str | Cluster = CLUSTER,
     *,
@@ -108,7 +107,7 @@ def price_layout(
 ) -> Planned:
     """Predict one layout, whether it fits or not, with what `tokens` of training would cost on it; see `plan`."""
     ranks = instance("price_layout", "layout", layout, Layout, A_LAYOUT).ranks
-    workload = Workload(find_config(config), find_cluster(cluster), ranks, global_batch, seq, precision, stack)
+    workload = Workload(find_sizes(config), find_cluster(cluster), ranks, global_batch, seq, precision, stack)
     prices = _prices("price_layout", prices, workload.cluster)
     return _priced(layout, recompute, workload.predict(layout, recompute), tokens, prices)
 
