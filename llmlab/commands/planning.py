@@ -16,7 +16,8 @@ from llmlab.commands.tables import (
     title,
 )  # fmt: skip
 
-SHORT = "A row is the best of its tp, pp and ep; alike: others of these within 1% (--every lists all)."
+SHORT = "A row is the best of its tp, pp and ep; alike: others of these within 2% (--every lists all)."
+TIED = "=: no prediction tells it from the first; within 2% the one that splits fewer axes is listed first."
 TIGHT = "tight: fills over 95% of what may be used, may not run, and is ranked as if 5% slower."
 
 
@@ -63,7 +64,8 @@ def run_plan(asked: argparse.Namespace) -> None:
     tight = [found.tight(row) for row in shown]
     print_parts(ranking(title(asked, asked.gpus), shown, tight, alike=not asked.every), breakdown(best, found[0]))
     print_parts(f"{MODELLED}. {found.fitting:,} layouts fit; {found.refused}.", LEGEND)
-    print_parts(*[SHORT] * (not asked.every), *[TIGHT] * any(tight))
+    print_parts(*[TIED] * any(row.tied for row in shown[1:]), *[SHORT] * (not asked.every), *[TIGHT] * any(tight))
+    print_parts(*[f"To tell the first from its rivals, measure {each}." for each in found.measure])
 
 
 def run_predict(asked: argparse.Namespace) -> None:

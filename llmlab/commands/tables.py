@@ -18,7 +18,10 @@ if TYPE_CHECKING:  # torch takes two seconds to import: `--help` does without
     from llmlab.cost.prediction import Prediction
 
 MODELLED = "Modelled, not measured"
-LEGEND = "sp: sequence parallel; m: microbatches of a replica; (90%): where nine in ten measured steps would lie."
+LEGEND = (
+    "sp: sequence parallel; m: microbatches of a replica; (90%): where nine in ten measured steps would lie; (OOM): "
+    "the chance of running out of memory."
+)
 WIDTH = 165  # of a table that no terminal shows
 
 
@@ -36,15 +39,16 @@ def say_count(n: float) -> str:
 def ranking(title: str, rows: Sequence[Planned], tight: Sequence[bool] = (), alike: bool = False) -> Table:
     from llmlab.cost.plans import gib, say_layout
 
-    header = ["", "layout", "recompute", "s a step (90%)", "MFU", "TFLOP/s", "memory", "GPU-hours"]
+    header = ["", "layout", "recompute", "s a step (90%)", "MFU", "TFLOP/s", "memory (OOM)", "GPU-hours"]
     costs = [cost_columns(row) for row in rows]
     table = make_table(title, [*header, *costs[0], *["alike"] * alike], left=(1, 2))
     for place, (row, cost) in enumerate(zip(rows, costs, strict=True), 1):
         p = row.prediction
         low, high = p.interval
-        held = "tight " * (place <= len(tight) and tight[place - 1]) + gib(p.memory_bytes)
+        held = "tight " * (place <= len(tight) and tight[place - 1]) + f"{gib(p.memory_bytes)} ({row.risk:.0%})"
+        numbered = f"{place}{' =' * (row.tied and place > 1)}"
         table.add_row(
-            str(place), say_layout(row.layout), row.recompute, f"{p.seconds:.4g} ({low:.3g} to {high:.3g})",
+            numbered, say_layout(row.layout), row.recompute, f"{p.seconds:.4g} ({low:.3g} to {high:.3g})",
             f"{p.mfu:.1%}", f"{p.tflops_per_gpu:.0f}", held, f"{row.gpu_hours:,.0f}", *cost.values(),
             *[f"{row.alike:,}"] * alike,
         )  # fmt: skip
@@ -62,15 +66,23 @@ def _amount(value: float) -> str:
 
 
 def breakdown(title: str, row: Planned) -> Table:
-    """Seconds by cause and memory by category, side by side, the largest first."""
+    """Seconds by cause and memory by category, side by side, the largest first; traffic with what of it is hidden."""
+    from llmlab.cost.explaining import LOOK
     from llmlab.cost.plans import gib
 
-    p = row.prediction
-    table = make_table(title, ["cause", "seconds", "of the step", "memory of a GPU", ""], left=(0, 3))
-    causes = sorted((item for item in p.breakdown.items() if item[1] > 0), key=lambda item: -item[1])
+    p, hidden = row.prediction, row.prediction.hidden
+    table = make_table(
+        title, ["cause", "seconds", "of the step", "hidden", "follows", "memory of a GPU", ""], (0, 4, 5)
+    )
+    causes = [cause for cause, seconds in p.breakdown.items() if seconds > 0 or hidden.get(cause, 0) > 0]
+    causes.sort(key=lambda cause: -p.breakdown[cause])
     held = sorted((item for item in p.memory.items() if item[1] > 0), key=lambda item: -item[1])
     for i in range(max(len(causes), len(held))):
-        time = [causes[i][0], f"{causes[i][1]:.4g}", f"{causes[i][1] / p.seconds:.1%}"] if i < len(causes) else [""] * 3
+        time = [""] * 5
+        if i < len(causes):
+            seconds, behind = p.breakdown[causes[i]], hidden.get(causes[i], 0)
+            shown = [f"{seconds:.4g}", f"{seconds / p.seconds:.1%}", f"{behind:.4g}" if behind > 0 else ""]
+            time = [causes[i], *shown, LOOK[causes[i]][0] or "balance of stages"]
         table.add_row(*time, *([held[i][0], gib(held[i][1])] if i < len(held) else ["", ""]))
     return table
 

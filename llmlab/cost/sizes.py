@@ -7,6 +7,7 @@ for each layout (see arrays.py): the formulas are the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,17 +47,17 @@ class Sizes:
         """What tp leaves of work on whole hidden vectors: all, unless sequence parallelism splits the tokens."""
         return np.where(self.layout.sequence_parallel, 1 / self.layout.tp, 1.0)
 
-    @property
+    @cached_property
     def q_width(self) -> Numbers:
         """Width of the queries over all heads: D in most models. Of latent attention the mean of queries and values."""
         return self.config.n_head * self._head
 
-    @property
+    @cached_property
     def kv_width(self) -> Numbers:
         """Width of the keys (and of the values) over all heads: as the queries', or less when grouped."""
         return self.config.n_kv_head * self._head
 
-    @property
+    @cached_property
     def latents(self) -> Numbers:
         """Numbers of a token that latent attention makes its heads of: the queries', the keys' and values', and the
         rotary part that all heads' keys share (DeepSeek-AI 2024, section 2.1). 0 where there are none."""
@@ -69,7 +70,7 @@ class Sizes:
         heads = self.config.n_head
         return self._of("q_lora_rank"), self._of("kv_lora_rank"), heads * key, heads * self._value
 
-    @property
+    @cached_property
     def attended(self) -> Numbers:
         """Tokens that a query scores, mean over layers, as the whole T x T is counted: causal ones twice.
 
@@ -80,7 +81,7 @@ class Sizes:
         every = np.asarray(self._of("window_every"))
         return near + np.where(every > 0, (self.T - near) / np.maximum(every, 1), 0.0)
 
-    @property
+    @cached_property
     def mlp_matrices(self) -> Counts:
         """Three with a gate, two without."""
         return np.where(np.asarray(self.config.mlp) == "swiglu", 3, 2)
@@ -89,14 +90,14 @@ class Sizes:
     def n_expert(self) -> Counts:
         return self._of("n_expert")
 
-    @property
+    @cached_property
     def mixtures(self) -> Numbers:
         """The share of layers that have experts: all, but leading dense ones and those between."""
         every = np.maximum(self._of("expert_every", 1), 1)
         share = 1 / every - self._of("n_dense") / self.config.n_layer
         return np.where(np.asarray(self.n_expert) > 0, share, 0.0)
 
-    @property
+    @cached_property
     def dense_mlps(self) -> Numbers:
         """MLPs that every token goes through, mean over layers, counted in widths of d_ff: one without experts, the
         shared ones with; in layers without experts one of its own width."""
@@ -110,12 +111,12 @@ class Sizes:
         wide = np.asarray(self._of("d_ff_dense"))
         return np.where(wide > 0, wide / self.config.d_ff, 1.0)
 
-    @property
+    @cached_property
     def active_experts(self) -> Numbers:
         """Routed experts that a token goes through, mean over layers."""
         return self.mixtures * self._of("n_expert_active")
 
-    @property
+    @cached_property
     def attention_weights(self) -> Numbers:
         """Weights of one layer's projections: four, or latent attention's five."""
         c = self.config
@@ -135,7 +136,7 @@ class Sizes:
         """Parameters of one layer's routed experts on one rank, mean over layers."""
         return self.mixtures * self.n_expert / self.layout.ep * self.mlp_weights / self.layout.tp
 
-    @property
+    @cached_property
     def layer_params(self) -> Numbers:
         """Parameters of one layer on one rank, mean over layers; norms and biases (a thousandth) left out."""
         dense = (self.attention_weights + self.dense_mlps * self.mlp_weights) / self.layout.tp
@@ -220,7 +221,7 @@ class Sizes:
         own = (1 - self.mixtures) * self.dense_width
         return (self.dense_mlps - own) * self.mlp_weights / self.layout.tp
 
-    @property
+    @cached_property
     def _head(self) -> Numbers:
         """Width of a head: with latent attention the mean of its keys (a rotary part included) and its values."""
         wide = (self.config.head_dim + self._of("rope_head_dim") + self._value) / 2
