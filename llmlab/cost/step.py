@@ -117,7 +117,7 @@ def context_parallel(
     heads = np.maximum(x.kv_width, x.kv_width / x.config.n_kv_head * x.layout.cp * x.layout.tp)  # copied, where few
     exchanged = cp.all_to_all(x.w * x.n * 2 * (x.q_width + np.minimum(heads, x.q_width)) / x.layout.tp)
     ulysses = np.asarray(x.layout.context) == "ulysses"
-    traffic = [np.where(ulysses, exchanged, ring[i] + last[i] + merging[i]) for i in (0, 1)]
+    traffic: list[Numbers] = [np.where(ulysses, exchanged, ring[i] + last[i] + merging[i]) for i in (0, 1)]
     return traffic, [np.where(ulysses, exchanged, each) for each in shown]
 
 
