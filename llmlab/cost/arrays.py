@@ -23,7 +23,8 @@ class ModelLike(Protocol):
     """Sizes that every closed form reads: a `Config`'s, or `ModelColumns`.
 
     Read where they are there, else as in a dense GPT: n_expert, n_expert_active, n_expert_shared, dropout,
-    tie_embeddings; and position with max_seq, without which no table of positions is counted.
+    tie_embeddings; what else `ModelSizes` has (leading dense layers, latent attention, windows); and position with
+    max_seq, without which no table of positions is counted.
     """
 
     @property
@@ -88,6 +89,17 @@ class ModelColumns:
     n_expert: np.ndarray
     n_expert_active: np.ndarray
     n_expert_shared: np.ndarray
+    # what else `ModelSizes` has: none, unless a table says so
+    n_dense: Counts = 0
+    d_ff_dense: Counts = 0
+    d_ff_shared: Counts = 0
+    expert_every: Counts = 1
+    q_lora_rank: Counts = 0
+    kv_lora_rank: Counts = 0
+    rope_head_dim: Counts = 0
+    v_head_dim: Counts = 0
+    window: Counts = 0
+    window_every: Counts = 0
 
 
 @dataclass(frozen=True)

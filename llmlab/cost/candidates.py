@@ -15,11 +15,10 @@ from typing import Any, overload
 import numpy as np
 
 from llmlab.arguments import choices, listing, whole, wholes
-from llmlab.cost.arrays import LAYOUT_FIELDS, LayoutColumns, Numbers, columns
+from llmlab.cost.arrays import LAYOUT_FIELDS, LayoutColumns, ModelLike, Numbers, columns
 from llmlab.cost.prediction import Prediction, predict
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
-from llmlab.model.config import Config
 from llmlab.parallel.layout import CONTEXTS, Layout
 from llmlab.parallel.schedules import NAMES, schedule_name
 
@@ -32,7 +31,7 @@ KNOWN: dict[str, Sequence[Any]] = {
 class Workload:
     """One training step to be laid out."""
 
-    config: Config
+    config: ModelLike
     cluster: Cluster
     gpus: int
     global_batch: int
@@ -130,13 +129,13 @@ def _ways(split: Layout, workload: Workload, choices: Choices) -> Iterator[Layou
     """Vary what the degrees leave open, all but ZeRO."""
     sequence_parallel = choices.sequence_parallel if split.tp > 1 else [False]
     contexts = choices.contexts if split.cp > 1 else ["ring"]
-    schedules = list(_schedules(split.pp, workload.config, choices))
+    schedules = list(_schedules(split.pp, int(workload.config.n_layer), choices))
     counts = _microbatches(workload.global_batch // split.dp, choices)
     for sp, context, (schedule, v), m in product(sequence_parallel, contexts, schedules, counts):
         yield replace(split, sequence_parallel=sp, context=context, schedule=schedule, virtual_stages=v, microbatches=m)
 
 
-def _schedules(pp: int, config: Config, choices: Choices) -> Iterator[tuple[str, int]]:
+def _schedules(pp: int, n_layer: int, choices: Choices) -> Iterator[tuple[str, int]]:
     if pp == 1:
         yield "1f1b", 1
         return
@@ -145,8 +144,8 @@ def _schedules(pp: int, config: Config, choices: Choices) -> Iterator[tuple[str,
             yield schedule, 1
         elif choices.virtual_stages is not None:
             yield from ((schedule, v) for v in choices.virtual_stages)
-        elif config.n_layer % pp == 0:
-            yield from ((schedule, v) for v in divisors(config.n_layer // pp)[1:])
+        elif n_layer % pp == 0:
+            yield from ((schedule, v) for v in divisors(n_layer // pp)[1:])
 
 
 def _microbatches(per_replica: int, choices: Choices) -> list[int]:

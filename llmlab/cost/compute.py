@@ -58,18 +58,38 @@ def layer_backward(x: Sizes, on: Roofline, stack: Stack) -> Layer:
 
 
 def layer_products(x: Sizes, on: Roofline) -> Numbers:
-    """The four products of a layer forward (five with a gate), each split over tp; the experts' as one batch."""
+    """The products of a layer forward, each split over tp: a mean over layers, where they differ.
+
+    Four of a plain layer (five with a gate); the experts' as one batch.
+    """
     c, t = x.config, x.layout.tp
     d, f = c.d_model, c.d_ff / t
-    seconds = on.product(x.w, x.n, d, (x.q_width + 2 * x.kv_width) / t) + on.product(x.w, x.n, x.q_width / t, d)
     up = (x.mlp_matrices - 1) * f
+    seconds = projections(x, on)
     seconds = seconds + x.dense_mlps * (on.product(x.w, x.n, d, up) + on.product(x.w, x.n, f, d))
     if not np.any(x.n_expert):
         return seconds
     local = np.maximum(x.n_expert / x.layout.ep, 1)
-    rows = x.n * x.active_experts / local  # routing taken as balanced
+    share = np.maximum(x.mixtures, 1e-9)  # of layers; `active_experts` is a mean over all of them
+    rows = x.n * x.active_experts / share / local  # routing taken as balanced
     experts = on.product(x.w, rows, d, up, local) + on.product(x.w, rows, f, d, local)
-    return seconds + np.where(x.active_experts > 0, experts, 0.0)
+    return seconds + np.where(x.active_experts > 0, share * experts, 0.0)
+
+
+def projections(x: Sizes, on: Roofline) -> Numbers:
+    """Attention's products: q, k and v in one, and the output; or latent attention's, down and up again. Down to the
+    latents is the same on all tensor-parallel ranks."""
+    c, t = x.config, x.layout.tp
+    plain = on.product(x.w, x.n, c.d_model, (x.q_width + 2 * x.kv_width) / t)
+    plain = plain + on.product(x.w, x.n, x.q_width / t, c.d_model)
+    if not np.any(x.latents):
+        return plain
+    queries, keys, key, value = x.latent_widths
+    down = on.product(x.w, x.n, c.d_model, x.latents) + np.where(
+        queries > 0, on.product(x.w, x.n, queries, key / t), on.product(x.w, x.n, c.d_model, key / t)
+    )
+    up = on.product(x.w, x.n, keys, (value + c.n_head * c.head_dim) / t)
+    return np.where(x.latents > 0, down + up + on.product(x.w, x.n, value / t, c.d_model), plain)
 
 
 def attention(x: Sizes, on: Roofline, fused: bool) -> Numbers:
@@ -77,7 +97,7 @@ def attention(x: Sizes, on: Roofline, fused: bool) -> Numbers:
     t = x.layout.tp
     if fused:
         qkvo = x.w * x.n * 2 * (x.q_width + x.kv_width) / t
-        return np.maximum(4 * x.n * x.T * x.q_width / t / on.attention, on.moving(qkvo))
+        return np.maximum(4 * x.n * x.attended * x.q_width / t / on.attention, on.moving(qkvo))
     return 2 * _batched(x, on) + on.moving(_scores(x) * (4 * x.w + 1))  # softmax (r w), dropout (r w and its mask)
 
 

@@ -54,7 +54,7 @@ def layer_activations(x: Sizes, fused: bool, recompute: Counts | None = None) ->
     ratio = (x.dense_mlps + x.active_experts) * c.d_ff / c.d_model
     # q, k, v, context; the MLP's inner values
     sharded = 2 * x.w * (x.q_width + x.kv_width) / c.d_model + x.mlp_matrices * x.w * ratio
-    kept = hidden * (whole * x.split + sharded / t)
+    kept = hidden * (whole * x.split + sharded / t) + 2 * x.w * x.n * x.latents  # before and after their norms
     # softmax's output, dropout's mask and output
     scores = 0.0 if fused else (2 * x.w + mask) * x.n * x.T * c.n_head / t
     return np.choose(x.recompute if recompute is None else recompute, [kept + scores, kept, x.w * hidden * x.split])

@@ -1,7 +1,8 @@
 """Sizes of well-known models by name: facts with their sources, in `data/models/models.csv`.
 
-Only models that `Config` can express are in the table. What it cannot hold (a norm more, a bias fewer) is in the row's
-note, and its `tolerance` says how far the count of parameters may then be from the published one.
+Most are what `Config` can express, and can be built; of the others (latent attention, leading dense layers, windows)
+there are `ModelSizes`, which the closed forms price and no engine runs. What neither holds (a norm more, a bias fewer)
+is in the row's note, and its `tolerance` says how far the count of parameters may then be from the published one.
 """
 
 from __future__ import annotations
@@ -13,23 +14,31 @@ from typing import Any
 
 from llmlab.arguments import instance, string
 from llmlab.cost.arrays import ModelLike
+from llmlab.cost.model_sizes import ModelSizes
 from llmlab.hardware.facts import read_facts
 from llmlab.model.config import Config
 
-SIZES = ("n_layer", "d_model", "n_head", "n_kv_head", "d_ff", "vocab_size", "max_seq")
-CHOICES = ("norm", "mlp", "position")
+SIZES = ("n_layer", "d_model", "n_head", "n_kv_head", "d_ff", "vocab_size")
+BEYOND = (  # what a Config has no word for
+    "norms", "n_dense", "d_ff_dense", "d_ff_shared", "expert_every", "q_lora_rank", "kv_lora_rank", "rope_head_dim",
+    "v_head_dim", "window", "window_every",
+)  # fmt: skip
+CHOICES = ("norm", "mlp")
 READ = ("n_layer", "d_model", "n_head", "n_kv_head", "head_dim", "d_ff", "vocab_size", "mlp")  # as in `ModelLike`
-SWITCHES = ("bias", "tie_embeddings")
 EXPERTS = ("n_expert", "n_expert_active", "n_expert_shared")
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model's sizes, the parameters its source counts (None: nobody has), and how far ours may be off, as a share."""
+    """A model's sizes, the parameters its source counts (None: nobody has), and how far ours may be off, as a share.
+
+    `published_active`: those that a token goes through, of a mixture of experts.
+    """
 
     name: str
-    config: Config
+    config: Config | ModelSizes
     published_params: float | None
+    published_active: float | None
     tolerance: float
     source: str
     note: str
@@ -43,16 +52,24 @@ def model_names() -> list[str]:
 def find_config(name_or_config: str | Config) -> Config:
     """Give the sizes of a published model, `find_config("llama3-70b")`; case, blanks and dashes are forgiven.
 
-    A Config passes as it is: whatever takes sizes takes a name too. Raises ValueError with the nearest names.
+    A Config passes as it is: whatever takes sizes takes a name too. Raises ValueError with the nearest names, and for
+    a model that no engine here can run.
     """
     if isinstance(name_or_config, str):
-        return find_model(name_or_config).config
+        name_or_config = find_model(name_or_config).config  # type: ignore[assignment]
+    if isinstance(name_or_config, ModelSizes):
+        raise ValueError(
+            "a Config has no latent attention, leading dense layers or windows: such a model is not run here; "
+            "lab.predict and lab.plan price it by its name, and llmlab.cost.models.find_sizes gives its sizes"
+        )
     return instance("find_config", "config", name_or_config, Config, "or a published model's name, 'llama3-70b'")
 
 
 def find_sizes(name_or_sizes: str | ModelLike) -> ModelLike:
     """Give what a closed form reads: of a name the published sizes, else what was given, if it has them."""
-    if not isinstance(name_or_sizes, str) and all(hasattr(name_or_sizes, size) for size in READ):
+    if isinstance(name_or_sizes, str):
+        return find_model(name_or_sizes).config
+    if all(hasattr(name_or_sizes, size) for size in READ):
         return name_or_sizes
     return find_config(name_or_sizes)  # type: ignore[arg-type]  # which refuses what is neither
 
@@ -79,10 +96,17 @@ def _table() -> dict[str, dict[str, str]]:
 
 def _model(row: dict[str, str]) -> PublishedModel:
     sizes: dict[str, Any] = {name: int(row[name]) for name in SIZES}
-    sizes |= {name: row[name] for name in CHOICES} | {name: row[name] == "yes" for name in SWITCHES}
-    if row["n_expert"]:
-        sizes |= {name: int(row[name]) for name in EXPERTS}
-    published = float(row["published_params"]) if row["published_params"] else None
+    sizes |= {name: row[name] for name in CHOICES} | {"tie_embeddings": row["tie_embeddings"] == "yes"}
+    sizes |= {name: int(row[name]) for name in (*EXPERTS, "head_dim", *BEYOND) if row[name]}
+    # a model whose row states how far it reaches can be built
+    builds = not any(row[name] for name in BEYOND) and row["max_seq"]
+    more: dict[str, Any] = {"max_seq": int(row["max_seq"]), "position": row["position"]} if builds else {}
+    made = Config(**sizes, **more, bias=row["bias"] == "yes") if builds else ModelSizes(**sizes)
     return PublishedModel(
-        row["name"], Config(**sizes), published, float(row["tolerance"] or 0), row["source"], row["note"]
-    )
+        row["name"], made, _number(row["published_params"]), _number(row["published_active"]),
+        float(row["tolerance"] or 0), row["source"], row["note"],
+    )  # fmt: skip
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None

@@ -157,6 +157,10 @@ class OwnParallelize(Library):
         """They are summed in fp32, and the last hop, home, hides behind nothing."""
         return max(4, x.w) / x.w, 1
 
+    def merging(self, x: Sizes) -> tuple[Numbers, Numbers]:
+        """Counted with the other numbers: see `ring_forward`."""
+        return 0.0, 0.0
+
     def small_messages(self, x: Sizes, axes: dict[str, Axis]) -> tuple[Numbers, Numbers]:
         """A mixture's balance over all ranks, forward and backward, and how many tokens are coming; the split loss's
         maximum and sums."""

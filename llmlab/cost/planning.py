@@ -8,29 +8,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from llmlab.arguments import choices as some_of
 from llmlab.arguments import instance, real, whole
-from llmlab.cost.arrays import LayoutColumns
+from llmlab.cost.arrays import LayoutColumns, ModelLike, Numbers
 from llmlab.cost.candidates import Choices, Workload, candidates
-from llmlab.cost.models import find_config
+from llmlab.cost.comparing import doubt, exposure, tied
+from llmlab.cost.models import find_sizes
 from llmlab.cost.nearest import nearest_batch, nearest_gpus
 from llmlab.cost.plans import TIGHT, Plan, Planned, Prices, Refused, gib
 from llmlab.cost.prediction import A_LAYOUT, CLUSTER, MARGIN, RECOMPUTE, Prediction
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
-from llmlab.model.config import Config
 from llmlab.parallel.layout import Layout
 
 TIGHT_COSTS = 1.05  # how much slower a layout counts that may not fit after all
-NEAR = 0.01  # of seconds: nobody's predictions tell such layouts apart
+NEAR = 0.02  # of seconds: nobody's predictions tell such layouts apart, so the simpler is first
 
 
 def plan(
-    config: str | Config,
+    config: str | ModelLike,
     cluster: str | Cluster = CLUSTER,
     *,
     gpus: int,
@@ -49,14 +50,18 @@ def plan(
     prices: Prices | None = None,
     limit: int | None = 100,
 ) -> Plan:
-    """Predict every legal layout of a step on `gpus` devices and rank those that fit by seconds.
+    """Predict every legal layout of a step on `gpus` devices and rank those that fit.
 
-    `config`: sizes, or a published model's name (see `lab.find_config`). `recompute`: one, some, or None for all.
+    A layout's rank is by what it takes in five cases of six (its seconds, and one sigma of what they are uncertain by),
+    so that 1% faster and twice as uncertain is not better. Within 2% the simpler is first: fewer axes split; those that
+    no prediction tells from the first are said to be tied.
+
+    `config`: sizes, or a published model's name (`python -m llmlab models`). `recompute`: one, some, or None for all.
     `virtual_stages`: None for all that give ranks equal chunks of layers. `microbatch_sizes`: in sequences, None for
     every power of two. `memory_share`: of a device that may be used, less than all since what an allocator loses is not
     modelled. `tokens`: of the whole training, for GPU-hours, money and energy. `prices`:
-    see `lab.Prices`. `limit`: rows kept, None for all. Among equal seconds the simpler layout is first; one that fills
-    more than 95% of what may be used is ranked as if it were 5% slower, since memory is predicted no better than that.
+    see `lab.Prices`. `limit`: rows kept, None for all. One that fills more than 95% of what may be used is ranked as
+    if it were 5% slower, since memory is predicted no better than that.
 
     Raises ValueError where nothing is possible, naming the nearest request that is.
     """
@@ -65,7 +70,7 @@ def plan(
     real("plan", "tokens", tokens, above=0)
     if limit is not None:
         whole("plan", "limit", limit, least=1)
-    workload = Workload(find_config(config), on, gpus, global_batch, seq, precision, stack)
+    workload = Workload(find_sizes(config), on, gpus, global_batch, seq, precision, stack)
     prices = _prices("plan", prices, on)
     choices = Choices(zero, schedules, virtual_stages, contexts, microbatch_sizes=microbatch_sizes)
     asked = RECOMPUTE if recompute is None else [recompute] if isinstance(recompute, str) else recompute
@@ -73,14 +78,15 @@ def plan(
     found, rules = candidates(workload, choices)
     if not len(found):
         raise ValueError(_no_layout(workload, choices, rules))
-    seconds, needed = predict_all(workload, found, kinds)
+    seconds, needed, unsure = predict_all(workload, found, kinds)
     usable = memory_share * on.device.memory_bytes
     fits = needed <= usable
     refused = Refused(dict(rules.most_common()), int((~fits).sum()), float(needed.min()), usable)
     if not fits.any():
         raise ValueError(_does_not_fit(workload, choices, kinds, refused))
-    order = rank(found, np.where(needed > TIGHT * usable, TIGHT_COSTS * seconds, seconds), fits, len(kinds))
-    firsts, alike = shortlist(found, seconds, order)
+    counted = seconds * np.exp(unsure)
+    order = rank(found, np.where(needed > TIGHT * usable, TIGHT_COSTS, 1) * counted, fits, len(kinds))
+    firsts, alike = shortlist(found, counted, order)
 
     def rows(chosen: np.ndarray, alike: np.ndarray) -> tuple[Planned, ...]:
         again, columns = np.divmod(chosen, len(found))
@@ -94,7 +100,7 @@ def plan(
 
 
 def price_layout(
-    config: str | Config,
+    config: str | ModelLike,
     layout: Layout,
     cluster: str | Cluster = CLUSTER,
     *,
@@ -108,33 +114,43 @@ def price_layout(
 ) -> Planned:
     """Predict one layout, whether it fits or not, with what `tokens` of training would cost on it; see `plan`."""
     ranks = instance("price_layout", "layout", layout, Layout, A_LAYOUT).ranks
-    workload = Workload(find_config(config), find_cluster(cluster), ranks, global_batch, seq, precision, stack)
+    workload = Workload(find_sizes(config), find_cluster(cluster), ranks, global_batch, seq, precision, stack)
     prices = _prices("price_layout", prices, workload.cluster)
     return _priced(layout, recompute, workload.predict(layout, recompute), tokens, prices)
 
 
-def predict_all(workload: Workload, found: LayoutColumns, kinds: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds and bytes of every layout under every kind of recomputing: the kinds one after the other."""
+def predict_all(
+    workload: Workload, found: LayoutColumns, kinds: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds, bytes and one sigma of the seconds' logarithm, of every layout under every kind of recomputing: the
+    kinds one after the other."""
     predicted = [workload.predict(found, kind) for kind in kinds]
-    each = found.dp.shape
-    seconds = [np.broadcast_to(p.seconds, each) for p in predicted]
-    return np.concatenate(seconds), np.concatenate([np.broadcast_to(p.memory_bytes, each) for p in predicted])
+
+    def join(values: Sequence[Numbers]) -> np.ndarray:
+        return np.concatenate([np.broadcast_to(value, found.dp.shape) for value in values])
+
+    unsure = [doubt(exposure(p)) for p in predicted]
+    return join([p.seconds for p in predicted]), join([p.memory_bytes for p in predicted]), join(unsure)
 
 
 def rank(found: LayoutColumns, seconds: np.ndarray, fits: np.ndarray, kinds: int) -> np.ndarray:
-    """Sort those that fit by seconds; among equals the simpler first: fewer axes split, then lower stages."""
+    """Sort those that fit by seconds, in steps of 2% from the fastest; within one the simpler first: fewer axes split,
+    then lower stages, then the faster."""
     split = sum((getattr(found, axis) > 1).astype(int) for axis in ("dp", "tp", "pp", "cp", "ep"))
     simple = [
-        split, found.zero, found.sequence_parallel, found.schedule != "1f1b", found.virtual_stages,
-        found.tp, found.pp, found.cp, found.ep, found.microbatches,
+        split, found.cp, found.zero, found.sequence_parallel, found.schedule != "1f1b", found.virtual_stages,
+        found.tp, found.pp, found.ep, found.microbatches,
     ]  # fmt: skip
     again = np.repeat(np.arange(kinds), len(found))[fits]
-    keys = [np.tile(column, kinds)[fits] for column in reversed(simple)]
-    return np.flatnonzero(fits)[np.lexsort([again, *keys, _digits(seconds[fits])])]
+    kept = seconds[fits]
+    steps = np.floor(np.log(kept / kept.min()) / NEAR + 1e-9)
+    # of one split the faster first; what is equal but for rounding goes by what else is simple
+    keys = [np.tile(column, kinds)[fits] for column in simple]
+    return np.flatnonzero(fits)[np.lexsort([again, *keys[:1:-1], _digits(kept), keys[1], keys[0], steps])]
 
 
 def shortlist(found: LayoutColumns, seconds: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the ranked layouts the first of each tp, pp and ep, and how many of the same are within 1% of its seconds.
+    """Of the ranked layouts the first of each tp, pp and ep, and how many of the same are within 2% of its seconds.
 
     What else differs (replicas against context ranks, ZeRO, schedules, micro-batches) is quickly changed in a trial.
     """
@@ -158,16 +174,16 @@ def _planned(
 ) -> tuple[Planned, ...]:
     """Put the best layouts in rows, each with its own prediction."""
     together = workload.predict(best, recompute)
+    same = tied(np.broadcast_to(together.seconds, len(best)), exposure(together))
     return tuple(
-        _priced(best.at(i), kind, together.at(i), tokens, prices, int(alike[i])) for i, kind in enumerate(recompute)
+        replace(_priced(best.at(i), kind, together.at(i), tokens, prices), alike=int(alike[i]), tied=bool(same[i]))
+        for i, kind in enumerate(recompute)
     )
 
 
-def _priced(
-    layout: Layout, recompute: str, p: Prediction[float], tokens: float, prices: Prices, alike: int = 0
-) -> Planned:
+def _priced(layout: Layout, recompute: str, p: Prediction[float], tokens: float, prices: Prices) -> Planned:
     hours = p.gpu_hours(tokens)
-    return Planned(layout, recompute, p, hours, prices.money(hours), prices.energy_kwh(hours), alike)
+    return Planned(layout, recompute, p, hours, prices.money(hours), prices.energy_kwh(hours))
 
 
 def _prices(call: str, prices: Prices | None, on: Cluster) -> Prices:

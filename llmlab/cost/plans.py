@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import TypeAlias, overload
 
 from llmlab.arguments import real
 from llmlab.cost.candidates import Workload
+from llmlab.cost.comparing import Measurement, measurements
 from llmlab.cost.prediction import Prediction
+from llmlab.cost.risk import risk
 from llmlab.cost.tables import html_table
 from llmlab.hardware import Device
 from llmlab.hardware.power import watts
@@ -56,7 +59,8 @@ class Prices:
 class Planned:
     """One layout that fits. `gpu_hours`, `money` and `energy_kwh` are of the whole training, of `Plan.tokens`.
 
-    `alike`: in a shortlist, how many others of the same tp, pp and ep fit and are within 1% of its seconds.
+    `alike`: in a shortlist, how many others of the same tp, pp and ep fit and are within 2% of its seconds.
+    `tied`: whether no prediction tells it from the plan's first, by what the two do not share.
     """
 
     layout: Layout
@@ -66,6 +70,12 @@ class Planned:
     money: float | None
     energy_kwh: float | None
     alike: int = 0
+    tied: bool = False
+
+    @property
+    def risk(self) -> float:
+        """The chance that it runs out of memory, by how far memory is usually from its prediction."""
+        return float(risk(self.prediction.memory_bytes, self.prediction.capacity_bytes))
 
     def __repr__(self) -> str:
         return f"Planned({say_layout(self.layout)}, recompute {self.recompute}: {self.prediction!r})"
@@ -123,31 +133,53 @@ class Plan(Sequence[Planned]):
         """The ten best, near-duplicates left out, as a table: a notebook's cell may end in a plan."""
         rows = []
         for row in self.shortlist[:10]:
-            p = row.prediction
+            p, (low, high) = row.prediction, row.prediction.interval
             layout = f"{say_layout(row.layout)}, recompute {row.recompute}"
-            rows.append([layout, f"{p.seconds:.4g}", f"{p.mfu:.1%}", gib(p.memory_bytes), f"{row.gpu_hours:,.0f}"])
-        title = f"{self.fitting:,} layouts fit on {self.workload.gpus:,} GPUs (modelled, not measured); {self.refused}."
+            seconds = f"{p.seconds:.4g} ({low:.3g} to {high:.3g})"
+            memory = f"{gib(p.memory_bytes)} ({row.risk:.0%})"
+            rows.append([layout, seconds, "tied" * row.tied, f"{p.mfu:.1%}", memory, f"{row.gpu_hours:,.0f}"])
+        title = f"{self.heading}: {self.fitting:,} layouts fit (modelled, not measured); {self.refused}."
         hours = f"GPU-hours of {self.tokens:.4g} tokens"
-        return html_table(title, ["layout", "s a step", "MFU", "memory of a GPU", hours], rows)
+        header = ["layout", "s a step (90%)", "", "MFU", "memory of a GPU (chance of running out)", hours]
+        return html_table(title, header, rows) + f"<p>{escape(self.advice)}</p>"
+
+    @property
+    def heading(self) -> str:
+        """What is planned: how many of what, on what, and what is counted."""
+        work = self.workload
+        return f"{work.gpus:,} x {work.cluster.name}, {work.global_batch:,} x {work.seq:,} tokens a step"
+
+    @property
+    def advice(self) -> str:
+        """How many of the layouts shown cannot be told from the first, and what to measure to tell them."""
+        ties = sum(row.tied for row in self.shortlist[1:10])
+        said = f"{ties} of the next {len(self.shortlist[1:10])} cannot be told from the first (tied)" if ties else ""
+        return ". ".join(filter(None, [said, "; ".join(f"measure {each}" for each in self.measure)]))
+
+    @property
+    def measure(self) -> list[Measurement]:
+        """The two measurements that would tell the first layout from its rivals best; fewer where there are none."""
+        first = self.shortlist[:10]
+        rivals = [row for row in first[1:] if row.tied] or first[1:]
+        return measurements([row.prediction for row in (*first[:1], *rivals)]) if rivals else []
 
     def tight(self, row: Planned) -> bool:
         """Whether a layout fills nearly all that may be used, so that it may not run after all."""
         return row.prediction.memory_bytes > TIGHT * self.refused.usable_bytes
 
     def __str__(self) -> str:
-        work = self.workload
-        lines = [
-            f"{work.gpus:,} x {work.cluster.name}, {work.global_batch:,} x {work.seq:,} tokens a step: "
-            f"{self.fitting:,} layouts fit (modelled, not measured); {self.refused}."
-        ]
+        lines = [f"{self.heading}: {self.fitting:,} layouts fit (modelled, not measured); {self.refused}."]
         for rank, row in enumerate(self.shortlist[:10], 1):
             p = row.prediction
-            also = "".join([", tight" * self.tight(row), f"; {row.alike:,} alike" * (row.alike > 0)])
+            also = "".join([
+                ", tied" * (row.tied and rank > 1), ", tight" * self.tight(row),
+                f"; {row.alike:,} alike" * (row.alike > 0),
+            ])  # fmt: skip
             lines.append(
                 f"{rank:3}  {p.seconds:8.3f} s  MFU {p.mfu:5.1%}  {gib(p.memory_bytes):>9}  "
                 f"{say_layout(row.layout)}, recompute {row.recompute}{also}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *filter(None, [self.advice])])
 
     def records(self, every: bool = True) -> list[Record]:
         """Give the rows, or the shortlist, as flat records, for a table or a file."""
@@ -165,7 +197,7 @@ def record(row: Planned) -> Record:
         "microbatches": x.microbatches, "context": x.context, "recompute": row.recompute, "seconds": p.seconds,
         "seconds_low": float(low), "seconds_high": float(high), "mfu": p.mfu, "tflops_per_gpu": p.tflops_per_gpu,
         "memory_bytes": p.memory_bytes, "verdict": str(p.verdict), "gpu_hours": row.gpu_hours, "money": row.money,
-        "energy_kwh": row.energy_kwh, "alike": row.alike,
+        "energy_kwh": row.energy_kwh, "alike": row.alike, "tied": row.tied, "out_of_memory": row.risk,
     }  # fmt: skip
 
 

@@ -96,6 +96,15 @@ class Library:
         """Bytes of the gradients that go round the ring in backward, for each of keys and values; and whether home."""
         return 1.0, 0
 
+    def merging(self, x: Sizes) -> tuple[Numbers, Numbers]:
+        """Bytes that every step of a ring but the first moves, forward and backward, beside attention itself.
+
+        Its output is added in fp32 (r w, r 4, w 4); the queries', keys' and values' gradients to theirs (r r w). Of
+        causal tokens in two slices a rank three quarters of the rows are in such a step.
+        """
+        ahead, back = (x.w + 8) * x.q_width, 3 * x.w * (x.q_width + 2 * x.kv_width)
+        return 0.75 * x.n * ahead / x.layout.tp, 0.75 * x.n * back / x.layout.tp
+
     def small_messages(self, x: Sizes, axes: dict[str, Axis]) -> tuple[Numbers, Numbers]:
         """Seconds of what is all latency: of a layer's two passes, and of the loss."""
         return 0.0, 0.0

@@ -16,7 +16,7 @@ from llmlab.cost.arrays import ByName, Counts, LayoutLike, Numbers
 from llmlab.cost.network import Axis
 from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
-from llmlab.cost.software import Pass
+from llmlab.cost.software import Library, Pass
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 
@@ -79,12 +79,11 @@ def _layer(
     software, region = stack.software, keep["tensor_parallel"] * network.hidden_values(x, axes["tp"])
     tp = software.regions(x) * region
     ep = keep["expert_parallel"] * network.expert_parallel(x, axes["ep"], software.routed(x))
-    hop = keep["context_parallel"] * network.context_parallel(x, axes["cp"])
-    steps = x.layout.cp - 1
-    wide, home = software.gradient_hops(x)
-    # pairs are (forward, backward) from here on; backward's hops carry keys and values, and their gradients
-    cp = steps * hop, steps * (1 + wide) * hop
-    shown_cp = np.maximum(0.0, cp[0] - ahead.attention), np.maximum(0.0, cp[1] - back.attention) + home * wide * hop
+    # pairs are (forward, backward) from here on
+    traffic, shown_cp = (
+        [keep["context_parallel"] * each for each in pair]
+        for pair in context_parallel(x, line, axes["cp"], software, (ahead.attention, back.attention))
+    )
     computed = [{cause: keep[cause] * getattr(part, cause) for cause in COMPUTED} for part in (ahead, back)]
     forward, backward = (sum(part.values()) for part in computed)
     core = keep["attention"] * ahead.attention + shown_cp[0]
@@ -96,9 +95,30 @@ def _layer(
         "context_parallel": sum(shown_cp),
         "expert_parallel": 2 * ep + keep["expert_parallel"] * software.small_messages(x, axes)[0],
     }
-    hidden = cp[0] - shown_cp[0], cp[1] + home * wide * hop - shown_cp[1]
+    hidden = np.maximum(0.0, traffic[0] - shown_cp[0]), np.maximum(0.0, traffic[1] - shown_cp[1])
     talk = [{"tp": tp, "ep": ep, "cp": seconds} for seconds in shown_cp]
     return layer, {"context_parallel": sum(hidden)}, *software.passes(axes, (forward, backward), again, talk, hidden)
+
+
+def context_parallel(
+    x: Sizes, line: Roofline, cp: Axis, software: Library, attention: tuple[Numbers, Numbers]
+) -> tuple[list[Numbers], list[Numbers]]:
+    """A layer's seconds of context traffic, and of those that show, forward and backward; `attention`: its own seconds.
+
+    A ring's hops hide behind attention; adding each step's output to the others' does not, nor does the latency of what
+    it launches. Ulysses exchanges tokens for heads before and after attention, and nothing hides it.
+    """
+    steps, hop = x.layout.cp - 1, network.context_parallel(x, cp)
+    wide, home = software.gradient_hops(x)  # backward's hops carry keys and values, and their gradients
+    merging = [steps * line.moving(nbytes) for nbytes in software.merging(x)]
+    ring = [steps * hop, steps * (1 + wide) * hop]
+    last = [0.0, home * wide * hop]
+    shown = [np.maximum(0.0, ring[i] - attention[i]) + last[i] + merging[i] for i in (0, 1)]
+    heads = np.maximum(x.kv_width, x.kv_width / x.config.n_kv_head * x.layout.cp * x.layout.tp)  # copied, where few
+    exchanged = cp.all_to_all(x.w * x.n * 2 * (x.q_width + np.minimum(heads, x.q_width)) / x.layout.tp)
+    ulysses = np.asarray(x.layout.context) == "ulysses"
+    traffic: list[Numbers] = [np.where(ulysses, exchanged, ring[i] + last[i] + merging[i]) for i in (0, 1)]
+    return traffic, [np.where(ulysses, exchanged, each) for each in shown]
 
 
 def slowest_stage(x: Sizes, layer: Numbers, first: Numbers, last: Numbers) -> tuple[Counts, Counts, Counts, Counts]:
