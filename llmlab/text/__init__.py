@@ -6,7 +6,7 @@ from .cleaning import clean
 from .corpus import labelled, load, pairs, split, tagged
 from .duplicates import deduplicate, jaccard, minhash, near_duplicates, shingles
 from .entities import by_character, marked_tags, name_tags, sentences
-from .fetching import Archive, fetch
+from .fetching import Archive, cached, fetch
 from .packing import IGNORE, Batch, Batches, batches, pack
 from .padding import LabelledBatches, labelled_batches, padded
 from .published import gpt2_tokenizer, tokenizer_json
@@ -31,6 +31,7 @@ __all__ = [
     "WordTokenizer",
     "batches",
     "by_character",
+    "cached",
     "chat_prompt",
     "clean",
     "content_words",

