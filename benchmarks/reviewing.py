@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from classifying import train
@@ -13,6 +13,7 @@ from llmlab.text import WordTokenizer, labelled, labelled_batches, split
 
 Review = tuple[str, int]  # a text, and 1 for praise, 0 for complaint
 ALPHAS = (0.1, 0.3, 1.0, 3.0)
+RATES = (1e-3, 2e-3, 4e-3)  # of an encoder from scratch
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Scratch:
     def __str__(self) -> str:
         return (
             f"encoder from scratch, {self.layers} layer of width {self.width}, rotary, {self.vocab} words; AdamW "
-            f"{self.rate:g}, {self.epochs} epochs, {self.batch} texts of up to {self.longest} words a step, "
+            f"{self.rate:g} of {RATES}, {self.epochs} epochs, {self.batch} texts of up to {self.longest} words a step, "
             f"{self.hidden:.0%} of them hidden"
         )
 
@@ -82,6 +83,13 @@ def from_scratch(learned: list[Review], rows: list[Review], how: Scratch, seed: 
     given = encoded(tokenizer, learned, how.longest)
     train(model, labelled_batches(*given, how.batch, seed, how.epochs), how.rate, how.hidden, seed)
     return 100 * accuracy(model, labelled_batches(*encoded(tokenizer, rows, how.longest), 64, seed=None))
+
+
+def best_rate(reviews: Reviews, how: Scratch, epochs: int) -> Scratch:
+    """Choose the learning rate after so many epochs, where no test text is seen."""
+    tries = [replace(how, rate=rate, epochs=epochs) for rate in RATES]
+    best = max(tries, key=lambda each: from_scratch(reviews.train, reviews.choose, each, 0))
+    return replace(how, rate=best.rate)
 
 
 def pretrained(learned: list[Review], rows: list[Review], rate: float, epochs: int, trained: int, seed: int) -> float:
