@@ -34,7 +34,7 @@ def main() -> None:
         beside = f"{score.baseline} {score.baseline_score:.2f}"
         print(f"MEASURED  {score.data}: {score.metric} {score.score:.2f}, {beside}", flush=True)
         print(f"          seed {score.seed}, {score.seconds:.0f} s of the processor; {score.settings}", flush=True)
-    write_scores(options.csv, options.task, scores)
+        write_scores(options.csv, options.task, scores)
 
 
 if __name__ == "__main__":

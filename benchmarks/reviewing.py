@@ -86,9 +86,10 @@ def from_scratch(learned: list[Review], rows: list[Review], how: Scratch, seed: 
 
 
 def best_rate(reviews: Reviews, how: Scratch, epochs: int) -> Scratch:
-    """Choose the learning rate after so many epochs, where no test text is seen."""
+    """Choose the learning rate after so many epochs of half the training texts, where no test text is seen."""
     tries = [replace(how, rate=rate, epochs=epochs) for rate in RATES]
-    best = max(tries, key=lambda each: from_scratch(reviews.train, reviews.choose, each, 0))
+    half = reviews.train[::2]
+    best = max(tries, key=lambda each: from_scratch(half, reviews.choose, each, 0))
     return replace(how, rate=best.rate)
 
 
