@@ -95,9 +95,9 @@ def scores() -> Iterator[Score]:
     with stopwatch() as taken:
         found = learned(known, test, RATE, 0)
     settings = (
-        f"encoder from scratch, {LAYERS} layers of width {WIDTH}, rotary, {VOCAB} characters; AdamW {RATE:g}, which was "
-        f"not tuned, {EPOCHS} epochs, {BATCH} sentences of up to {LONGEST} characters a step, {HIDDEN:.0%} of them "
-        f"hidden; the baseline, given words, took {counting[0]:.0f} s"
+        f"encoder from scratch, {LAYERS} layers of width {WIDTH}, rotary, {VOCAB} characters; AdamW {RATE:g}, "
+        f"which was not tuned, {EPOCHS} epochs, {BATCH} sentences of up to {LONGEST} characters a step, {HIDDEN:.0%} "
+        f"of them hidden; the baseline, given words, took {counting[0]:.0f} s"
     )
     for kind in found:
         metric = "F1 of all spans, %" if kind == "all" else f"F1 of {kind}s, %"
