@@ -89,11 +89,15 @@ class MostFrequentTag:
         if not counts:
             raise ValueError("MostFrequentTag wants words with their tags, got none")
         self.unknown = string("MostFrequentTag", "unknown", unknown)
-        self.best = {word: min(found, key=lambda tag, n=found: (-n[tag], tag)) for word, found in counts.items()}
+        self.best = {word: _most_frequent(found) for word, found in counts.items()}
 
     def predict(self, words: Sequence[str]) -> list[str]:
         """Give a tag per word."""
         return [self.best.get(word, self.unknown) for word in listing("MostFrequentTag", "words", words, "words")]
+
+
+def _most_frequent(counts: Counter[str]) -> str:
+    return min(counts, key=lambda tag: (-counts[tag], tag))
 
 
 def _rows(name: str, sequences: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -25,12 +25,12 @@ def padded(rows: Sequence[Sequence[int]], fill: int = 0) -> tuple[Int[Tensor, "B
 
     Raises: ValueError for an empty row: it has no mean.
     """
-    rows = [listing("padded", "each row", row, "token ids") for row in listing("padded", "rows", rows, "[ids]")]
-    if not rows or not all(rows):
-        raise ValueError(f"padded wants rows of at least one token, got {'an empty one' if rows else 'no row'}")
-    longest = max(map(len, rows))
-    tokens = torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
-    return tokens, torch.tensor([len(row) for row in rows])
+    found = [listing("padded", "each row", row, "token ids") for row in listing("padded", "rows", rows, "[ids]")]
+    if not found or not all(found):
+        raise ValueError(f"padded wants rows of at least one token, got {'an empty one' if found else 'no row'}")
+    longest = max(map(len, found))
+    tokens = torch.tensor([row + [fill] * (longest - len(row)) for row in found])
+    return tokens, torch.tensor([len(row) for row in found])
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,17 @@ def labelled_batches(
     seed: of the shuffle, a new one each epoch, in which texts of like length stand together; None keeps the order.
     epochs: None for ever.  max_seq: longer texts are cut at the end, and so are their targets.
     """
-    rows = [listing("labelled_batches", "each row", row, "token ids") for row in rows]
+    given = [listing("labelled_batches", "each row", row, "token ids") for row in rows]
     found = listing("labelled_batches", "targets", targets, "classes, or lists of classes")
     per_token = bool(found) and not isinstance(found[0], int)
     found = [listing("labelled_batches", "each target", each) for each in found] if per_token else found
-    if not rows or len(rows) != len(found):
-        raise ValueError(f"labelled_batches wants a target for each row, got {len(found)} for {len(rows)} rows")
-    if per_token and any(len(a) != len(b) for a, b in zip(rows, found, strict=True)):
+    if not given or len(given) != len(found):
+        raise ValueError(f"labelled_batches wants a target for each row, got {len(found)} for {len(given)} rows")
+    if per_token and any(len(a) != len(b) for a, b in zip(given, found, strict=True)):
         raise ValueError("labelled_batches wants a target for each token of a row, got another number of them")
     whole("labelled_batches", "batch", batch, least=1)
     if max_seq is not None:
         whole("labelled_batches", "max_seq", max_seq, least=1)
-        rows = [row[:max_seq] for row in rows]
+        given = [row[:max_seq] for row in given]
         found = [each[:max_seq] for each in found] if per_token else found
-    return LabelledBatches(rows, found, batch, seed, epochs)
+    return LabelledBatches(given, found, batch, seed, epochs)
