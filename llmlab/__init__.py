@@ -21,7 +21,7 @@ _NAMES = {
     "comm.errors": [
         "RankError", "RankDied", "RankTimeout", "DeadlockError", "MismatchError", "RaceError", "OutOfDeviceMemory",
     ],
-    "model": ["Config", "Transformer"],
+    "model": ["Classifier", "Config", "Transformer"],
     "model.pretrained": ["load_pretrained"],
     "finite": ["check_finite"],
     "generation": ["generate"],

@@ -4,6 +4,7 @@ Each runs your answer on several inputs, on 2 to 4 simulated ranks where there a
 answer takes and gives. A notebook's patients are here too: `lab.check.ward()`.
 """
 
+from llmlab.check.applications import masked_mean, read_spans, span_f1, word_evidence
 from llmlab.check.attending import (
     attention,
     cache_bytes,
@@ -145,6 +146,7 @@ __all__ = [
     "look_up",
     "loss_scales",
     "lowest_stage",
+    "masked_mean",
     "masked_upload",
     "mean_of_parts",
     "mean_response",
@@ -166,6 +168,7 @@ __all__ = [
     "prefix_mask",
     "previous_token_head",
     "product_seconds",
+    "read_spans",
     "refuted",
     "regret",
     "ring_attention",
@@ -186,6 +189,7 @@ __all__ = [
     "sinusoid",
     "skill",
     "sorted_digits",
+    "span_f1",
     "split_by_speed",
     "split_evenly",
     "split_look_up",
@@ -208,6 +212,7 @@ __all__ = [
     "waiting_share",
     "ward",
     "warm_up_cosine",
+    "word_evidence",
     "work_for_speedup",
     "world_size",
     "zero3_threshold",

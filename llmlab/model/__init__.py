@@ -9,6 +9,7 @@ from llmlab.model.attention import (
     document_mask,
     padding_mask,
 )
+from llmlab.model.classifier import Classifier
 from llmlab.model.config import Config
 from llmlab.model.dropout import Dropout, Place
 from llmlab.model.embedding import Embedding, rotary, rotate, sinusoids
@@ -29,6 +30,7 @@ __all__ = [
     "MLP",
     "Attention",
     "Block",
+    "Classifier",
     "Config",
     "DecoderBlock",
     "Dropout",

@@ -5,8 +5,10 @@ from .chat import chat_prompt
 from .cleaning import clean
 from .corpus import labelled, load, pairs, split, tagged
 from .duplicates import deduplicate, jaccard, minhash, near_duplicates, shingles
-from .fetching import Archive, fetch
+from .entities import by_character, marked_tags, name_tags, sentences
+from .fetching import Archive, cached, fetch
 from .packing import IGNORE, Batch, Batches, batches, pack
+from .padding import LabelledBatches, labelled_batches, padded
 from .published import gpt2_tokenizer, tokenizer_json
 from .quality import CHINESE, STOP_WORDS, Limits, content_words, faults
 from .segmentation import Segmenter, join_words, words
@@ -22,11 +24,14 @@ __all__ = [
     "Batch",
     "Batches",
     "CharTokenizer",
+    "LabelledBatches",
     "Limits",
     "Segmenter",
     "SentencePiece",
     "WordTokenizer",
     "batches",
+    "by_character",
+    "cached",
     "chat_prompt",
     "clean",
     "content_words",
@@ -37,11 +42,16 @@ __all__ = [
     "jaccard",
     "join_words",
     "labelled",
+    "labelled_batches",
     "load",
+    "marked_tags",
     "minhash",
+    "name_tags",
     "near_duplicates",
     "pack",
+    "padded",
     "pairs",
+    "sentences",
     "shingles",
     "split",
     "tagged",

