@@ -177,9 +177,10 @@ class SplitModel:
         self, batch: Microbatch, read: Read, caches: Caches | None = None, in_pieces: bool = True
     ) -> list[Tensor]:
         """Take a batch forward, in evaluation mode; give what `read` makes of each microbatch, on the last stage."""
-        rows = torch.arange(len(batch.tokens))
-        pieces = rows.tensor_split(min(self.pieces, len(rows))) if in_pieces else [rows]
-        batches = [batch.rows(slice(int(piece[0]), int(piece[-1]) + 1)) for piece in pieces]
+        batches = [batch]
+        if in_pieces and self.pieces > 1:
+            rows = torch.arange(len(batch.tokens)).tensor_split(min(self.pieces, len(batch.tokens)))
+            batches = [batch.rows(slice(int(piece[0]), int(piece[-1]) + 1)) for piece in rows]
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.model))
             if self.autocast is not None:

@@ -28,6 +28,7 @@ from llmlab.model import Transformer
 from llmlab.model.whole import model_of, whole_of
 from llmlab.serving.blocks import BlockPool
 from llmlab.serving.measures import metrics
+from llmlab.serving.modelled import Modelled
 from llmlab.serving.paged import PagedModel
 from llmlab.serving.requests import Reply, Request, Sequence, Token, check_request
 from llmlab.serving.scheduler import Chunk, Scheduler, in_order
@@ -111,7 +112,7 @@ class Engine:
         self.sequences: dict[int, Sequence] = {}  # by id, those not yet answered
         self.finished: deque[Reply] = deque(maxlen=KEPT_REPLIES)
         self.steps = self.computed = self.guessed = self.kept = self.taken_places = self.empty_places = 0
-        self._next_id = 0
+        self._next_id, self._owed = 0, 0.0
 
     # --- one request, one step ----------------------------------------------------------------------------------------
 
@@ -157,11 +158,14 @@ class Engine:
 
     # --- many requests ------------------------------------------------------------------------------------------------
 
-    def run(self, requests: Iterable[Request]) -> list[Reply]:
+    def run(self, requests: Iterable[Request], brought: bool = False) -> list[Reply]:
         """Answer requests, each from when it arrives; return the replies in the order of the requests.
 
-        Raises ValueError, before anything runs, if any of them cannot be answered.
+        brought: keys and values of all but the last token of each prompt come with it, from whoever computed them; only
+        modelled ones can.  Raises ValueError, before anything runs, if any of them cannot be answered.
         """
+        if brought and not isinstance(self.paged, Modelled):
+            raise ValueError("run wants brought=False: keys and values come with requests to a Modelled model only")
         given = listing("run", "requests", requests, "Requests")
         for request in given:
             self.check(request)
@@ -172,7 +176,8 @@ class Engine:
             now = self._agreed_clock() - start if coming else 0.0
             while coming and given[coming[0]].arrives <= now:
                 i = coming.popleft()
-                ids[self.add(given[i], start + given[i].arrives)] = i
+                ids[id := self.add(given[i], start + given[i].arrives)] = i
+                self.sequences[id].brought = brought
             if self.busy:
                 self.step()
             else:
@@ -256,9 +261,17 @@ class Engine:
             row = stop
         logits = self.paged.logits(chunks, wanted)
         if logits.is_meta:
-            return {chunk: [0] for chunk in parts}
+            return {chunk: [0] * (1 + self._expected(len(chunk.guesses))) for chunk in parts}
         best = finite("Engine", logits).argmax(-1).tolist()
         return {chunk: judge(chunk, logits[part], best[part]) for chunk, part in parts.items()}
+
+    def _expected(self, guesses: int) -> int:
+        """Say how many of so many guesses hold where nobody can judge: as many as are expected to, on average."""
+        if self.speculate is not None:
+            self._owed += sum(self.speculate.acceptance ** (i + 1) for i in range(guesses))
+        kept = min(guesses, int(self._owed))
+        self._owed -= kept
+        return kept
 
     def _settle(self, chunk: Chunk, new: list[int], now: float) -> list[Token]:
         """Note what was computed and what came; give the tokens, up to the one that ends the answer."""
@@ -290,8 +303,11 @@ class Engine:
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def page(model: Any, blocks: int, block: int) -> PagedModel:
+def page(model: Any, blocks: int, block: int) -> PagedModel | Modelled:
     """Give a model a paged cache. Raises ValueError for a model that cannot be served so."""
+    if isinstance(model, Modelled):
+        model.check_fits(blocks, block)
+        return model
     given, split = model_of("Engine", model), whole_of(model)
     given = instance("Engine", "model", given, Transformer)
     config = given.config

@@ -67,7 +67,10 @@ class PagedModel:
         """Compute the chunks' tokens, keep their keys and values, and give the logits after the rows `wanted`."""
         rows = self.rows(chunks)
         with evaluating(self.model), self._attending(rows):
-            return self.whole.last_logits(rows.tokens, rows.positions, rows=self._tensor(wanted))
+            logits = self.whole.last_logits(rows.tokens, rows.positions, rows=self._tensor(wanted))
+        if logits.is_meta:
+            float(logits.sum())  # there are no numbers, but whoever chose by them would wait for them here
+        return logits
 
     def rows(self, chunks: Iterable[Chunk]) -> Rows:
         """Lay the tokens of chunks, which `in_order` has put in order, one under another."""

@@ -30,12 +30,15 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        ids = ids_of(self.tokens)
-        if ids.dim() != 1 or not ids.numel():
-            raise ValueError(f"Request wants tokens as a list of at least one id, got shape {list(ids.shape)}")
+        ids = self.tokens
+        if not isinstance(ids, (list, tuple)) or not ids or any(type(token) is not int for token in ids):
+            found = ids_of(ids)
+            if found.dim() != 1 or not found.numel():
+                raise ValueError(f"Request wants tokens as a list of at least one id, got shape {list(found.shape)}")
+            ids = found.tolist()
         stop = [self.stop] if isinstance(self.stop, int) else listing("Request", "stop", self.stop, "tokens")
         stop = [whole("Request", "each of stop, a token,", token, least=0) for token in stop]
-        object.__setattr__(self, "tokens", tuple(ids.tolist()))
+        object.__setattr__(self, "tokens", tuple(ids))
         object.__setattr__(self, "stop", tuple(stop))
         whole("Request", "max_new_tokens", self.max_new_tokens, least=1)
         real("Request", "arrives, in seconds,", self.arrives, least=0)
@@ -99,6 +102,7 @@ class Sequence:
     computed: int = 0
     registered: int = 0  # how many of the blocks others may find
     parent: int = 0  # the serial number of the last of those: see `BlockPool`
+    brought: bool = False  # whether keys and values of all but its last token come with it
     drafted: int = 0  # of how many tokens a draft model holds keys and values
     started: float | None = None
     times: list[float] = field(default_factory=list)

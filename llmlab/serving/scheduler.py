@@ -119,6 +119,8 @@ class Scheduler:
         self.running.sort(key=lambda each: each.id)
         if not sequence.preempted:
             sequence.reused = sequence.computed
+            if sequence.brought and self.pool.grow(sequence, len(sequence.tokens)):
+                sequence.computed = len(sequence.tokens) - 1
         self.pool.reused_tokens += sequence.computed
         count = min(len(sequence.tokens) - sequence.computed, left)
         grown = self.pool.grow(sequence, sequence.computed + count)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from llmlab.arguments import whole
+from llmlab.arguments import real, whole
 from llmlab.evaluate.scores import finite
 from llmlab.generation.sampling import draw, probabilities
 from llmlab.serving.requests import Sequence
@@ -28,9 +28,11 @@ class NGram:
     """Guess that what followed the last few tokens before follows them again (Saxena 2023, "prompt lookup").
 
     tokens: how many to guess at most.  longest: how many of the last tokens to look for, fewer if those are not found.
+    acceptance: of a guess, where nobody can judge: under the virtual clock without numbers.
     """
 
-    def __init__(self, tokens: int = 4, longest: int = 3):
+    def __init__(self, tokens: int = 4, longest: int = 3, acceptance: float = 0.5):
+        self.acceptance = real("NGram", "acceptance", acceptance, least=0, most=1)
         self.tokens = whole("NGram", "tokens", tokens, least=1)
         self.longest = whole("NGram", "longest", longest, least=1)
 
@@ -53,7 +55,8 @@ class NGram:
 class Draft:
     """Let a smaller model of the same vocabulary guess. Its keys and values lie in the same blocks as the model's."""
 
-    def __init__(self, model: Any, tokens: int = 4):
+    def __init__(self, model: Any, tokens: int = 4, acceptance: float = 0.7):
+        self.acceptance = real("Draft", "acceptance", acceptance, least=0, most=1)
         self.model, self.tokens = model, whole("Draft", "tokens", tokens, least=1)
         self.paged: Any = None  # set by the engine, which knows the blocks
 
