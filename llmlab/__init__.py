@@ -39,7 +39,7 @@ _NAMES = {
     "parallel.server": ["parameter_server"],
     "parallel.local_sgd": ["local_sgd", "diloco", "average_weights"],
     "parallel.compression": ["compress_gradients", "TopK", "EightBit"],
-    "parallel.reinforce": ["reinforce", "Task"],
+    "parallel.reinforce": ["reinforce", "sync_bytes", "Task"],
     "parallel.inspection": ["describe"],
     "cost": ["predict", "plan", "Prices", "calibrate", "Measured", "Stack", "stacks"],
     "cost.models": ["find_config"],

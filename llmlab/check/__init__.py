@@ -51,6 +51,13 @@ from llmlab.check.planning import (
     skill,
     training_gpu_hours,
 )
+from llmlab.check.post_training import (
+    group_advantage,
+    lora_parameters,
+    merged_weight,
+    two_group_seconds,
+    weight_sync_bytes,
+)
 from llmlab.check.server import server_against_ring, server_bytes, stale_bounded, stale_descent
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly, work_for_speedup
 from llmlab.check.splitting import shares_by_speed
@@ -130,6 +137,7 @@ __all__ = [
     "global_norm",
     "gpus_in_time",
     "gradient_ranks",
+    "group_advantage",
     "held_microbatches",
     "inside_interval",
     "interleaved_bubble",
@@ -143,11 +151,13 @@ __all__ = [
     "local_sgd_bytes",
     "longest_context",
     "look_up",
+    "lora_parameters",
     "loss_scales",
     "lowest_stage",
     "masked_upload",
     "mean_of_parts",
     "mean_response",
+    "merged_weight",
     "merges_to_join",
     "mesh_place",
     "message_count",
@@ -203,11 +213,13 @@ __all__ = [
     "training_gpu_hours",
     "training_state_bytes",
     "turn",
+    "two_group_seconds",
     "unequal_batches",
     "vocabulary_loss",
     "waiting_share",
     "ward",
     "warm_up_cosine",
+    "weight_sync_bytes",
     "work_for_speedup",
     "world_size",
     "zero3_threshold",
