@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmlab.arguments import instance, whole
@@ -107,9 +107,11 @@ class Transformer(LanguageModel):
         positions: Positions | None = None,
         mask: Mask | None = None,
         caches: Sequence[KVCache] | None = None,
-    ) -> Float[Tensor, "B V"]:
-        """Compute the logits of the token after the last: the others' are not even computed."""
-        return self.head(self.features(tokens, positions, mask, caches)[:, -1])
+        rows: Int[Tensor, " C"] | None = None,
+    ) -> Float[Tensor, "C V"]:
+        """Compute the logits of the token after the last, of all sequences or of `rows`: the others' are left out."""
+        x = self.features(tokens, positions, mask, caches)[:, -1]
+        return self.head(x if rows is None else x[rows])
 
     def through(
         self,

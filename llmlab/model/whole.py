@@ -29,8 +29,9 @@ class Whole(Protocol):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         caches: Sequence[KVCache] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """Compute the logits of the token after the last, [B, T] -> [B, V]."""
+        """Compute the logits of the token after the last, [B, T] -> [B, V], or of some rows only: [C, V]."""
 
     def loss_sum(
         self, tokens: Tensor, targets: Tensor, positions: Tensor | None = None, mask: Tensor | None = None

@@ -73,12 +73,16 @@ class SplitModel:
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         caches: Sequence[KVCache] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """Compute the logits of the token after the last, [B, T] -> [B, V]; `caches` hold what came before."""
+        """Compute the logits of the token after the last, [B, T] -> [B, V]; `caches` hold what came before.
+
+        rows: the logits of these sequences only, [C, V], as one piece.
+        """
         before = caches[0].length if caches else 0
         batch = self._batch(tokens, tokens, positions, mask, before)
         known = dict(zip(self.model.blocks, caches, strict=True)) if caches else None
-        return self._logits(batch, slice(-1, None), known)[:, 0]
+        return self._logits(batch, slice(-1, None), known, rows)[:, 0]
 
     def loss_sum(
         self, tokens: Tensor, targets: Tensor, positions: Tensor | None = None, mask: Tensor | None = None
@@ -139,18 +143,22 @@ class SplitModel:
         held = self.columns(batch.tokens.shape[1])
         return batch.columns(held).on(self._device()), held
 
-    def _logits(self, batch: Microbatch, wanted: slice, caches: Caches | None = None) -> Tensor:
-        """Give the logits of the wanted columns [B, w, V], on every rank."""
+    def _logits(
+        self, batch: Microbatch, wanted: slice, caches: Caches | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """Give the logits of the wanted columns [B, w, V], or of some rows [C, w, V], on every rank."""
         model, vocab_size = self.model, self.model.config.vocab_size
         kept = torch.arange(batch.tokens.shape[1])[wanted]
         here, held = self._cut(batch)
 
         def read(part: Microbatch, x: Tensor) -> Tensor:
+            x = x if rows is None else x[rows]
             y = self._in_order(model.head(x), held, kept) if self._splits_tokens else model.head(x[:, wanted])
             return y if self.tp is None else whole_logits(y, vocab_size, self.tp)
 
-        found = self._forward(here, read, caches)
-        logits = torch.empty(len(batch.tokens), len(kept), vocab_size, dtype=self._dtype(), device=self._device())
+        found = self._forward(here, read, caches, in_pieces=caches is None and rows is None)
+        n = len(batch.tokens) if rows is None else len(rows)
+        logits = torch.empty(n, len(kept), vocab_size, dtype=self._dtype(), device=self._device())
         logits = torch.cat(found).to(logits.dtype) if found else logits
         if self.pp is not None:
             logits = self.pp.broadcast(logits, self.last)
@@ -165,10 +173,12 @@ class SplitModel:
         whole[:, held] = y
         return self.cp.all_reduce(whole[:, kept])
 
-    def _forward(self, batch: Microbatch, read: Read, caches: Caches | None = None) -> list[Tensor]:
+    def _forward(
+        self, batch: Microbatch, read: Read, caches: Caches | None = None, in_pieces: bool = True
+    ) -> list[Tensor]:
         """Take a batch forward, in evaluation mode; give what `read` makes of each microbatch, on the last stage."""
         rows = torch.arange(len(batch.tokens))
-        pieces = [rows] if caches else rows.tensor_split(min(self.pieces, len(rows)))
+        pieces = rows.tensor_split(min(self.pieces, len(rows))) if in_pieces else [rows]
         batches = [batch.rows(slice(int(piece[0]), int(piece[-1]) + 1)) for piece in pieces]
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.model))
