@@ -17,6 +17,7 @@ LEVELS = [
     {"cost", "measuring", "diagnosing"},
     {"plot"},
     {"widgets", "check"},
+    {"commands"},
     {"__init__", "__main__"},
 ]
 STRANGERS = [{"model", "comm"}]  # neither imports the other, though they share a level

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from llmlab.__main__ import main
+from llmlab.commands import main
 from llmlab.cost.models import find_config, model_names
 from llmlab.cost.planning import plan
 from llmlab.cost.prediction import predict
@@ -140,7 +140,7 @@ def test_it_runs_as_a_module():
 
 def test_help_does_not_wait_for_torch():
     code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))\n"
-    code += "from llmlab.__main__ import main; main(['plan', '--help'])"
+    code += "from llmlab.commands import main; main(['plan', '--help'])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "False" and "--global-batch" in run.stdout
 

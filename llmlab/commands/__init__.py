@@ -1,0 +1,34 @@
+"""The command line, a short file for each group of commands; `register(commands)` in it adds them.
+
+Errors are one line on stderr, exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from llmlab.commands import listing, planning, serving
+from llmlab.commands.asking import Parser
+
+GROUPS = (planning, listing, serving)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; give its exit code."""
+    asked = parser().parse_args(arguments)
+    try:
+        asked.run(asked)
+    except ValueError as error:
+        print(f"llmlab {asked.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> Parser:
+    """Make the parser of all commands."""
+    top = Parser(prog="llmlab", description="Plan and predict the training of language models on many GPUs; serve one.")
+    commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
+    for group in GROUPS:
+        group.register(commands)
+    return top
