@@ -59,6 +59,7 @@ from llmlab.check.post_training import (
     weight_sync_bytes,
 )
 from llmlab.check.server import server_against_ring, server_bytes, stale_bounded, stale_descent
+from llmlab.check.serving import blocks_needed, decode_seconds, latencies, tokens_per_step, users_that_fit
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly, work_for_speedup
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.stages import interleaved_bubble, stage_bytes
@@ -105,6 +106,7 @@ __all__ = [
     "best_size",
     "bias_step",
     "block_parameters",
+    "blocks_needed",
     "bpe_merge",
     "bubble_share",
     "bucket_bytes",
@@ -119,6 +121,7 @@ __all__ = [
     "data_parallel_scale",
     "data_threshold",
     "decayed_step",
+    "decode_seconds",
     "decoder_inputs",
     "eight_ranks",
     "error_feedback",
@@ -147,6 +150,7 @@ __all__ = [
     "laid_out",
     "largest_microbatch",
     "largest_rate",
+    "latencies",
     "layer_norm",
     "local_sgd_bytes",
     "longest_context",
@@ -209,12 +213,14 @@ __all__ = [
     "tensor_mlp",
     "tensor_threshold",
     "third_layout",
+    "tokens_per_step",
     "top_p_kept",
     "training_gpu_hours",
     "training_state_bytes",
     "turn",
     "two_group_seconds",
     "unequal_batches",
+    "users_that_fit",
     "vocabulary_loss",
     "waiting_share",
     "ward",
