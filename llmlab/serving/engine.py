@@ -245,7 +245,8 @@ class Engine:
 
     def _new_tokens(self, chunks: list[Chunk]) -> dict[Chunk, list[int]]:
         """Compute the chunks; give what follows those that reach the end of what is known."""
-        wanted, parts, row = [], {}, 0
+        wanted: list[int] = []
+        parts, row = {}, 0
         for chunk in chunks:
             stop = row + len(chunk.tokens)
             if chunk.last:

@@ -48,7 +48,7 @@ class Rows:
 class PagedModel:
     """A Transformer, or the part of it that is here, and its keys and values in blocks."""
 
-    def __init__(self, model: Transformer, whole: Whole, blocks: int, block: int):
+    def __init__(self, model: Transformer, whole: Transformer | Whole, blocks: int, block: int):
         self.model, self.whole, self.block = model, whole, block
         self.config = model.config
         self.device = next(model.parameters()).device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Listed
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +24,7 @@ class Request:
     max_new_tokens: int = 16
     arrives: float = 0.0
     temperature: float = 0.0
-    stop: int | Listed[int] = ()
+    stop: Any = ()  # an id or a list of ids; kept as a tuple
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
