@@ -27,7 +27,7 @@ from llmlab.generation.rollouts import roll_out
 TARGET = Path(__file__).parents[1] / "data" / "measured" / "post_training.csv"
 N, END = 4, 10  # digits to sort, and the token after them
 CONFIG = lab.Config(vocab_size=11, d_model=48, n_layer=2, n_head=4, max_seq=2 * N + 1, norm="rmsnorm")
-STALENESS, CLIPS, RATES, SEEDS = (0, 1, 4, 8), (0.2, None), (3e-4, 1e-3, 3e-3, 1e-2), 3
+STALENESS, CLIPS, RATES, SEEDS = (0, 1, 4, 8), (0.2, None), (1e-4, 3e-4, 1e-3, 3e-3), 3
 SHOWN, UPDATES = 400, 24
 COLUMNS = ["task", "staleness", "clip", "lr", "seed", "updates", "reward_before", "reward", "seconds", "settings"]
 

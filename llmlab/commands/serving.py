@@ -28,6 +28,7 @@ def run_serve(asked: argparse.Namespace) -> None:
     from llmlab.serving.engine import Engine
     from llmlab.serving.protocol import Limits
     from llmlab.serving.server import Server, check_host
+    from llmlab.text.bpe import BPE
     from llmlab.text.chat import chat_prompt
 
     check_host(asked.host, asked.open_to_the_network)  # before a model is loaded
@@ -35,7 +36,9 @@ def run_serve(asked: argparse.Namespace) -> None:
     engine = Engine(model, tokenizer, kv_blocks=asked.kv_blocks, block=asked.block, max_running=asked.concurrent)
     limits = Limits(concurrent=asked.concurrent, new_tokens=asked.max_tokens)
     name = asked.name or asked.model
-    chat = partial(chat_prompt, tokenizer) if asked.model == "smollm2-135m" else None  # with SmolLM2's system message
+    chat = None
+    if asked.model == "smollm2-135m" and isinstance(tokenizer, BPE):
+        chat = partial(chat_prompt, tokenizer)  # with SmolLM2's own system message
     with Server(engine, name, host=asked.host, port=asked.port, open_to_the_network=asked.open_to_the_network,
                 limits=limits, chat=chat) as server:  # fmt: skip
         print(f"{name} is served at {server.url} (Ctrl-C ends it)", flush=True)

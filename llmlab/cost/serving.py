@@ -147,7 +147,7 @@ class _Group:
 
     def __init__(self, model: Transformer, config: Config, on: Cluster, max_tokens: int, max_running: int):
         self.model, self.config, self.on = model, config, on
-        self.options = {"max_tokens": max_tokens, "max_running": max_running}
+        self.max_tokens, self.max_running = max_tokens, max_running
 
     def __call__(self, gpus: int, kind: type[_Modelled] = _Modelled) -> _Modelled:
         weights = self.config.n_param * NUMBER_BYTES
@@ -158,7 +158,10 @@ class _Group:
                 f"serve wants the weights, {weights / 1e9:.0f} GB, and some caches in {USABLE:.0%} of the memory of "
                 f"{gpus} x {self.on.device.name}, got {USABLE * gpus * self.on.device.memory_bytes / 1e9:.0f} GB"
             )
-        engine = kind(self.model, kv_blocks=blocks, block=BLOCK, prefix_reuse=False, **self.options)
+        engine = kind(
+            self.model, kv_blocks=blocks, block=BLOCK, prefix_reuse=False, max_tokens=self.max_tokens,
+            max_running=self.max_running,
+        )  # fmt: skip
         engine.price = step_seconds(self.config, self.on, gpus)
         return engine
 

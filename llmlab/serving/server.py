@@ -117,7 +117,7 @@ class Server:
     async def _listen(self, sockets: list[Any], ready: threading.Event) -> None:
         self._stop = asyncio.Event()
         given = {"server": self}
-        routes = [
+        routes: list[Any] = [
             (r"/v1/models", Models, given), (r"/v1/models/(.+)", Models, given), (r"/health", Health, given),
             (r"/v1/completions", Completions, {**given, "kind": "completions"}),
             (r"/v1/chat/completions", Completions, {**given, "kind": "chat"}),
@@ -186,8 +186,8 @@ def served_of(engine: Engine, name: str, tokenizer: Any, chat: Callable[..., lis
 class Handler(RequestHandler):
     """What all addresses share: who may ask, and errors in OpenAI's shape."""
 
-    def initialize(self, server: Server) -> None:
-        self.server = server
+    def initialize(self, server: Server, kind: str = "") -> None:
+        self.server, self.kind = server, kind
 
     def set_default_headers(self) -> None:
         self.set_header("Content-Type", "application/json")
@@ -234,8 +234,8 @@ class Models(Handler):
 class Completions(Handler):
     """Texts and chats: reads the body within limits, asks the engine, and passes on what comes."""
 
-    def initialize(self, server: Server, kind: str) -> None:
-        self.server, self.kind = server, kind
+    def initialize(self, server: Server, kind: str = "") -> None:
+        super().initialize(server, kind)
         self.body, self.too_large = bytearray(), False
         self.ticket: Ticket | None = None
         self.told: asyncio.Queue[tuple[int, int, str | None] | None] = asyncio.Queue()
