@@ -21,7 +21,7 @@ _NAMES = {
     "comm.errors": [
         "RankError", "RankDied", "RankTimeout", "DeadlockError", "MismatchError", "RaceError", "OutOfDeviceMemory",
     ],
-    "model": ["Classifier", "Config", "Transformer"],
+    "model": ["Classifier", "Config", "Transformer", "add_lora", "lora_state", "merge_lora"],
     "model.pretrained": ["load_pretrained"],
     "finite": ["check_finite"],
     "generation": ["generate"],
@@ -39,6 +39,7 @@ _NAMES = {
     "parallel.server": ["parameter_server"],
     "parallel.local_sgd": ["local_sgd", "diloco", "average_weights"],
     "parallel.compression": ["compress_gradients", "TopK", "EightBit"],
+    "parallel.reinforce": ["reinforce", "sync_bytes", "Task"],
     "parallel.inspection": ["describe"],
     "cost": ["predict", "plan", "Prices", "calibrate", "Measured", "Stack", "stacks"],
     "cost.models": ["find_config"],

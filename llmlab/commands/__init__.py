@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from llmlab.commands import listing, planning
+from llmlab.commands import listing, planning, serving
 from llmlab.commands.asking import Parser
 
-GROUPS = (planning, listing)
+GROUPS = (planning, listing, serving)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """Make the parser of all commands."""
-    top = Parser(prog="llmlab", description="Plan and predict the training of language models on many GPUs.")
+    top = Parser(prog="llmlab", description="Plan and predict the training of language models on many GPUs; serve one.")
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
     for group in GROUPS:
         group.register(commands)

@@ -16,6 +16,7 @@ from llmlab.model.embedding import Embedding, rotary, rotate, sinusoids
 from llmlab.model.encoder_decoder import DecoderBlock, EncoderDecoder
 from llmlab.model.initial import draw, draw_weights
 from llmlab.model.layers import LayerNorm, Linear, RMSNorm
+from llmlab.model.lora import add_lora, lora_state, merge_lora
 from llmlab.model.loss import IGNORE, cross_entropy, masked_tokens, next_token, shifted_right
 from llmlab.model.lstm import LSTM, LSTMLayer
 from llmlab.model.maps import attention_maps
@@ -45,6 +46,7 @@ __all__ = [
     "RMSNorm",
     "SwiGLU",
     "Transformer",
+    "add_lora",
     "attend_formula",
     "attend_fused",
     "attend_tiled",
@@ -53,7 +55,9 @@ __all__ = [
     "document_mask",
     "draw",
     "draw_weights",
+    "lora_state",
     "masked_tokens",
+    "merge_lora",
     "next_token",
     "padding_mask",
     "recompute",

@@ -1,7 +1,8 @@
 """First weights, each drawn from (seed, its own name), so that a shard or a stage draws the whole model's very own.
 
 Normal with standard deviation 0.02, and 0.02 / sqrt(2 L) where a sublayer writes into the residual stream (Radford et
-al. 2019, section 2.3); norms begin as the identity, biases at 0.
+al. 2019, section 2.3); norms begin as the identity, biases at 0. Of a low-rank adapter B begins at 0, A with standard
+deviation 1 / sqrt(I).
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ def key_of(seed: int, *words: object) -> int:
 def draw(name: str, shape: Sequence[int], config: Config, seed: int) -> Tensor:
     """Draw the whole parameter of that name, on the CPU; in fp32, so that an fp64 model holds the same numbers."""
     instance("draw", "config", config, Config)
-    if name.endswith("bias"):
+    if name.endswith(("bias", "lora_b")):
         return torch.zeros(shape, dtype=config.dtype, device="cpu")
     if "norm" in name:
         return torch.ones(shape, dtype=config.dtype, device="cpu")
     std = STD / (2 * config.n_layer) ** 0.5 if name.endswith(INTO_RESIDUAL) else STD
+    std = shape[-1] ** -0.5 if name.endswith("lora_a") else std
     generator = torch.Generator("cpu").manual_seed(key_of(seed, name))
     weight = torch.empty(shape, dtype=torch.float32, device="cpu").normal_(0.0, std, generator=generator)
     return weight.to(config.dtype)

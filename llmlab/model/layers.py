@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,7 +17,8 @@ class Linear(nn.Linear):
 
     def __init__(self, d_in: int, d_out: int, bias: bool, dtype: torch.dtype):
         super().__init__(d_in, d_out, bias=bias, dtype=dtype)
-        self.multiply = F.linear  # a zero-bubble pipeline computes its two gradients apart
+        # a zero-bubble pipeline computes its two gradients apart; an adapter adds to it
+        self.multiply: Callable[..., Tensor] = F.linear
 
     def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
         return self.multiply(x, self.weight, self.bias)

@@ -21,6 +21,7 @@ pipeline; compression.py for local SGD; jobs.py for task.
 
 Then all at once: layout.py says which layouts are legal, axes.py makes their groups, compose.py stacks the modes in the
 one right order (replicas.py is data parallelism in ZeRO's terms), step.py runs a training step of the result, whole.py
-uses it as the whole model, gathering.py gives its weights back whole, inspection.py shows what was changed. Nothing is
+uses it as the whole model, gathering.py gives its weights back whole, inspection.py shows what was changed. And
+reinforce.py: a model that learns from its own answers, which some ranks generate and others train on. Nothing is
 imported here: `import llmlab` finds the public names where they live.
 """

@@ -30,6 +30,7 @@ from llmlab.comm.autograd import all_gather_from, copy_to, reduce_from, reduce_s
 from llmlab.comm.group import Group
 from llmlab.model import MLP, Attention, Block, MoE, SwiGLU, Transformer
 from llmlab.model.layers import Linear
+from llmlab.model.lora import LowRank
 from llmlab.parallel.layout import Layout
 from llmlab.parallel.partial_sums import sum_after_backward
 from llmlab.parallel.placement import check_not_laid_out, mark_partial, shard, shard_of
@@ -135,8 +136,11 @@ def split_vocabulary(model: Transformer, region: Region) -> None:
 
 def split_columns(linear: Linear, group: Group) -> None:
     """Keep this rank's output features: y is Shard(-1)."""
-    for parameter in linear.parameters():
+    for parameter in linear.parameters(recurse=False):
         shard(parameter, group, 0)
+    if isinstance(linear.multiply, LowRank):  # s (x Aᵀ) [B_0 | B_1]ᵀ: every rank's features pull at the one A
+        shard(linear.multiply.lora_b, group, 0)
+        mark_partial([linear.multiply.lora_a], group)
 
 
 def split_rows(linear: Linear, region: Region) -> None:
@@ -146,6 +150,9 @@ def split_rows(linear: Linear, region: Region) -> None:
     linear.forward = partial(without_bias, linear)  # type: ignore[method-assign]
     if linear.bias is not None and region.sequence_parallel:
         mark_partial([linear.bias], region.group)  # it meets this rank's slice of the tokens
+    if isinstance(linear.multiply, LowRank):  # s (x_r A_rᵀ) Bᵀ is a summand too, and so is what it says of B
+        shard(linear.multiply.lora_a, region.group, 1)
+        mark_partial([linear.multiply.lora_b], region.group)
 
 
 def without_bias(linear: Linear, x: Float[Tensor, "*B i"]) -> Float[Tensor, "*B O"]:
@@ -158,6 +165,8 @@ def use_one_head(linear: Linear, n_head: int, group: Group) -> None:
     mark_partial(linear.parameters(), group)  # each rank's gradient is its own head's, as its own queries see it
     rows = slice(head * head_dim, (head + 1) * head_dim)
     linear.forward = partial(one_head, linear, rows)  # type: ignore[method-assign]
+    if isinstance(linear.multiply, LowRank):
+        linear.multiply.rows = rows
 
 
 def one_head(linear: Linear, rows: slice, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B K"]:

@@ -18,6 +18,7 @@ from torch.autograd import Function
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from llmlab.model.layers import Linear
+from llmlab.model.lora import adapters
 
 Product = tuple[GradientEdge, Tensor, Tensor]  # where the matrix's gradient goes, dy [*, O], x [*, I]
 
@@ -91,8 +92,13 @@ def pay(owed: Iterable[Product]) -> None:
 
 def defer_weights(model: nn.Module) -> DeferredWeights:
     """Let every linear layer of the model owe its matrix's gradient, in place."""
+    if any(adapters(model)):
+        raise ValueError(
+            "a zero-bubble pipeline wants a model without adapters, whose frozen matrices owe no gradient to put off; "
+            "got one with some: schedule='1f1b' trains them"
+        )
     deferred = DeferredWeights()
     for module in model.modules():
         if isinstance(module, Linear):
-            module.multiply = deferred  # type: ignore[assignment]
+            module.multiply = deferred
     return deferred

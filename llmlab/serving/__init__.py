@@ -3,12 +3,16 @@
 Read requests.py (what is asked and answered), blocks.py (the paged cache's book-keeping), scheduler.py (who computes
 what in a step), paged.py (attention over blocks), engine.py (the loop), then speculation.py and measures.py;
 modelled.py and simulated.py do the same on hardware that is not here.
+Around it: protocol.py (OpenAI's HTTP interface), driver.py (the engine's thread) and server.py.
 """
+
+from typing import Any
 
 from llmlab.serving.blocks import BlockPool
 from llmlab.serving.engine import Engine, RanksDisagree, Stats
 from llmlab.serving.measures import metrics
 from llmlab.serving.modelled import Modelled
+from llmlab.serving.protocol import Limits
 from llmlab.serving.requests import Reply, Request, Token
 from llmlab.serving.scheduler import Chunk, Scheduler
 from llmlab.serving.simulated import draw_requests, simulate
@@ -19,15 +23,25 @@ __all__ = [
     "Chunk",
     "Draft",
     "Engine",
+    "Limits",
     "Modelled",
     "NGram",
     "RanksDisagree",
     "Reply",
     "Request",
     "Scheduler",
+    "Server",
     "Stats",
     "Token",
     "draw_requests",
     "metrics",
     "simulate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Server":
+        raise AttributeError(f"llmlab.serving has no {name!r}")
+    from llmlab.serving.server import Server  # here: it alone wants tornado, which comes with JupyterLab
+
+    return Server
