@@ -83,6 +83,7 @@ from llmlab.check.transformer import (
     prefix_mask,
     sorted_digits,
 )
+from llmlab.check.translating import hits_at, leaked_sources, longest_in_both, shifted, weighted_mean, words_f1
 from llmlab.check.zero import lowest_stage, shard_bounds, sharded_step, zero_ring_bytes, zero_state_bytes
 
 __all__ = [
@@ -131,6 +132,7 @@ __all__ = [
     "gpus_in_time",
     "gradient_ranks",
     "held_microbatches",
+    "hits_at",
     "inside_interval",
     "interleaved_bubble",
     "jaccard",
@@ -140,8 +142,10 @@ __all__ = [
     "largest_microbatch",
     "largest_rate",
     "layer_norm",
+    "leaked_sources",
     "local_sgd_bytes",
     "longest_context",
+    "longest_in_both",
     "look_up",
     "loss_scales",
     "lowest_stage",
@@ -182,6 +186,7 @@ __all__ = [
     "shard_bounds",
     "sharded_step",
     "shares_by_speed",
+    "shifted",
     "sink_heads",
     "sinusoid",
     "skill",
@@ -208,6 +213,8 @@ __all__ = [
     "waiting_share",
     "ward",
     "warm_up_cosine",
+    "weighted_mean",
+    "words_f1",
     "work_for_speedup",
     "world_size",
     "zero3_threshold",

@@ -41,7 +41,8 @@ def test_prose_has_words_and_chinese_and_no_placeholders():
     kept = ("Two words", "两个词")
     others = [
         ("Hello {name}", "你好 {name}"), ("See https://a.b", "见 https://a.b"), ("%1 cells", "%1 个单元格"),
-        ("Wi-Fi", "WLAN"), ("a\nb", "甲\n乙"), ("one", "一"), ("one two three four", "一二三四"), ("press <b>go</b>", "按 <b>go</b>"),
+        ("Wi-Fi", "WLAN"), ("a\nb", "甲\n乙"), ("one", "一"), ("one two three four", "一二三四"),
+        ("press <b>go</b>", "按 <b>go</b>"),
     ]  # fmt: skip
     assert apps.prose_pairs([kept, *others, kept], least=2, most=3) == [kept]
     assert apps.prose_pairs([("one", "一")]) == [("one", "一")]
