@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "llmlab"
 
 LEVELS = [
     {"arguments", "model", "text", "optim", "comm", "hardware", "tracebacks"},
-    {"training", "generation", "evaluate", "checkpoint", "finite"},
+    {"training", "generation", "evaluate", "checkpoint", "compressing", "interpreting", "finite"},
     {"parallel"},
     {"cost", "measuring", "diagnosing"},
     {"plot"},

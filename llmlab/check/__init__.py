@@ -26,6 +26,7 @@ from llmlab.check.examine import Result
 from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
 from llmlab.check.generation import beam_step, clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
 from llmlab.check.gradients import bucket_bytes, data_parallel_scale, overlapped_seconds, unequal_batches
+from llmlab.check.inside import lens_logits, patched_stream, two_speeds, way_restored
 from llmlab.check.jobs import fills_hole, first_come_starts, mean_response
 from llmlab.check.layouts import eight_ranks, global_norm, gradient_ranks, mesh_place, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
@@ -52,6 +53,7 @@ from llmlab.check.planning import (
     training_gpu_hours,
 )
 from llmlab.check.server import server_against_ring, server_bytes, stale_bounded, stale_descent
+from llmlab.check.smaller import distilled, quantized_bytes, rounded_rows, smallest_out, two_of_four
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly, work_for_speedup
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.stages import interleaved_bubble, stage_bytes
@@ -113,6 +115,7 @@ __all__ = [
     "data_threshold",
     "decayed_step",
     "decoder_inputs",
+    "distilled",
     "eight_ranks",
     "error_feedback",
     "exchange",
@@ -140,6 +143,7 @@ __all__ = [
     "largest_microbatch",
     "largest_rate",
     "layer_norm",
+    "lens_logits",
     "local_sgd_bytes",
     "longest_context",
     "look_up",
@@ -161,11 +165,13 @@ __all__ = [
     "own_schedule",
     "packed_targets",
     "padding_share",
+    "patched_stream",
     "perplexity",
     "pipeline_threshold",
     "prefix_mask",
     "previous_token_head",
     "product_seconds",
+    "quantized_bytes",
     "refuted",
     "regret",
     "ring_attention",
@@ -173,6 +179,7 @@ __all__ = [
     "ring_bytes",
     "ring_step",
     "ring_threshold",
+    "rounded_rows",
     "score_left",
     "serial_share",
     "server_against_ring",
@@ -185,6 +192,7 @@ __all__ = [
     "sink_heads",
     "sinusoid",
     "skill",
+    "smallest_out",
     "sorted_digits",
     "split_by_speed",
     "split_evenly",
@@ -203,11 +211,14 @@ __all__ = [
     "training_gpu_hours",
     "training_state_bytes",
     "turn",
+    "two_of_four",
+    "two_speeds",
     "unequal_batches",
     "vocabulary_loss",
     "waiting_share",
     "ward",
     "warm_up_cosine",
+    "way_restored",
     "work_for_speedup",
     "world_size",
     "zero3_threshold",
