@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from llmlab.arguments import whole
+from llmlab.arguments import instance, whole
 from llmlab.evaluate import evaluating
 from llmlab.interpreting.lens import Tokens, residual_streams, transformer_of
 from llmlab.model import Transformer
@@ -32,6 +32,7 @@ def patch(
     one = transformer_of("patch", model)
     whole("patch", "layer", layer, least=0, most=len(one.blocks))
     x = residual_streams(one, tokens)[layer]
+    instance("patch", "stream", stream, Tensor, "residual_streams(model, others)[layer]")
     if stream.shape != x.shape:
         raise ValueError(f"patch wants streams of one shape, {list(x.shape)}, got {list(stream.shape)}")
     places = slice(None) if positions is None else positions
@@ -71,6 +72,8 @@ def patch_everywhere(
     clean, corrupt: prompts of one length.  right, wrong: the tokens that should follow the one and the other.
     """
     one = transformer_of("patch_everywhere", model)
+    for name, prompt in (("clean", clean), ("corrupt", corrupt)):
+        instance("patch_everywhere", name, prompt, Tensor, "torch.tensor(tokenizer.encode(text))")
     for name, token in (("right", right), ("wrong", wrong)):
         whole("patch_everywhere", name, token, least=0, most=one.config.vocab_size - 1)
     if clean.shape != corrupt.shape or clean.dim() != 1:

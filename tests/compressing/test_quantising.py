@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import llmlab as lab
 from llmlab import generate
 from llmlab.compressing import QuantizedWeight, calibrate, quantize, stored_bytes
 from llmlab.compressing.rounding import pack, unpack
@@ -126,6 +127,14 @@ def test_what_cannot_be_rounded_is_refused(call, said):
     with pytest.raises(ValueError) as error:
         call()
     assert said in str(error.value)
+
+
+def test_a_rounded_model_is_not_split():
+    def split(world):
+        lab.parallelize(quantize(small()), lambda p: lab.optim.SGD(p, lr=0.1), lab.Layout(tp=2), world)
+
+    with pytest.raises(ValueError, match="before `quantize`"):
+        lab.Simulator(ranks=2).run(split)
 
 
 def test_a_refused_model_is_left_as_it_was():

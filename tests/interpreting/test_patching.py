@@ -59,6 +59,8 @@ def test_what_does_not_fit_is_refused():
     model = small()
     with pytest.raises(ValueError, match="of one length"):
         patch_everywhere(model, CLEAN[0], CORRUPT[0, 1:], 2, 8)
+    with pytest.raises(ValueError, match="clean as a Tensor"):
+        patch_everywhere(model, [1, 2], [1, 3], 2, 8)
     with pytest.raises(ValueError, match="layer as a whole number from 0 to 3"):
         patch(model, CLEAN, 4, residual_streams(model, CORRUPT)[3])
     with pytest.raises(ValueError, match="streams of one shape"):
