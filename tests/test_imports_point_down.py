@@ -12,7 +12,17 @@ PACKAGE = Path(__file__).parents[1] / "llmlab"
 
 LEVELS = [
     {"arguments", "model", "text", "optim", "comm", "hardware", "tracebacks"},
-    {"training", "generation", "evaluate", "checkpoint", "finite", "serving", "applications"},
+    {
+        "training",
+        "generation",
+        "evaluate",
+        "checkpoint",
+        "finite",
+        "serving",
+        "applications",
+        "compressing",
+        "interpreting",
+    },
     {"parallel"},
     {"cost", "measuring", "diagnosing"},
     {"plot"},

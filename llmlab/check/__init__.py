@@ -27,6 +27,7 @@ from llmlab.check.examine import Result
 from llmlab.check.expert import bias_step, exchange_bytes, expert_capacity, expert_gradient, kept_tokens
 from llmlab.check.generation import beam_step, clipped_precision, kv_cache_bytes, perplexity, tempered, top_p_kept
 from llmlab.check.gradients import bucket_bytes, data_parallel_scale, overlapped_seconds, unequal_batches
+from llmlab.check.inside import lens_logits, patched_stream, two_speeds, way_restored
 from llmlab.check.jobs import fills_hole, first_come_starts, mean_response
 from llmlab.check.layouts import eight_ranks, global_norm, gradient_ranks, mesh_place, world_size
 from llmlab.check.low_communication import error_feedback, federated_average, local_sgd_bytes, masked_upload
@@ -61,6 +62,7 @@ from llmlab.check.post_training import (
 )
 from llmlab.check.server import server_against_ring, server_bytes, stale_bounded, stale_descent
 from llmlab.check.serving import blocks_needed, decode_seconds, latencies, tokens_per_step, users_that_fit
+from llmlab.check.smaller import distilled, quantized_bytes, rounded_rows, smallest_out, two_of_four
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly, work_for_speedup
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.stages import interleaved_bubble, stage_bytes
@@ -125,6 +127,7 @@ __all__ = [
     "decayed_step",
     "decode_seconds",
     "decoder_inputs",
+    "distilled",
     "eight_ranks",
     "error_feedback",
     "exchange",
@@ -156,6 +159,7 @@ __all__ = [
     "latencies",
     "layer_norm",
     "leaked_sources",
+    "lens_logits",
     "local_sgd_bytes",
     "longest_context",
     "longest_in_both",
@@ -181,11 +185,13 @@ __all__ = [
     "own_schedule",
     "packed_targets",
     "padding_share",
+    "patched_stream",
     "perplexity",
     "pipeline_threshold",
     "prefix_mask",
     "previous_token_head",
     "product_seconds",
+    "quantized_bytes",
     "read_spans",
     "refuted",
     "regret",
@@ -194,6 +200,7 @@ __all__ = [
     "ring_bytes",
     "ring_step",
     "ring_threshold",
+    "rounded_rows",
     "score_left",
     "serial_share",
     "server_against_ring",
@@ -207,6 +214,7 @@ __all__ = [
     "sink_heads",
     "sinusoid",
     "skill",
+    "smallest_out",
     "sorted_digits",
     "span_f1",
     "split_by_speed",
@@ -228,12 +236,15 @@ __all__ = [
     "training_state_bytes",
     "turn",
     "two_group_seconds",
+    "two_of_four",
+    "two_speeds",
     "unequal_batches",
     "users_that_fit",
     "vocabulary_loss",
     "waiting_share",
     "ward",
     "warm_up_cosine",
+    "way_restored",
     "weight_sync_bytes",
     "weighted_mean",
     "word_evidence",

@@ -1,4 +1,4 @@
-"""How good is it: loss, perplexity, accuracy, confusion; BLEU, chrF, ROUGE, exact match, F1; and what counting reaches."""
+"""How good is it: loss, perplexity, accuracy; BLEU, chrF, ROUGE, exact match, F1; and what counting reaches."""
 
 from llmlab.evaluate.answers import answer_f1, exact_match, normal_answer
 from llmlab.evaluate.characters import chrf

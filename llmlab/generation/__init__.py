@@ -1,7 +1,18 @@
-"""Text from a model: `generate`, the `probabilities` it draws from, and `roll_out` for texts it learns from."""
+"""Text from a model: `generate`, `stream` as it comes, the `probabilities` it is drawn from, `roll_out` to learn from."""
 
 from llmlab.generation.decoding import generate
 from llmlab.generation.rollouts import group_advantages, log_probabilities, policy_loss, roll_out
 from llmlab.generation.sampling import probabilities
+from llmlab.generation.streaming import Stopwatch, as_text, stream
 
-__all__ = ["generate", "group_advantages", "log_probabilities", "policy_loss", "probabilities", "roll_out"]
+__all__ = [
+    "Stopwatch",
+    "as_text",
+    "generate",
+    "group_advantages",
+    "log_probabilities",
+    "policy_loss",
+    "probabilities",
+    "roll_out",
+    "stream",
+]

@@ -11,6 +11,7 @@ from llmlab.plot.gantts import gantt
 from llmlab.plot.growths import growth
 from llmlab.plot.heads import head
 from llmlab.plot.heatmaps import grids
+from llmlab.plot.lenses import logit_lens
 from llmlab.plot.matrices import Matrix, products
 from llmlab.plot.memories import memory, memory_card
 from llmlab.plot.meshes import mesh
@@ -36,7 +37,7 @@ from llmlab.plot.validations import errors, parity
 __all__ = [
     "Matrix", "Picture", "all_reduce_messages", "all_reduce_step", "alpha_beta", "bars", "block", "by_cause",
     "causes", "compare_timelines", "descent", "encoder_decoder", "errors", "explore", "gantt", "grids", "growth",
-    "head", "lines", "losses", "losses_by_size", "memory", "memory_bars", "memory_card", "mesh", "parity",
+    "head", "lines", "logit_lens", "losses", "losses_by_size", "memory", "memory_bars", "memory_card", "mesh", "parity",
     "placement", "prediction", "products", "roofline", "say_bytes", "say_memory", "say_seconds", "scaling",
     "schedule", "shards", "show", "speedup", "stash", "threshold", "thresholds", "timeline", "timeline_svg",
     "token_boxes",

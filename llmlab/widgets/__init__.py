@@ -1,6 +1,7 @@
 """Sliders on the same functions: nothing is computed here that llmlab does not compute elsewhere."""
 
 from llmlab.widgets.card import machine_card
+from llmlab.widgets.chatting import Chat
 from llmlab.widgets.explorer import joined, speedup_explorer
 from llmlab.widgets.game import layout_game
 from llmlab.widgets.hover import timeline_hover
@@ -21,6 +22,7 @@ from llmlab.widgets.zero import zero_explorer
 
 __all__ = [
     "SURFACES",
+    "Chat",
     "LiveCurve",
     "attention_explorer",
     "descend",
