@@ -83,11 +83,18 @@ def strip(notebook: NotebookNode) -> None:
 
 
 def redraw(old: NotebookNode, new: NotebookNode) -> None:
-    """Give an executed notebook's pictures to the recorded one, each where its sentence has not changed."""
+    """Give an executed notebook's pictures to the recorded one, each where its sentence has not changed.
+
+    A cell that was never recorded, as after an edit, takes all of its outputs.
+    """
     for before, after in zip(old.cells, new.cells, strict=True):
-        pictures = {text: output for output in after.get("outputs", []) if (text := sentence(output))}
-        if before.source == after.source:
-            before.outputs = [pictures.get(sentence(output), output) for output in before.get("outputs", [])]
+        if before.cell_type != "code":
+            continue
+        pictures = {text: output for output in after.outputs if (text := sentence(output))}
+        if before.execution_count is None:
+            before.outputs, before.execution_count = after.outputs, after.execution_count
+        else:
+            before.outputs = [pictures.get(sentence(output), output) for output in before.outputs]
 
 
 def sentence(output: NotebookNode) -> str:

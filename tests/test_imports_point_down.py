@@ -14,7 +14,7 @@ LEVELS = [
     {"arguments", "model", "text", "optim", "comm", "hardware", "tracebacks"},
     {"training", "generation", "evaluate", "checkpoint", "finite"},
     {"parallel"},
-    {"cost", "measuring", "diagnosing"},
+    {"cost", "measuring", "diagnosing", "profiles"},
     {"plot"},
     {"widgets", "check"},
     {"__init__", "__main__"},

@@ -218,10 +218,12 @@ def test_a_long_worker_and_a_magic_are_allowed() -> None:
 def test_redrawing_takes_over_pictures_whose_sentence_is_the_same_and_nothing_else() -> None:
     def notebook(picture: str, seconds: str) -> NotebookNode:
         drawn = [new_output("display_data", data={"image/png": picture, "text/plain": says}) for says in ("a", seconds)]
-        cells = [new_code_cell("draw()", outputs=drawn), new_code_cell("clock()", outputs=[printed(seconds)])]
-        return new_notebook(cells=cells)
+        clock = [printed(seconds)]
+        cells = [new_code_cell(outputs=each, execution_count=1) for each in (drawn, clock, clock)]
+        return new_notebook(cells=[new_markdown_cell("# Why?"), *cells])
 
     recorded = notebook("old", "3 s")
+    recorded.cells[3].update(outputs=[], execution_count=None)
     redraw(recorded, notebook("new", "9 s"))
-    assert [output.data["image/png"] for output in recorded.cells[0].outputs] == ["new", "old"]
-    assert recorded.cells[1].outputs[0].text == "3 s"
+    assert [output.data["image/png"] for output in recorded.cells[1].outputs] == ["new", "old"]
+    assert [cell.outputs[0].text for cell in recorded.cells[2:]] == ["3 s", "9 s"]
