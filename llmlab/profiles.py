@@ -66,7 +66,8 @@ def read_profile(*paths: str | Path) -> Run:
 
 
 def _load(path: str | Path) -> dict[str, Any]:
-    file = Path(instance("read_profile", "path", path, (str, Path)))
+    instance("read_profile", "path", path, (str, Path))
+    file = Path(path)
     try:
         content = file.read_bytes()
         found = json.loads(gzip.decompress(content) if file.suffix == ".gz" else content)
