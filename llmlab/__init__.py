@@ -44,6 +44,7 @@ _NAMES = {
     "cost": ["predict", "plan", "Prices", "calibrate", "Measured", "Stack", "stacks"],
     "cost.models": ["find_config"],
     "diagnosing": ["time_spent", "utilization", "within", "between", "exposed_by_axis"],
+    "profiles": ["read_profile"],
     "measuring": ["measure"],
     "plot": ["show", "explore"],
     "training": ["Trainer"],

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from llmlab.arguments import choice, instance, real, string, whole
-from llmlab.comm.trace import Event, Run, Trace, union_seconds
+from llmlab.comm.trace import COLLECTIVES, PRODUCT, Event, Run, Trace, union_seconds
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
 
@@ -114,14 +114,17 @@ def between(run: Run, start: float, stop: float) -> Run:
 
 
 def time_spent(run: Run) -> TimeSpent:
-    """Sort the time of every rank by cause.
+    """Sort the time of every rank by cause: of a simulated run, or of a profile (`read_profile`).
 
-    Raises ValueError for a measured run, whose kernels are not recorded, and for one in which ranks were folded.
+    Raises ValueError for a run of processes, whose kernels are not recorded, and for one in which ranks were folded.
     """
     trace = _run("time_spent", run).trace
     ranks = sorted({event.rank for event in trace})
-    if trace.clock != "virtual" or not any(event.stream == "compute" for event in trace):
-        raise ValueError(f"time_spent wants the trace of a Simulator, with its kernels; got one of {run.clock} time")
+    if not any(event.stream == "compute" for event in trace):
+        raise ValueError(
+            f"time_spent wants the trace of a Simulator, with its kernels, or a profile; got one of {run.clock} time "
+            "without kernels: profile the step with torch.profiler and give read_profile(files)"
+        )
     if len(ranks) != run.ranks:
         raise ValueError(f"time_spent wants every rank's events: run without fold; got {len(ranks)} of {run.ranks}")
     met = met_of(trace)
@@ -134,12 +137,13 @@ def utilization(
 ) -> Utilization:
     """Compare the FLOPs that the model needs in this time (`config.flops_per_token(seq)` x tokens) with the peak's.
 
-    Raises ValueError for more than the devices could have done.
+    A profile does not say what was done: then all of it counts as useful. Raises ValueError for more than the devices
+    could have done.
     """
     instance("utilization", "spent", spent, TimeSpent, "what time_spent(run) gives")
     real("utilization", "model_flops", model_flops, above=0)
     busy = sum(by_cause["matrix products"] for by_cause in spent.ranks.values())
-    peak, done = find_cluster(cluster).device.peak(dtype), sum(spent.flops.values())
+    peak, done = find_cluster(cluster).device.peak(dtype), sum(spent.flops.values()) or model_flops
     if not busy:
         raise ValueError("utilization wants matrix products in what was spent, got none")
     found = Utilization(busy / (spent.seconds * len(spent.ranks)), done / (busy * peak), model_flops / done)
@@ -178,7 +182,7 @@ def _causes(events: Trace, met: Mapping[Event, float], seconds: float) -> dict[s
     kernels = [event for event in events if event.stream == "compute"]
     messages = [event for event in events if event.stream == "comm"]
     spans = (
-        _spans(event for event in kernels if event.flops),
+        _spans(event for event in kernels if event.flops or event.op == PRODUCT),
         _spans(kernels),
         [(met[event], event.stop) for event in messages],
         _spans(messages),
@@ -199,14 +203,34 @@ def _spans(events: Iterable[Event]) -> Spans:
 def met_of(trace: Trace) -> dict[Event, float]:
     """For each message or collective the moment from which its bytes travel: when the last of its ranks was there.
 
-    Those that take part in the same one are known by its end, which all of them share on a virtual clock. One that
-    queues behind its group's last one travels later than this says, but then that one's bytes do.
+    On a virtual clock those that take part in the same one are known by its end, which all of them share. One that
+    queues behind its group's last one travels later than this says, but then that one's bytes do. On a wall clock ranks
+    of a collective are known by its number among those of its kind; the shortest of them is how long bytes travel.
     """
-    last: dict[tuple, float] = {}
     messages = [event for event in trace if event.stream == "comm"]
+    if trace.clock == "wall":
+        return _met_measured(messages)
+    last: dict[tuple, float] = {}
     for event in messages:
         last[_meeting(event)] = max(event.start, last.get(_meeting(event), 0.0))
     return {event: last[_meeting(event)] for event in messages}
+
+
+def _met_measured(messages: Iterable[Event]) -> dict[Event, float]:
+    counted: dict[tuple[int, str, str], int] = {}
+    meetings: dict[tuple[str, str, int], list[Event]] = {}
+    met = {}
+    for event in sorted(messages, key=lambda event: event.start):
+        key = event.rank, event.op, event.axis
+        counted[key] = counted.get(key, 0) + 1
+        if event.op in COLLECTIVES:
+            meetings.setdefault((event.op, event.axis, counted[key]), []).append(event)
+        else:
+            met[event] = event.start  # who sent it is not known
+    for together in meetings.values():
+        shortest = min(event.seconds for event in together)
+        met |= {event: event.stop - shortest for event in together}
+    return met
 
 
 def _meeting(event: Event) -> tuple:

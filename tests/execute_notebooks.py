@@ -3,6 +3,7 @@
     python tests/execute_notebooks.py                        # all of notebooks/, rewritten in place
     python tests/execute_notebooks.py notebooks/00_start_here.ipynb
     python tests/execute_notebooks.py --keep-all FOLDER      # whole copies to look at; the notebooks stay
+    python tests/execute_notebooks.py --pictures             # where drawing has changed: what was measured stays
 
 Every cell keeps its outputs and its count, and a line below the title says when and on what they were recorded. nbval
 compares those tagged `nbval-check-output`, which are the same on every machine. What only a live kernel can show (a
@@ -81,6 +82,27 @@ def strip(notebook: NotebookNode) -> None:
                 output.traceback = [f"{output.ename}: {output.evalue}"]
 
 
+def redraw(old: NotebookNode, new: NotebookNode) -> None:
+    """Give an executed notebook's pictures to the recorded one, each where its sentence has not changed.
+
+    A cell that was never recorded, as after an edit, takes all of its outputs.
+    """
+    for before, after in zip(old.cells, new.cells, strict=True):
+        if before.cell_type != "code":
+            continue
+        pictures = {text: output for output in after.outputs if (text := sentence(output))}
+        if before.execution_count is None:
+            before.outputs, before.execution_count = after.outputs, after.execution_count
+        else:
+            before.outputs = [pictures.get(sentence(output), output) for output in before.outputs]
+
+
+def sentence(output: NotebookNode) -> str:
+    """What a picture says it shows; of another output nothing."""
+    data = output.get("data", {})
+    return data.get("text/plain", "") if "image/png" in data else ""
+
+
 def only_live(output: NotebookNode) -> bool:
     """Whether an output is a widget with nothing but a few words beside it: a progress bar stuck at its first step."""
     data = output.get("data", {})
@@ -134,7 +156,7 @@ def problems(notebook: NotebookNode) -> list[str]:
     ]
 
 
-def renew(path: Path, keep_all: Path | None, timeout_s: int) -> list[str]:
+def renew(path: Path, keep_all: Path | None, timeout_s: int, pictures: bool = False) -> list[str]:
     """Execute a notebook; write it stripped over itself or whole into `keep_all`; return why it was refused."""
     try:
         notebook = execute(path, timeout_s)
@@ -145,7 +167,12 @@ def renew(path: Path, keep_all: Path | None, timeout_s: int) -> list[str]:
         nbformat.write(notebook, keep_all / path.name)
         return problems(notebook)
     strip(notebook)
-    say_when(notebook)
+    if pictures:
+        recorded = nbformat.read(path, as_version=4)
+        redraw(recorded, notebook)
+        notebook = recorded
+    else:
+        say_when(notebook)
     found = problems(notebook)
     if not found:
         nbformat.write(notebook, path)
@@ -157,13 +184,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
     parser.add_argument("--keep-all", type=Path, metavar="FOLDER", help="write whole copies there, change nothing here")
+    parser.add_argument("--pictures", action="store_true", help="take over pictures with unchanged sentences only")
     parser.add_argument("--timeout", type=int, default=120, metavar="SECONDS", help="for one cell (default: 120)")
     arguments = parser.parse_args()
 
     failures = 0
     for path in arguments.notebooks or all_notebooks():
         start = time.perf_counter()
-        found = renew(path, arguments.keep_all, arguments.timeout)
+        found = renew(path, arguments.keep_all, arguments.timeout, arguments.pictures)
         seconds = time.perf_counter() - start
         print("\n".join([*found, f"{seconds:6.1f} s  {path.name}{'  REFUSED' if found else ''}"]), flush=True)
         failures += bool(found)

@@ -139,7 +139,7 @@ def test_more_than_the_device_can_do_is_refused() -> None:
 
 def test_a_measured_run_and_a_folded_one_are_refused() -> None:
     with pytest.raises(ValueError, match="got one of wall time"):
-        time_spent(run_of(kernel(0, 0, 1), clock="wall"))
+        time_spent(run_of(comm(0, 0, 1), clock="wall"))
     with pytest.raises(ValueError, match="with its kernels"):
         time_spent(run_of(comm(0, 0, 1)))
     with pytest.raises(ValueError, match="without fold; got 1 of 4"):

@@ -22,9 +22,9 @@ LEVELS = [
         "applications",
         "compressing",
         "interpreting",
-    },
+    },  # fmt: skip
     {"parallel"},
-    {"cost", "measuring", "diagnosing"},
+    {"cost", "measuring", "diagnosing", "profiles"},
     {"plot"},
     {"widgets", "check"},
     {"commands"},

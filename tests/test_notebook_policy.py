@@ -13,7 +13,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tests.execute_notebooks import ABSOLUTE_PATH, CHECKED, RECORDED, all_notebooks, refused, tagged
+from tests.execute_notebooks import ABSOLUTE_PATH, CHECKED, RECORDED, all_notebooks, redraw, refused, tagged
 
 MAX_BYTES, MAX_PICTURE_BYTES = 1_000_000, 60_000  # a picture as a file, before base64
 MAX_DEEP_IMPORTS = 37  # in the whole course: what a lesson needs is found at `lab.` or one package below
@@ -213,3 +213,17 @@ def test_a_long_worker_and_a_magic_are_allowed() -> None:
     notebook = good_notebook()
     notebook.cells[2].source = "%matplotlib inline\ndef train(world):\n" + "    world.barrier()\n" * 20 + "assert train"
     assert list(sources(notebook)) == []
+
+
+def test_redrawing_takes_over_pictures_whose_sentence_is_the_same_and_nothing_else() -> None:
+    def notebook(picture: str, seconds: str) -> NotebookNode:
+        drawn = [new_output("display_data", data={"image/png": picture, "text/plain": says}) for says in ("a", seconds)]
+        clock = [printed(seconds)]
+        cells = [new_code_cell(outputs=each, execution_count=1) for each in (drawn, clock, clock)]
+        return new_notebook(cells=[new_markdown_cell("# Why?"), *cells])
+
+    recorded = notebook("old", "3 s")
+    recorded.cells[3].update(outputs=[], execution_count=None)
+    redraw(recorded, notebook("new", "9 s"))
+    assert [output.data["image/png"] for output in recorded.cells[1].outputs] == ["new", "old"]
+    assert [cell.outputs[0].text for cell in recorded.cells[2:]] == ["3 s", "9 s"]

@@ -12,6 +12,7 @@ from llmlab.arguments import choice, instance, whole
 
 COLLECTIVES = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast", "reduce", "gather", "scatter")
 COMM_OPS = frozenset((*COLLECTIVES, "barrier", "send", "recv"))
+PRODUCT = "product"  # the op of a kernel that is known to be a matrix product by its name only
 STREAMS = ("compute", "comm", "host")
 
 

@@ -1,4 +1,4 @@
-"""Text from a model: `generate`, `stream` as it comes, the `probabilities` it is drawn from, `roll_out` to learn from."""
+"""Text from a model: `generate`, or `stream` as it comes; `probabilities` to draw from; `roll_out` to learn from."""
 
 from llmlab.generation.decoding import generate
 from llmlab.generation.rollouts import group_advantages, log_probabilities, policy_loss, roll_out

@@ -1,6 +1,7 @@
 """Table in, figure out. Nothing is shown or saved; measured is solid, modelled is dashed, and the legend says which.
 
-Every function returns a `Picture`: a matplotlib Figure with `alt`, the sentence that says what it shows.
+Every function returns a `Picture`: a matplotlib Figure with `alt`, the sentence that says what it shows. Each takes
+`height=`, in inches; without it none is taller than a projector's screen.
 """
 
 from llmlab.plot.blocks import block, encoder_decoder

@@ -11,7 +11,7 @@ import html
 import io
 from collections.abc import Callable
 from functools import wraps
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, ParamSpec
 
 import matplotlib
@@ -19,30 +19,44 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from llmlab.arguments import function, instance, string
+from llmlab.arguments import function, instance, real, string
 from llmlab.plot.style import GREY, RC
 
 DPI, CSS_DPI = 150, 100  # drawn at, and shown at: sharp where a screen or a projector has the pixels
 # Dots an inch and colours of a picture: no eye tells a palette of its own from all colours, at two fifths of the bytes.
 # The next is for one that would weigh down a notebook.
 QUALITIES, MOST_BYTES = ((DPI, 256), (DPI, 64), (110, 64), (80, 64)), 60_000
+SCREEN = 5.8  # inches, shown at CSS_DPI: a taller picture is cut by a projector of 1280 x 720
 WORDS = ("hardware", "note", "xlabel", "ylabel", "title", "below")
 P = ParamSpec("P")
 
 
 def styled(plot: Callable[P, Picture]) -> Callable[P, Picture]:
-    """Let a plot function draw in this project's style, whatever the notebook has set, and take words for words."""
+    """Let a plot function draw in this project's style, whatever the notebook has set, and take words for words.
 
+    It takes `height=` too, in inches of 100 pixels of a page; without it a picture is as tall as it wants to be, up to
+    one screen of a projector.
+    """
     parameters = signature(plot)
+    height = Parameter("height", Parameter.KEYWORD_ONLY, default=None, annotation="float | None")
 
     @wraps(plot)
     def draw(*args: P.args, **kwargs: P.kwargs) -> Picture:
+        if (inches := kwargs.pop("height", None)) is not None:
+            bound = parameters.bind_partial(*args, **kwargs)
+            kept = bound.arguments.get("figure") or Picture(dpi=DPI, layout="constrained")
+            kept.height = real(plot.__name__, "height", inches, above=0)
+            bound.arguments["figure"] = kept
+            args, kwargs = bound.args, bound.kwargs  # type: ignore[assignment]
         for name, value in parameters.bind_partial(*args, **kwargs).arguments.items():
             if name in WORDS:
                 string(plot.__name__, name, value)
         with matplotlib.rc_context(RC):
             return plot(*args, **kwargs)
 
+    named = list(parameters.parameters.values())
+    end = next((i for i, each in enumerate(named) if each.kind is Parameter.VAR_KEYWORD), len(named))
+    draw.__signature__ = parameters.replace(parameters=[*named[:end], height, *named[end:]])  # type: ignore[attr-defined]
     return draw
 
 
@@ -50,19 +64,20 @@ class Picture(Figure):
     """A matplotlib Figure with its sentence, `alt`. Left as a cell's last line, it shows itself with it."""
 
     alt: str = ""
+    height: float | None = None  # inches, if the reader has chosen them
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         return bundle(self, self.alt or repr(self))
 
 
 def canvas(figure: Picture | None = None, size: tuple[float, float] = (9, 4.5)) -> Picture:
-    """Give an empty figure: a new Picture of `size` inches, or the one given, cleared."""
+    """Give an empty figure: a new Picture, or the one given, cleared. Of `size` inches, but no taller than a screen."""
     if figure is None:
-        figure = Picture(figsize=size, dpi=DPI, layout="constrained")
+        figure = Picture(dpi=DPI, layout="constrained")
     else:
         instance("a plot", "figure", figure, Picture, "leave it out, or give an earlier plot's")
         figure.clear()
-        figure.set_size_inches(*size)
+    figure.set_size_inches(size[0], figure.height or min(size[1], SCREEN))
     return figure
 
 
@@ -135,7 +150,9 @@ def explore(draw: Callable[..., Any], alt: str | Callable[..., str] | None = Non
     redraw()
     for control in controls.values():
         control.observe(redraw, names="value")
-    box = W.VBox([*controls.values(), view, said])
+    # side by side where the window is wide enough; no scrollbar for the last pixels
+    view.layout.width = said.layout.width = "100%"
+    box = W.VBox([*controls.values(), view, said], layout=W.Layout(flex_flow="row wrap", overflow="visible"))
     show_live(box, figure, figure.alt)
     return box
 

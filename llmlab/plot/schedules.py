@@ -46,7 +46,7 @@ def schedule(
     instance("schedule", "name_or_schedule", plan, Schedule, "or a name such as '1f1b'")
     slots = timetable(plan, costs, hop, sizes)
     end, ranks = max(slot.stop for slot in slots), len(plan.actions)
-    figure = canvas(figure, (9, 1.6 + 0.36 * ranks))
+    figure = canvas(figure, (9, 1.9 + 0.36 * ranks))
     axes = figure.subplots()
     for slot in slots:
         _box(axes, slot, slot.action.stage // ranks > 0, end)
@@ -55,6 +55,10 @@ def schedule(
     axes.set_yticks(range(ranks), [f"rank {rank}" for rank in range(ranks)])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("time (1 = the forward of one microbatch on one rank)" if costs is None else "time")
+    waiting = sum(idle(slots)) / ranks / end
+    axes.set_title(
+        f"{plan.name}, {plan.microbatches} through {count(plan.stages, 'stage')}: ranks wait {waiting:.0%}", loc="left"
+    )
     figure.legend(handles=_legend(plan), loc="outside upper left", ncols=6, fontsize=11, handlelength=2)
     return finish(figure, describe_schedule(plan, slots), BELOW)
 

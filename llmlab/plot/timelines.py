@@ -11,8 +11,8 @@ from llmlab.arguments import instance
 from llmlab.arguments import listing as listing_
 from llmlab.comm.trace import Run, Trace
 from llmlab.measuring import CLOCKS, count
-from llmlab.plot.lanes import SHORT, Lane, Lanes, Span, computes, idle_seconds, lanes_of
-from llmlab.plot.picture import Picture, canvas, finish, styled
+from llmlab.plot.lanes import MAX_RANKS, SHORT, Lane, Lanes, Span, computes, idle_seconds, lanes_of
+from llmlab.plot.picture import SCREEN, Picture, canvas, finish, styled
 from llmlab.plot.style import (
     KIND_STYLE,
     KIND_WORDS,
@@ -24,18 +24,22 @@ from llmlab.plot.style import (
     time_unit,
 )  # fmt: skip
 
+FURNITURE, TITLE = 1.75, 0.3  # inches for the legend, a title, the time axis and the caption; for a second title
+LEAST = 7.5  # points of a row whose letters can still be read
+
 
 @styled
 def timeline(trace: Trace | Run, figure: Picture | None = None) -> Picture:
     """Draw a row per rank: computing, collectives, sends and receives, and where the rank computes nothing.
 
-    Give the Run rather than its trace, and the caption says what the clock leaves out. More than 16 ranks are thinned.
+    Give the Run rather than its trace, and the caption says what the clock leaves out. More than 16 ranks, or than can
+    be read, are thinned out.
     """
     trace, not_modelled = trace_of(trace)
-    laid = lanes_of(trace)
-    figure = canvas(figure, (9, 1.9 + _height(laid)))
+    (laid,) = _fitting([trace], max(event.stop for event in trace), _inches(figure) - FURNITURE)
+    figure = canvas(figure, (9, FURNITURE + _height(laid)))
     axes = figure.subplots()
-    _draw(axes, laid, laid.seconds)
+    _draw(axes, laid, laid.seconds, figure.get_figheight() - FURNITURE)
     axes.set_title(_title(trace), loc="left")
     _legend(figure, laid.kinds)
     return finish(figure, describe_timeline(trace), caption(trace.hardware, trace.clock, not_modelled, laid.note))
@@ -57,11 +61,13 @@ def compare_timelines(
             f"two timelines on one axis want one clock, got {a.clock} ({names[0]}) and {b.clock} ({names[1]})"
         )
     end = max(event.stop for trace in (a, b) for event in trace)
-    both = [lanes_of(trace, end) for trace in (a, b)]
-    figure = canvas(figure, (9, 2.7 + sum(_height(laid) for laid in both)))
-    rows = figure.subplots(2, sharex=True, height_ratios=[_height(laid) for laid in both])
-    for axes, laid, trace, name in zip(rows, both, (a, b), names, strict=True):
-        _draw(axes, laid, end)
+    both = _fitting([a, b], end, _inches(figure) - FURNITURE - TITLE)
+    wanted = [_height(laid) for laid in both]
+    figure = canvas(figure, (9, FURNITURE + TITLE + sum(wanted)))
+    room = (figure.get_figheight() - FURNITURE - TITLE) / sum(wanted)
+    rows = figure.subplots(2, sharex=True, height_ratios=wanted)
+    for axes, laid, inches, trace, name in zip(rows, both, wanted, (a, b), names, strict=True):
+        _draw(axes, laid, end, inches * room)
         axes.set_title(f"{name}: {_title(trace)}", loc="left")
     rows[0].set_xlabel("")
     kinds = [kind for kind in KIND_STYLE if any(kind in laid.kinds for laid in both)]
@@ -106,20 +112,41 @@ def _title(trace: Trace) -> str:
 
 
 def _height(laid: Lanes) -> float:
-    """Inches for the rows of a timeline."""
-    return max(1.2, min(6.5, 0.34 * len(laid.lanes) + 0.12 * len(laid.ranks)))
+    """Inches that the rows of a timeline would like to have."""
+    return max(1.2, 0.34 * _rows(laid))
 
 
-def _draw(axes: Axes, laid: Lanes, end: float) -> None:
+def _rows(laid: Lanes) -> float:
+    """How many rows high a timeline is, with the gaps between ranks."""
+    return len(laid.lanes) + 0.35 * len(laid.ranks)
+
+
+def _inches(figure: Picture | None) -> float:
+    return getattr(figure, "height", None) or SCREEN
+
+
+def _fitting(traces: Sequence[Trace], end: float, inches: float) -> list[Lanes]:
+    """Lay traces out one above the other, thinning out their ranks until the rows can be read."""
+    for ranks in (MAX_RANKS, MAX_RANKS // 2, MAX_RANKS // 4):
+        laid = [lanes_of(trace, end, ranks) for trace in traces]
+        if sum(map(_rows, laid)) * LEAST <= 72 * inches:
+            break
+    return laid
+
+
+def _draw(axes: Axes, laid: Lanes, end: float, inches: float) -> None:
+    """Draw the lanes into axes of about so many inches: their letters are as large as the rows allow."""
+    row = 72 * inches / _rows(laid)  # points
+    letters = max(6.0, min(11.0, row - 1.5))
     unit, unit_name = time_unit(end)
     y, ticks, labels = 0.0, [], []
     for before, lane in zip([None, *laid.lanes], laid.lanes, strict=False):
         if before is not None:
             y += 1.35 if before.rank != lane.rank else 1.0
-        _draw_lane(axes, lane, y, unit, end)
+        _draw_lane(axes, lane, y, unit, end, max(5.0, min(9.5, 0.84 * row - 2.5)))
         ticks.append(y)
         labels.append(f"rank {lane.rank} {lane.stream}" if before is None or before.rank != lane.rank else lane.stream)
-    axes.set_yticks(ticks, labels, fontsize=11 if len(ticks) <= 16 else 9)
+    axes.set_yticks(ticks, labels, fontsize=letters)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(y + 0.6, -0.6)  # rank 0 on top
     axes.set_xlim(0, end / unit)
@@ -127,7 +154,7 @@ def _draw(axes: Axes, laid: Lanes, end: float) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _draw_lane(axes: Axes, lane: Lane, y: float, unit: float, end: float) -> None:
+def _draw_lane(axes: Axes, lane: Lane, y: float, unit: float, end: float, letters: float) -> None:
     for kind, (colour, hatch) in KIND_STYLE.items():
         spans = [span for span in lane.spans if span.kind == kind]
         if spans:
@@ -138,17 +165,18 @@ def _draw_lane(axes: Axes, lane: Lane, y: float, unit: float, end: float) -> Non
                 facecolor=colour, hatch=hatch, edgecolor=edges, linewidth=0.5, label=f"rank {lane.rank} {kind}",
             )  # fmt: skip
     for span in lane.spans:
-        if _has_room(span, end):
-            box = {"facecolor": KIND_STYLE[span.kind][0], "edgecolor": "none", "pad": 1.2}
+        if label := _label(span, end, letters):
+            box = {"facecolor": KIND_STYLE[span.kind][0], "edgecolor": "none", "pad": 0.1 * letters}
             axes.text(
-                (span.start + span.seconds / 2) / unit, y, span.label, ha="center", va="center_baseline",
-                fontsize=9.5, color=text_on(KIND_STYLE[span.kind][0]), bbox=box, clip_on=True,
+                (span.start + span.seconds / 2) / unit, y, label, ha="center", va="center_baseline",
+                fontsize=letters, color=text_on(KIND_STYLE[span.kind][0]), bbox=box, clip_on=True,
             )  # fmt: skip
 
 
-def _has_room(span: Span, end: float) -> bool:
-    """Whether a label fits its bar: about 115 letters of this size fit the time axis."""
-    return bool(span.label) and span.seconds / end > (len(span.label) + 1.5) / 115
+def _label(span: Span, end: float, letters: float) -> str:
+    """What fits on a bar: its label, or of one such as F0@3 its first part. 115 letters of 9.5 points fit the axis."""
+    room = span.seconds / end * 115 * 9.5 / letters - 1
+    return next((label for label in (span.label, span.label.partition("@")[0]) if 0 < len(label) < room), "")
 
 
 def _edge(kind: str) -> str:

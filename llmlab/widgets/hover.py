@@ -10,10 +10,11 @@ import ipywidgets as W
 from llmlab.comm.trace import Run, Trace
 from llmlab.plot import compare_timelines, timeline, timeline_svg
 from llmlab.plot.picture import show_live, status
+from llmlab.plot.svg import LINE, SCREEN
 
 
 def timeline_hover(*runs: Run | Trace, names: Sequence[str] = (), play_s: float = 0.0) -> W.HTML:
-    """Display one timeline, or two on one time axis, with a title on every bar.
+    """Display one timeline, or two on one time axis; a bar tells its story in the line below.
 
     names: of the two. play_s: let the bars appear in so many seconds. Where no kernel runs, the picture and its
     sentence stand instead.
@@ -29,7 +30,8 @@ def timeline_hover(*runs: Run | Trace, names: Sequence[str] = (), play_s: float 
         figure = compare_timelines(runs[0], runs[1], names or ("a", "b"))
         ends = max(event.stop for run in runs for event in (run.trace if isinstance(run, Run) else run))
     titles = [f"<b>{escape(name)}</b>" for name in names] or [""] * len(runs)
-    drawings = [title + timeline_svg(run, ends, play_s) for title, run in zip(titles, runs, strict=True)]
+    height = SCREEN if len(runs) == 1 else SCREEN / 2 - LINE  # each has its name above it
+    drawings = [title + timeline_svg(run, ends, play_s, height=height) for title, run in zip(titles, runs, strict=True)]
     live = W.HTML("".join(drawings) + status(figure.alt), layout=W.Layout(width="100%"))
     show_live(live, figure, figure.alt)
     return live

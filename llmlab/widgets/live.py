@@ -12,6 +12,8 @@ from tqdm.auto import tqdm
 from llmlab.plot import losses, show
 from llmlab.plot.picture import Picture, image
 
+HEIGHT = 460  # pixels of the picture of a loss
+
 
 class LiveCurve:
     """Draw losses as they come: `with LiveCurve(60) as live: ... live.add(train=loss)`, once a step.
@@ -29,13 +31,13 @@ class LiveCurve:
         self.curves: dict[str, dict[int, float]] = {}
         self.draws = 0
         self._figure = Picture(layout="constrained")
-        self._view = W.HTML()
+        self._view = W.HTML(layout=W.Layout(min_height=f"{HEIGHT}px"))  # what stands below does not jump
         self._next = 0.0
 
     def __enter__(self) -> LiveCurve:
+        self._bar = tqdm(total=self.steps, desc=self.title, unit="step")  # above what grows
         live = self._view._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"]
         display({"application/vnd.jupyter.widget-view+json": live, "text/plain": f"{self.title}: live"}, raw=True)
-        self._bar = tqdm(total=self.steps, desc=self.title, unit="step")
         return self
 
     def add(self, **values: float) -> None:

@@ -24,9 +24,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nbformat
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 sys.path.append(str(Path(__file__).parents[2]))  # as a script: the repository is not on the path yet
 from tests.execute_notebooks import problems  # noqa: E402
@@ -42,6 +43,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-sync",
     "--disable-dev-shm-usage",  # containers often have 64 MB of it
 ]
+PROJECTOR: Any = {"width": 1280, "height": 720}  # playwright has a type of its own for it
 SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},  # else cells out of sight are not in the page
@@ -71,6 +73,49 @@ HEIGHTS = """scroller => {
     const bottoms = [...scroller.querySelectorAll('.jp-Cell')].map(cell => cell.getBoundingClientRect().bottom);
     const top = scroller.getBoundingClientRect().top - scroller.scrollTop;
     return [Math.ceil(Math.max(...bottoms) - top), scroller.clientHeight];
+}"""
+# What of the outputs a reader at this window does not see: more than fits in the width, a picture taller than what Lab
+# leaves of the screen, letters out of their drawing, a line of a table that goes on in the next.
+CUT_OFF = """() => {
+    const panel = window.jupyterapp.shell.currentWidget.node;
+    const screen = panel.querySelector('.jp-WindowedPanel-outer').clientHeight;
+    const found = [];
+    [...panel.querySelectorAll('.jp-Cell')].forEach((cell, number) => {
+        const say = words => found.push(`cell ${number}: ${words}`);
+        for (const place of cell.querySelectorAll('.jp-OutputArea-output, .jp-MarkdownOutput')) {
+            const right = place.getBoundingClientRect().right + 1;
+            if (place.scrollWidth > place.clientWidth + 1)
+                say(`an output ${place.scrollWidth} px wide in ${place.clientWidth}`);
+            for (const drawn of place.querySelectorAll('img, svg, table, .widget-slider, .widget-readout')) {
+                const box = drawn.getBoundingClientRect();
+                const name = drawn.getAttribute('alt') || drawn.getAttribute('aria-label') || drawn.tagName;
+                if (box.right > right) say(`${name.slice(0, 60)} goes ${box.right - right} px out to the right`);
+                if (drawn.matches('img, svg[viewBox]') && box.height > screen)
+                    say(`${name.slice(0, 60)} is ${box.height} px high on a screen of ${screen}`);
+                if (drawn.tagName === 'IMG' && drawn.complete && box.width > drawn.naturalWidth + 1)
+                    say(`${name.slice(0, 60)} is stretched from ${drawn.naturalWidth} px to ${box.width}`);
+            }
+            for (const text of place.querySelectorAll('svg text')) {
+                const own = text.getBoundingClientRect(), svg = text.ownerSVGElement.getBoundingClientRect();
+                if (own.width && (own.right > svg.right + 1 || own.left < svg.left - 1 || own.bottom > svg.bottom + 1))
+                    say(`the words '${text.textContent}' are cut`);
+            }
+            for (const text of place.querySelectorAll('pre')) {
+                const lines = text.textContent.replace(/\\n$/, '').split('\\n');
+                const row = parseFloat(getComputedStyle(text).lineHeight);
+                const broken = Math.round(text.getBoundingClientRect().height / row) - lines.length;
+                if (lines.length > 1 && broken > 0) say(`${broken} lines of ${lines.length} are broken in two`);
+            }
+        }
+    });
+    return found;
+}"""
+# Every cell is in the page, and every picture has come.
+DRAWN = """count => {
+    const panel = window.jupyterapp && window.jupyterapp.shell.currentWidget;
+    if (!panel || !panel.content || !panel.context.isReady) return false;
+    const pictures = [...panel.node.querySelectorAll('.jp-OutputArea-output img')];
+    return pictures.length >= count && pictures.every(picture => picture.complete && picture.naturalWidth);
 }"""
 PICTURES = "cell => [...cell.querySelectorAll('.widget-html img, .widget-html svg')].map(e => e.outerHTML).join()"
 
@@ -152,6 +197,18 @@ class LabPage:
         self.page.wait_for_function(READY, timeout=timeout_s * 1000)
         self.page.evaluate(FOLD_AWAY)
 
+    def read(self, address: str, token: str, notebook: Path, timeout_s: float = 120) -> None:
+        """Load a notebook as it is stored and wait until its pictures are there, not for a kernel."""
+        self.page.goto(f"{address}/lab/tree/{notebook.name}?token={token}")
+        outputs = [o for cell in nbformat.read(notebook, as_version=4).cells for o in cell.get("outputs", [])]
+        pictures = sum("image/png" in output.get("data", {}) for output in outputs)
+        self.page.wait_for_function(DRAWN, arg=pictures, timeout=timeout_s * 1000)
+        self.page.evaluate(FOLD_AWAY)
+
+    def cut_off(self) -> list[str]:
+        """What of the outputs cannot be seen whole in this window."""
+        return self.page.evaluate(CUT_OFF)
+
     def run_all(self, timeout_s: float = 180) -> None:
         """Run every cell; return when each has its count, or at the first that fails."""
         # not awaited: a promise that never settles would wait without a time limit
@@ -216,23 +273,36 @@ class LabPage:
 @contextmanager
 def open_notebook(notebook: Path) -> Iterator[LabPage]:
     """Open a copy of a notebook in JupyterLab and wait for its kernel. Raises RuntimeError without a Chromium."""
-    executable = chromium()
-    if executable is None:
-        raise RuntimeError(f"no Chromium on this machine: looked for {', '.join(CHROMIUM_NAMES)}")
     copy = nbformat.read(notebook, as_version=4)
     for cell in copy.cells:
         if cell.cell_type == "code":  # an old count would look like a cell that has run
             cell.outputs, cell.execution_count = [], None
-    with tempfile.TemporaryDirectory(prefix="llmlab-page-") as folder, sync_playwright() as playwright:
-        nbformat.write(copy, Path(folder) / notebook.name)
-        with lab_server(Path(folder)) as (address, token):
-            browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
-            try:
-                lab = LabPage(browser.new_page(viewport={"width": 1280, "height": 1000}))
-                lab.open(address, token, notebook.name)
-                yield lab
-            finally:
-                browser.close()
+    with open_lab() as (folder, address, token, browser):
+        nbformat.write(copy, folder / notebook.name)
+        lab = LabPage(browser.new_page(viewport=PROJECTOR))
+        lab.open(address, token, notebook.name)
+        yield lab
+
+
+@contextmanager
+def open_lab() -> Iterator[tuple[Path, str, str, Browser]]:
+    """Start a JupyterLab on an empty folder, and a browser: folder, address, token, browser.
+
+    Raises RuntimeError without a Chromium.
+    """
+    executable = chromium()
+    if executable is None:
+        raise RuntimeError(f"no Chromium on this machine: looked for {', '.join(CHROMIUM_NAMES)}")
+    with (
+        tempfile.TemporaryDirectory(prefix="llmlab-page-") as folder,
+        sync_playwright() as playwright,
+        lab_server(Path(folder)) as (address, token),
+    ):
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
+        try:
+            yield Path(folder), address, token, browser
+        finally:
+            browser.close()
 
 
 def main() -> int:
@@ -240,10 +310,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--screenshots", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--stored", action="store_true", help="as it is stored: run nothing")
     parser.add_argument("--timeout", type=float, default=180, metavar="SECONDS", help="for all cells (default: 180)")
     arguments = parser.parse_args()
 
     start = time.perf_counter()
+    if arguments.stored:
+        with open_lab() as (folder, address, token, browser):
+            shutil.copy(arguments.notebook, folder)
+            lab = LabPage(browser.new_page(viewport=PROJECTOR))
+            lab.read(address, token, arguments.notebook)
+            print(*lab.screenshots(arguments.screenshots), *lab.cut_off(), sep="\n")
+        return 0
     with open_notebook(arguments.notebook) as lab:
         print(f"{time.perf_counter() - start:6.1f} s  ready", flush=True)
         try:
@@ -251,7 +329,7 @@ def main() -> int:
             print(f"{time.perf_counter() - start:6.1f} s  stopped, at the end or at an error", flush=True)
         finally:  # what a cell that never ends looks like is worth seeing too
             print(*lab.screenshots(arguments.screenshots), sep="\n")
-        wrong = lab.problems() + lab.console
+        wrong = lab.problems() + lab.console + lab.cut_off()
     print(*wrong, sep="\n")
     return int(bool(wrong))
 

@@ -48,3 +48,7 @@ def test_every_picture_follows_its_slider(lab: LabPage) -> None:
 
 def test_the_browser_complains_of_nothing(lab: LabPage) -> None:
     assert lab.console == []
+
+
+def test_nothing_is_cut_off_on_a_projector(lab: LabPage) -> None:
+    assert lab.cut_off() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 import re
 
@@ -108,10 +109,26 @@ def test_a_drawing_that_says_nothing_is_refused_even_after_one_that_did(displaye
 
 
 def test_a_picture_that_would_weigh_a_notebook_down_is_drawn_coarser():
-    figure = canvas(size=(9, 9))
+    figure = canvas(size=(9, 5.8))
     plane = figure.subplots()
     for i in range(1500):  # text upon text: nothing compresses
         plane.text(i * 0.6180339 % 1, i * 0.7548777 % 1, f"{i * i}", color=f"C{i % 10}")
     light, sharp = base64.b64decode(png(figure)), Image.open(io.BytesIO(base64.b64decode(png(canvas()))))
-    assert sharp.size == (1350, 675) and Image.open(io.BytesIO(light)).size == (720, 720)
+    assert sharp.size == (1350, 675) and Image.open(io.BytesIO(light)).size == (720, 464)
     assert figure.dpi == 150
+
+
+def test_a_picture_is_no_taller_than_a_projector_shows_unless_it_is_told():
+    assert canvas(size=(9, 30)).get_figheight() == 5.8
+    assert plot.losses({"loss": [2.0, 1.0]}).get_figheight() == 4.6
+    chosen = plot.losses({"loss": [2.0, 1.0]}, height=7)
+    assert chosen.get_figheight() == 7
+    assert plot.losses({"loss": [3.0, 1.0]}, figure=chosen) is chosen and chosen.get_figheight() == 7
+    with pytest.raises(ValueError, match="height"):
+        plot.losses({"loss": [2.0, 1.0]}, height=-1)
+
+
+def test_every_plot_takes_a_height_and_says_so():
+    plots = [getattr(plot, name) for name in plot.__all__]
+    drawing = [each for each in plots if "-> Picture" in str(getattr(each, "__annotations__", {}).get("return", ""))]
+    assert all("height" in inspect.signature(each).parameters for each in drawing)

@@ -52,3 +52,8 @@ def test_ones_own_schedule_is_drawn_or_told_why_not():
     assert figure.get_supxlabel().startswith("A plan")
     with pytest.raises(ValueError, match="wants F0@0 before B0@0"):
         schedule(Schedule.parse("B0 F0"))
+
+
+def test_the_title_says_the_share_of_the_bubble():
+    figure = schedule("1f1b", 4, 8)  # (p - 1) / (m + p - 1)
+    assert figure.axes[0].get_title(loc="left") == "1f1b, 8 through 4 stages: ranks wait 27%" and "(27%)" in figure.alt

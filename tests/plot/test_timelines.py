@@ -151,3 +151,60 @@ def test_the_svg_moves_only_for_readers_who_want_motion(step_trace):
 @pytest.mark.parametrize(("length", "step"), [(1.0, 0.1), (1.5, 0.2), (4.0, 0.5), (23.9, 5.0), (99.0, 10.0)])
 def test_ticks_are_round_numbers(length, step):
     assert tick_step(length) == pytest.approx(step)
+
+
+def every_kind(ranks):
+    """A trace whose bars are of all kinds, on every rank."""
+    spans = [("compute", "matmul", None), ("comm", "all_reduce", None), ("comm", "send", 0), ("host", "mine", None)]
+    events = [
+        Event(rank, stream, op, "world", 8, 0, start, start + 1.0 + (op == "all_reduce"), peer)
+        for rank in range(ranks)
+        for start, (stream, op, peer) in enumerate(spans)
+    ]
+    late = [replace(e, start=1.5) if e.op == "all_reduce" and e.rank == 0 else e for e in events]
+    return Trace(tuple(sorted(late, key=lambda e: (e.start, e.rank))), "virtual", "a test machine")
+
+
+@pytest.mark.parametrize("ranks", [4, 8, 16])
+def test_two_timelines_fit_one_screen_and_their_letters_can_be_read(ranks):
+    figure = plot.compare_timelines(every_kind(ranks), every_kind(ranks))
+    assert figure.get_figheight() <= 5.8
+    letters = [label.get_fontsize() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert min(letters) >= 6 and len(letters) >= 2 * 3 * 4
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        inches = axes.get_window_extent().height / figure.dpi
+        assert 72 * inches / len(axes.get_yticks()) >= min(letters)  # rows are no lower than their letters
+
+
+@pytest.mark.parametrize(("ranks", "height"), [(4, plot.svg.SCREEN), (4, 228), (16, plot.svg.SCREEN)])
+def test_the_svg_keeps_to_its_height_and_none_of_its_words_is_cut(ranks, height):
+    root = ET.fromstring(plot.timeline_svg(every_kind(ranks), height=height))
+    *_, width, tall = map(float, root.get("viewBox").split())
+    assert tall <= max(height, 10 * 3 * ranks + 8 * ranks + 90)
+    shown = [text for text in root.iter(f"{SVG}text") if text.get("text-anchor") is None]
+    assert {"named by the worker", "waits for a rank"} <= {text.text for text in shown}
+    for text in shown:
+        assert float(text.get("x")) + 0.6 * float(text.get("font-size")) * len(text.text) <= width + 12, text.text
+
+
+def test_a_bar_of_the_svg_tells_its_story_in_the_line_below():
+    root = ET.fromstring(plot.timeline_svg(every_kind(2)))
+    stories = [g.find(f"{SVG}text[@class='story']") for g in root.iter(f"{SVG}g") if g.get("class") == "span"]
+    titles = [title.text for title in root.iter(f"{SVG}title")]
+    assert [story.text for story in stories] == titles and len(titles) > 6
+    below = [text for text in root.iter(f"{SVG}text") if text.get("class") == "below"]
+    assert {story.get("y") for story in stories} == {below[0].get("y")}
+    assert all(
+        float(rect.get("y")) < float(below[0].get("y")) - 14 for rect in root.iter(f"{SVG}rect") if rect.get("y")
+    )
+    style = root.find(f"{SVG}defs/{SVG}style").text
+    assert ".story{visibility:hidden" in style and ":hover) .story{visibility:visible}" in style
+
+
+def test_a_bar_too_short_for_its_whole_label_has_the_short_one():
+    spans = [("F0@3", 0.0, 3.2), ("B0@3", 4.0, 20.0), ("all_reduce", 30.0, 32.0)]
+    events = [Event(0, "host", op, "", 0, 0, start, stop) for op, start, stop in spans]
+    trace = Trace((*events, Event(0, "compute", "matmul", "", 0, 0, 0.0, 100.0)), "virtual", "a test machine")
+    words = [text.get_text() for text in plot.timeline(trace).axes[0].texts]
+    assert words == ["matmul", "F0", "B0@3"]
