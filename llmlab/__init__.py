@@ -49,8 +49,8 @@ _NAMES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "check", "comm", "cost", "evaluate", "generation", "hardware", "model", "optim", "parallel", "plot", "text",
-    "training", "widgets",
+    "check", "checkpoint", "comm", "cost", "evaluate", "generation", "hardware", "model", "optim", "parallel", "plot",
+    "text", "training", "widgets",
 )  # fmt: skip
 
 __all__ = sorted([*_HOME, *_MODULES])

@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "llmlab"
 
 LEVELS = [
     {"arguments", "model", "text", "optim", "comm", "hardware", "tracebacks"},
-    {"training", "generation", "evaluate", "checkpoint", "finite"},
+    {"training", "generation", "evaluate", "finite"},
     {"parallel"},
-    {"cost", "measuring", "diagnosing"},
+    {"checkpoint", "cost", "measuring", "diagnosing"},
     {"plot"},
     {"widgets", "check"},
     {"__init__", "__main__"},
