@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,25 +10,24 @@ import torch
 
 import llmlab as lab
 
-CONFIG = lab.Config(
-    vocab_size=19, d_model=8, n_layer=4, n_head=2, max_seq=8, dropout=0.1, n_expert=2, n_expert_active=1,
-    balance_loss=0.0, capacity_factor=None, dtype=torch.float64,
-)  # fmt: skip
-LAYOUTS = {
+DENSE = lab.Config(vocab_size=19, d_model=8, n_layer=2, n_head=2, max_seq=4, dropout=0.1, dtype=torch.float64)
+EXPERTS = replace(DENSE, n_expert=2, n_expert_active=1, balance_loss=0.0)
+LAYOUTS = {  # two microbatches each, so that dropouts draw as often in all of them
     "one process": lab.Layout(microbatches=2),
-    "dp": lab.Layout(dp=2, microbatches=2),
+    "dp": lab.Layout(dp=4, microbatches=2),
     "tp": lab.Layout(tp=2, microbatches=2),
     "tp sp": lab.Layout(tp=2, sequence_parallel=True, microbatches=2),
-    "pp": lab.Layout(pp=4, microbatches=2),
-    "interleaved": lab.Layout(pp=2, schedule="interleaved", virtual_stages=2, microbatches=2),
+    "pp": lab.Layout(pp=2, microbatches=2),
+    "pp tp": lab.Layout(pp=2, tp=2, microbatches=2),
+    "zb_h1": lab.Layout(pp=2, schedule="zb_h1", microbatches=2),
     "cp": lab.Layout(cp=2, microbatches=2),
-    "ep": lab.Layout(dp=2, ep=2, microbatches=2),
     "zero1": lab.Layout(dp=4, zero=1, microbatches=2),
     "zero2 tp": lab.Layout(dp=2, tp=2, zero=2, microbatches=2),
-    "zero3": lab.Layout(dp=3, zero=3, microbatches=2),
+    "zero3": lab.Layout(dp=2, zero=3, microbatches=2),
     "zero1 pp": lab.Layout(dp=2, pp=2, zero=1, microbatches=2),
 }
-SAVED_AT, STEPS = 2, 4
+SPREAD = lab.Layout(dp=2, ep=2, microbatches=2)  # for experts
+SAVED_AT, STEPS = 1, 2
 
 
 def ranks(layout: lab.Layout) -> int:
@@ -35,9 +35,9 @@ def ranks(layout: lab.Layout) -> int:
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """[12, 8] each: rows for 1, 2, 3 or 4 replicas of two microbatches."""
+    """[8, 4] each: rows for 1, 2 or 4 replicas of two microbatches."""
     generator = torch.Generator().manual_seed(step)
-    tokens, targets = torch.randint(0, CONFIG.vocab_size, (2, 24, 8), generator=generator)
+    tokens, targets = torch.randint(0, DENSE.vocab_size, (2, 8, 4), generator=generator)
     return tokens, targets
 
 
@@ -49,33 +49,33 @@ def make_optimizer(parameters):
     return lab.optim.AdamW([group for group in groups if group["params"]], lr=0.03)
 
 
-def make_step(world, layout):
-    return lab.parallelize(lab.Transformer(CONFIG), make_optimizer, layout, world, clip=1.0)
+def make_step(world, layout, config=DENSE):
+    return lab.parallelize(lab.Transformer(config), make_optimizer, layout, world, clip=1.0)
 
 
-def save(world, layout, folder: Path) -> str:
+def save(world, layout, folder: Path, config=DENSE) -> str:
     """Train a little, and save."""
-    step = make_step(world, layout)
+    step = make_step(world, layout, config)
     for n in range(SAVED_AT):
         step(*batch(n))
     return lab.checkpoint.save(folder, step, extra={"position": SAVED_AT}).path.name
 
 
-def go_on(world, layout, folder: Path):
+def go_on(world, layout, folder: Path, config=DENSE):
     """Load and train to the end: losses, weights."""
-    step = make_step(world, layout)
+    step = make_step(world, layout, config)
     extra = lab.checkpoint.load(folder, step)
     losses = [float(step(*batch(n))) for n in range(extra["position"], STEPS)]
     return losses, step.state_dict()
 
 
 @cache
-def undisturbed() -> tuple[list[float], dict[str, torch.Tensor]]:
-    """The run that was never stopped, in one process."""
+def undisturbed(name: str = "one process") -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The run that was never stopped: losses, weights."""
 
     def worker(world):
-        step = make_step(world, LAYOUTS["one process"])
+        step = make_step(world, LAYOUTS[name])
         losses = [float(step(*batch(n))) for n in range(STEPS)]
         return losses[SAVED_AT:], step.state_dict()
 
-    return lab.Simulator(ranks=1).run(worker).results[0]
+    return lab.Simulator(ranks=ranks(LAYOUTS[name])).run(worker).results[0]

@@ -8,7 +8,8 @@ from itertools import product
 import pytest
 
 import llmlab as lab
-from tests.checkpoint.runs import LAYOUTS, go_on, ranks, save, undisturbed
+from llmlab.model.safetensors import read_safetensors
+from tests.checkpoint.runs import DENSE, EXPERTS, LAYOUTS, SPREAD, go_on, ranks, save, undisturbed
 
 # In CI each layout saves for one other and loads from one other; LLMLAB_PAIRS=all takes every pair.
 NAMES = list(LAYOUTS)
@@ -44,38 +45,27 @@ def test_a_run_goes_on_in_another_layout_as_if_never_stopped(saved, one: str, ot
 
 
 def test_the_same_layout_goes_on_to_the_bit(saved) -> None:
-    layout = LAYOUTS["zero2 tp"]
-
-    def never_stopped(world):
-        from tests.checkpoint.runs import SAVED_AT, STEPS, batch, make_step
-
-        step = make_step(world, layout)
-        return [float(step(*batch(n))) for n in range(STEPS)][SAVED_AT:], step.state_dict()
-
-    (losses, weights), *_ = lab.Simulator(ranks=4).run(never_stopped).results
-    (found, state), *_ = lab.Simulator(ranks=4).run(go_on, layout, saved("zero2 tp")).results
+    losses, weights = undisturbed("zero2 tp")
+    (found, state), *_ = lab.Simulator(ranks=4).run(go_on, LAYOUTS["zero2 tp"], saved("zero2 tp")).results
     assert found == losses
     assert all(state[name].equal(value) for name, value in weights.items())
 
 
-def test_real_processes_save_and_simulated_ranks_load(tmp_path) -> None:
+def test_experts_saved_by_real_processes_go_on_as_simulated_ranks(tmp_path) -> None:
     with lab.Processes(ranks=2) as workers:
-        workers.run(save, LAYOUTS["ep"], tmp_path)
-        (losses, _), _ = workers.run(go_on, LAYOUTS["ep"], tmp_path).results
-    (found, _), *_ = lab.Simulator(ranks=4).run(go_on, LAYOUTS["zero1"], tmp_path).results
+        workers.run(save, SPREAD, tmp_path, EXPERTS)
+        (losses, _), _ = workers.run(go_on, SPREAD, tmp_path, EXPERTS).results
+    (found, _), *_ = lab.Simulator(ranks=4).run(go_on, LAYOUTS["zero1"], tmp_path, EXPERTS).results
     assert found == pytest.approx(losses, rel=1e-11)
 
 
 def test_no_element_is_written_twice(saved) -> None:
     """Weights and Adam's two moments, 8 bytes each, and what random states take on each rank: no more."""
-    from llmlab.model import Transformer
-    from llmlab.model.safetensors import read_safetensors
-    from tests.checkpoint.runs import CONFIG
-
-    numbers = sum(p.numel() for p in Transformer(CONFIG).parameters())
-    for name in ("tp", "zero1 pp", "interleaved"):
+    numbers = sum(p.numel() for p in lab.Transformer(DENSE).parameters())
+    for name in ("tp", "zero1 pp", "pp tp"):
         written = 0
         for file in lab.checkpoint.newest(saved(name)).glob("*.safetensors"):
             stored = read_safetensors(file)
             written += sum(stored[key].read().numel() for key in stored if not key.startswith("random/"))
-        assert written == 3 * numbers
+        filling = 0 if "tp" not in name else DENSE.d_model  # a twentieth row, so that the table has two equal halves
+        assert written == 3 * (numbers + filling)
