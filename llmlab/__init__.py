@@ -51,8 +51,8 @@ _NAMES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "applications", "check", "comm", "compressing", "cost", "evaluate", "generation", "hardware", "interpreting",
-    "model", "optim", "parallel", "plot", "serving", "text", "training", "widgets",
+    "applications", "check", "checkpoint", "comm", "compressing", "cost", "evaluate", "generation", "hardware",
+    "interpreting", "model", "optim", "parallel", "plot", "serving", "text", "training", "widgets",
 )  # fmt: skip
 
 __all__ = sorted([*_HOME, *_MODULES])

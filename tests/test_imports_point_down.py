@@ -12,19 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "llmlab"
 
 LEVELS = [
     {"arguments", "model", "text", "optim", "comm", "hardware", "tracebacks"},
-    {
-        "training",
-        "generation",
-        "evaluate",
-        "checkpoint",
-        "finite",
-        "serving",
-        "applications",
-        "compressing",
-        "interpreting",
-    },  # fmt: skip
+    {"training", "generation", "evaluate", "finite", "serving", "applications", "compressing", "interpreting"},
     {"parallel"},
-    {"cost", "measuring", "diagnosing", "profiles"},
+    {"checkpoint", "cost", "measuring", "diagnosing", "profiles"},
     {"plot"},
     {"widgets", "check"},
     {"commands"},

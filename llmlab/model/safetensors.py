@@ -1,4 +1,4 @@
-"""Read safetensors: 8 bytes that say how long the header is, the header in JSON, then the numbers and nothing else.
+"""Read and write safetensors: 8 bytes that say how long the header is, the header in JSON, then nothing but numbers.
 
 https://huggingface.co/docs/safetensors, "Format". Nothing in such a file can be run, unlike in a pickle.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,3 +95,15 @@ def _entry(what: str, name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ..
 
 def _read(data: Raw, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     return data.clone().view(dtype).view(shape)  # cloned: the header's length need not be a multiple of 8
+
+
+def header_of(tensors: Mapping[str, Tensor]) -> bytes:
+    """What stands before the numbers of these tensors, which follow in this order, row-major and without a gap."""
+    names, entries, start = {dtype: name for name, dtype in DTYPES.items()}, {}, 0
+    for name, x in tensors.items():
+        stop = start + x.numel() * x.element_size()
+        entries[name] = {"dtype": names[x.dtype], "shape": list(x.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(entries).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # the format lets spaces follow, so that the numbers lie on words
+    return len(text).to_bytes(8, "little") + text

@@ -56,6 +56,12 @@ class FlatBucket:
         cut = [min(max(at, start), stop) - start for at in self.starts]  # borders outside the shard fall on its ends
         return [shard[low:high] for low, high in zip(cut, cut[1:], strict=False)]
 
+    def extent(self, p: nn.Parameter) -> tuple[int, int]:
+        """Which elements of this parameter, flat, lie in this rank's shard: from, to. Maybe none."""
+        start = dict(zip(self.parameters, self.starts, strict=False))[p]
+        low, high = (min(max(at - start, 0), p.numel()) for at in (self.mine.start, self.mine.stop))
+        return low, high
+
     # --- weights ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,12 @@ class Gathering:
         self.aliases = {name: self.names[p] for name, p in model.named_parameters(remove_duplicate=False)}
         self.like = {name: torch.empty(p.shape, dtype=p.dtype, device="meta") for p, name in self.names.items()}
         self.held: dict[str, nn.Parameter] = {}
+        self.paths = {module: path for path, module in model.named_modules()}
 
     def hold(self, model: nn.Module) -> None:
         """Note what this rank still holds, and let go of the rest."""
         self.held = {self.names[parameter]: parameter for parameter in model.parameters()}
+        self.paths = {module: self.paths[module] for module in model.modules() if module in self.paths}
         self.names = {}
 
     def gather(self, whole_here: Callable[[nn.Parameter], Tensor]) -> dict[str, Tensor]:
@@ -50,3 +52,13 @@ class Gathering:
         """The first rank of the world that holds each parameter."""
         mine = torch.tensor([[name in self.held for name in self.like]], dtype=torch.uint8, device=self.world.device)
         return self.world.all_gather(mine).argmax(0).tolist()
+
+
+def persistent_buffers(paths: Mapping[nn.Module, str]) -> dict[str, tuple[nn.Module, str]]:
+    """What of the state of these modules is no parameter, such as the bias that balances experts: name -> where."""
+    return {
+        f"{path}.{name}".lstrip("."): (module, name)
+        for module, path in paths.items()
+        for name in module._buffers
+        if name not in module._non_persistent_buffers_set
+    }
