@@ -40,7 +40,7 @@ _NAMES = {
     "parallel.local_sgd": ["local_sgd", "diloco", "average_weights"],
     "parallel.compression": ["compress_gradients", "TopK", "EightBit"],
     "parallel.inspection": ["describe"],
-    "cost": ["predict", "plan", "Prices", "calibrate", "Measured", "Stack", "stacks"],
+    "cost": ["predict", "plan", "Prices", "calibrate", "Measured", "Options", "Stack", "stacks"],
     "cost.models": ["find_config"],
     "diagnosing": ["time_spent", "utilization", "within", "between", "exposed_by_axis"],
     "measuring": ["measure"],
