@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ class Group:
 
     def stack(self, owners: Owners) -> Stack:
         name = self.row.software["stack"]
-        return row_stack(self.row, {"typical": owned(name, owners, **habits(self.row))}).on(self.row.cluster)
+        known = dataclasses.replace(owned(name, owners), **habits(self.row))
+        return row_stack(self.row, {"typical": known}).on(self.row.cluster)
 
     def misses(self, stack: Stack) -> np.ndarray:
         breakdown, _ = step_seconds(self.sizes, self.row.cluster, stack, self.row.precision)
@@ -135,11 +137,12 @@ def stacks_of(
 ) -> dict[str, Stack]:
     """A stack for each software of these tables, and `typical`. `spreads`: residuals by software, and "typical"."""
     spreads = spreads or {"typical": 0.0}
-    found = {"typical": owned("typical", owners, spread=spreads["typical"])}
+    found = {"typical": dataclasses.replace(owned("typical", owners), spread=spreads["typical"])}
     for name, own in by_software(tables).items():
         row = tables[own[0]].rows[0]
         known = spreads.get(name, spreads["typical"])
-        found[name] = owned(name, owners, spread=known, fitted_to="; ".join(own), **habits(row))
+        said: dict[str, Any] = {"spread": known, "fitted_to": "; ".join(own), **habits(row)}
+        found[name] = dataclasses.replace(owned(name, owners), **said)
     return found
 
 

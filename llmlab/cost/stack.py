@@ -153,9 +153,8 @@ def stack(name_or_stack: str | Stack) -> Stack:
 def _table() -> dict[str, Stack]:
     found = {"ideal": Stack(), OWN.name: OWN}
     for row in read_facts("published", "stacks.csv"):
-        found[row["name"]] = owned(
-            row["name"],
-            fitted(),
+        found[row["name"]] = dataclasses.replace(
+            owned(row["name"], fitted()),
             tp_overlap=float(row["tp_overlap"]),
             ep_overlap=float(row["ep_overlap"]),
             fused_attention=row["fused_attention"] == "yes",
@@ -168,11 +167,11 @@ def _table() -> dict[str, Stack]:
     return found
 
 
-def owned(name: str, owners: Owners, **habits: Any) -> Stack:
+def owned(name: str, owners: Owners) -> Stack:
     """A software's stack of constants that have owners: what is everyone's and its own; a cluster adds the rest."""
     mine = {"everyone": "", "software": name}
     constants: dict[str, Any] = {
         constant: START.get(constant, 1.0) * owners.factor(constant, mine) for constant in (*CONSTANTS, "fp8")
     }
     hidden = min(1.0, OVERLAP * owners.factor("overlap", mine))
-    return Stack(name=name, owners=owners, overlap=hidden, **constants, **habits)
+    return Stack(name=name, owners=owners, overlap=hidden, **constants)
