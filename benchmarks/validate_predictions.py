@@ -1,19 +1,24 @@
-"""Print what `predict` says of published steps beside what was measured: for every table the error, with the rows its
-constants had seen named, beside a constant ("every run reaches the table's own median share of peak").
+"""Print what `predict` says of published steps beside what was measured, with the rows its constants had seen named.
 
-    fitted     constants of this software fitted to these very rows (benchmarks/fit_stacks.py)
-    left out   this table left out of every fit; its software's other tables, or all others, give the constants
+    fitted     constants fitted to these very rows, among all others (benchmarks/fit_stacks.py)
+    left out   this table left out of the fit: what counts
     one row    as left out, then calibrated with one row of the table and scored on its others (mean over five choices)
     ideal      published peaks and efficiencies, nothing fitted but one constant of unfused attention
 
-Run: python benchmarks/validate_predictions.py [--write] [rows.csv ...]
-     --write keeps the table in data/measured/prediction_errors.csv; files with the tables' columns are scored alone.
+Two yardsticks, both "every run reaches this share of peak": `own`, the table's median, has seen the answers; `given` is
+the median of all other tables' rows, which is what one could have known.
+
+Run: python benchmarks/validate_predictions.py [--write] [--owners] [rows.csv ...]   (some minutes of one core)
+     --write keeps the tables in data/measured/prediction_errors.csv, with --owners those of fewer and of more constants
+     in prediction_owners.csv; files with the tables' columns are scored alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean, median
 
@@ -21,11 +26,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from llmlab.cost.published import Rows, read_rows
+from llmlab.cost.fitting import stacks_of
+from llmlab.cost.ownership import NINE_IN_TEN, WIDTHS, Owners, fitted
+from llmlab.cost.published import PublishedRow, Rows, check_rows, read_rows
 from llmlab.cost.scoring import (
     FILES,
+    Judged,
     Score,
     activation_score,
+    fit_owners,
+    given_constant,
+    judge,
     left_out,
     read_memory_tables,
     read_tables,
@@ -38,12 +49,22 @@ from llmlab.cost.scoring import (
 from llmlab.cost.stack import Stack, stack, stacks
 from llmlab.hardware.facts import facts
 
-CALCULON = {"megatron2021: megatron-2022": 0.181, "korthikanti2022": 0.0365}  # Isaev et al. 2023, as others ran it
 CHOICES = 5  # of the one row
 ABLATED = ("bubble", "tensor_parallel", "elementwise", "attention", "logits", "recompute", "data_parallel",
            "pipeline_messages", "host", "optimizer")  # fmt: skip
-OTHER_FACTS = ("SOURCES", "software", "sizes", "stacks", "layer_times", "activation_memory")
+OTHER_FACTS = ("SOURCES", "software", "sizes", "stacks", "constants", "layer_times", "activation_memory")
 IDEAL = {"typical": stack("ideal")}
+EVERY = {**WIDTHS["everyone"], "overlap": 0.5}
+# from nothing fitted to the first round's constants, a whole set for each software and hardly any prior
+MODELS: dict[str, dict[str, dict[str, float]]] = {
+    "nothing": {},
+    "everyone's": {"everyone": EVERY},
+    "and of generations": {"everyone": EVERY, "generation": WIDTHS["generation"]},
+    "and paces of software": {"everyone": EVERY, "generation": WIDTHS["generation"], "software": {"pace": 0.15}},
+    "all owners, shrunk": WIDTHS,
+    "all owners, not shrunk": {kind: {name: 5 * w for name, w in each.items()} for kind, each in WIDTHS.items()},
+    "a set for each software": {"everyone": EVERY, "software": {name: 5 * w for name, w in EVERY.items()}},
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +73,11 @@ class Line:
     ideal: Score
     fitted: Score
     unseen: Score
+    inside_before: float  # of the interval that knows its own software's residuals alone
     one_row: float
+    judged: Judged
+    given: float  # the share of peak
+    regrets: list[float]
 
 
 def known() -> dict[str, Stack]:
@@ -68,41 +93,78 @@ def one_row(rows: Rows, start: dict[str, Stack]) -> float:
     return mean(score(rows, found, only=others).error for found, others in calibrated)
 
 
-def judge(tables: dict[str, Rows], name: str) -> Line:
-    rows, unseen = tables[name], left_out(tables, name)
-    return Line(name, score(rows, IDEAL), score(rows, known()), score(rows, unseen), one_row(rows, unseen))
+def line(tables: dict[str, Rows], name: str, start: Owners) -> Line:
+    rows, given = tables[name], given_constant(tables, name)
+    unseen = left_out(tables, name, start)
+    judged = judge(rows, unseen)
+    spread = unseen.get(rows.stack, unseen["typical"]).spread
+    before = float((np.abs(np.log(judged.ratios)) <= spread).mean())
+    return Line(name, score(rows, IDEAL, given=given), score(rows, known(), given=given), judged.score(given), before,
+                one_row(rows, unseen), judged, given, regrets(rows, unseen))  # fmt: skip
 
 
 def show(console: Console, lines: list[Line]) -> None:
     table = Table(title="Seconds per step: mean |predicted / measured - 1|")
-    for column in ("table", "rows", "constant", "Calculon", "ideal", "fitted", "p90", "in 90%", "left out", "p90",
-                   "skill", "in 90%", "one row"):  # fmt: skip
+    for column in ("table", "rows", "own", "given", "ideal", "fitted", "left out", "bias", "p90", "in 90%", "one row",
+                   "regret"):  # fmt: skip
         table.add_column(column, justify="left" if column == "table" else "right")
-    for line in lines:
-        f, u = line.fitted, line.unseen
-        calculon = f"{CALCULON[line.table]:.1%}" if line.table in CALCULON else "-"
-        table.add_row(line.table, str(f.rows), f"{f.constant:.1%}", calculon, f"{line.ideal.error:.1%}",
-                      f"{f.error:.1%}", f"{f.p90:.1%}", f"{f.inside:.0%}", f"{u.error:.1%}", f"{u.p90:.1%}",
-                      f"{u.skill:+.2f}", f"{u.inside:.0%}", f"{line.one_row:.1%}")  # fmt: skip
+    for each in lines:
+        u = each.unseen
+        worse = "" if u.error < u.given else " (!)"
+        regret = f"{np.quantile(each.regrets, 0.9):.1%} of {len(each.regrets)}" if each.regrets else "-"
+        table.add_row(each.table, str(u.rows), f"{u.own:.1%}", f"{u.given:.1%}", f"{each.ideal.error:.1%}",
+                      f"{each.fitted.error:.1%}", f"{u.error:.1%}{worse}", f"{u.bias:+.1%}", f"{u.p90:.1%}",
+                      f"{u.inside:.0%}", f"{each.one_row:.1%}", regret)  # fmt: skip
     console.print(table)
-    for name, errors in (
-        ("ideal", [line.ideal.error for line in lines]),
-        ("fitted", [line.fitted.error for line in lines]),
-        ("left out", [line.unseen.error for line in lines]),
-        ("one row", [line.one_row for line in lines]),
-    ):
-        better = sum(error < line.fitted.constant for error, line in zip(errors, lines, strict=True))
-        console.print(f"{name}: median {median(errors):.1%}; below the constant on {better} of {len(lines)} tables")
-    for name, scores in (("fitted", [line.fitted for line in lines]), ("left out", [line.unseen for line in lines])):
-        console.print(f"in the 90% interval, {name}: {mean(s.inside for s in scores):.0%}, the mean over tables")
+    unseen = [each.unseen for each in lines]
+    console.print(
+        f"left out: median {median(u.error for u in unseen):.1%}, below the given constant on "
+        f"{sum(u.error < u.given for u in unseen)} of {len(unseen)} tables; in the 90% interval "
+        f"{mean(u.inside for u in unseen):.0%}, the mean over tables ({mean(each.inside_before for each in lines):.0%} "
+        f"by the software's own residuals alone)"
+    )
+    found = [regret for each in lines for regret in each.regrets]
+    console.print(
+        f"regret at most 5% in {mean(regret <= 0.05 for regret in found):.0%} of {len(found)} sweeps, left out"
+    )
+    known_elsewhere = defaultdict(list)
+    names = [each.judged.rows.stack for each in lines]
+    for each, name in zip(lines, names, strict=True):
+        known_elsewhere["seen in another table" if names.count(name) > 1 else "new"].append(each.judged.ratios)
+    for kind, ratios in known_elsewhere.items():
+        off = np.sqrt(np.mean([np.log(each).mean() ** 2 for each in ratios]))
+        console.print(f"software {kind}: tables are off by e^{off:.2f} (rms of {len(ratios)})")
+
+
+def show_by(console: Console, lines: list[Line], title: str, kind: Callable[[PublishedRow], str]) -> None:
+    """Left-out errors of rows of a kind, tables weighing alike within it."""
+    errors, given = defaultdict(list), defaultdict(list)
+    for each in lines:
+        kinds = np.array([kind(row) for row in each.judged.rows.rows])
+        for name in np.unique(kinds):
+            errors[name].append(np.abs(each.judged.ratios - 1)[kinds == name].mean())
+            constant = each.judged.reached / each.given - 1
+            given[name].append(np.abs(constant)[kinds == name].mean())
+    table = Table(title=f"Left out, by {title}: mean over tables")
+    for column in (title, "tables", "error", "given"):
+        table.add_column(column, justify="left" if column == title else "right")
+    for name, found in sorted(errors.items()):
+        table.add_row(name, str(len(found)), f"{mean(found):.1%}", f"{mean(given[name]):.1%}")
+    console.print(table)
+
+
+def model_kind(row: PublishedRow) -> str:
+    kind = "experts" if row.config["n_expert"] else "dense"
+    return f"{kind}, long sequences" if row.seq >= 32768 else kind
 
 
 def show_unscored(console: Console) -> None:
-    """Say how many rows of each file cannot be scored: they do not state their sizes, layout or software, or their
-    authors publish them for their trend only."""
+    """Count the rows of each file that cannot be scored, by the name of the rule that refuses them."""
     files = sorted(path.stem for path in facts("published").glob("*.csv") if path.stem not in (*OTHER_FACTS, *FILES))
-    counts = {file: read_rows(file)[1] for file in (*FILES, *files)}
-    console.print("rows not scored:", ", ".join(f"{file} {count}" for file, count in counts.items() if count))
+    for file in (*FILES, *files):
+        _, refused = read_rows(file)
+        if refused:
+            console.print(f"not scored of {file}:", ", ".join(f"{count} {why}" for why, count in refused.items()))
 
 
 def show_memory(console: Console) -> None:
@@ -110,25 +172,12 @@ def show_memory(console: Console) -> None:
     for column in ("software", "rows", "ideal", "fitted (factor on activations)"):
         table.add_column(column, justify="left" if column == "software" else "right")
     for name, rows in read_memory_tables().items():
-        fitted = stack(name)
+        fitted_stack = stack(name)
         table.add_row(name, str(len(rows.rows)), f"{activation_score(rows, stack('ideal')):.1%}",
-                      f"{activation_score(rows, fitted):.1%} ({fitted.activations:.2f})")  # fmt: skip
+                      f"{activation_score(rows, fitted_stack):.1%} ({fitted_stack.activations:.2f})")  # fmt: skip
     console.print(table)
     right = {name: verdicts(each) for name, each in (("ideal", stack("ideal")), ("nanotron's", stack("nanotron")))}
-    console.print(
-        "out of memory or not, nanotron's 1,666 trials:", ", ".join(f"{n} {v:.1%} right" for n, v in right.items())
-    )
-
-
-def show_regret(console: Console, tables: dict[str, Rows]) -> None:
-    table = Table(title="Regret: how much slower the layout predicted to be the fastest ran than the fastest measured")
-    for column in ("table", "sweeps", "mean", "worst", "at most 5%"):
-        table.add_column(column, justify="left" if column == "table" else "right")
-    for name, rows in tables.items():
-        if found := regrets(rows, known()):
-            table.add_row(name, str(len(found)), f"{mean(found):.1%}", f"{max(found):.1%}",
-                          f"{mean(each <= 0.05 for each in found):.0%}")  # fmt: skip
-    console.print(table)
+    console.print("out of memory or not, nanotron's trials:", ", ".join(f"{n} {v:.1%} right" for n, v in right.items()))
 
 
 def show_ablation(console: Console, tables: dict[str, Rows]) -> None:
@@ -144,63 +193,91 @@ def show_ablation(console: Console, tables: dict[str, Rows]) -> None:
     console.print(table)
 
 
-def write(lines: list[Line]) -> None:
-    with facts("measured").joinpath("prediction_errors.csv").open("w", newline="", encoding="utf-8") as file:
+def fewer_and_more(console: Console, tables: dict[str, Rows]) -> list[list[object]]:
+    """Errors fitted and left out of models with more and more constants: where the two part, constants fit noise."""
+    found: list[list[object]] = []
+    for name, widths in MODELS.items():
+        owners = fit_owners(tables, widths=widths) if widths else Owners()
+        seen = stacks_of(owners, tables)
+        errors = [score(rows, seen).error for rows in tables.values()]
+        unseen = []
+        for table, rows in tables.items():
+            others = {each: those for each, those in tables.items() if each != table}
+            less = fit_owners(others, owners, rounds=2, widths=widths) if widths else owners
+            unseen.append(score(rows, stacks_of(less, others)).error)
+        found.append([name, len(owners.sigmas), median(errors), mean(errors), median(unseen), mean(unseen)])
+        console.print(f"{name}: {len(owners.sigmas)} constants, fitted {mean(errors):.1%}, left out {mean(unseen):.1%}")
+    return found
+
+
+def keep(name: str, header: str, rows: list[list[object]]) -> None:
+    with facts("measured").joinpath(name).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow("table rows constant ideal fitted fitted_p90 fitted_inside left_out left_out_p90 skill "
-                        "left_out_inside one_row".split())  # fmt: skip
-        for line in lines:
-            f, u = line.fitted, line.unseen
-            numbers = (
-                f.constant,
-                line.ideal.error,
-                f.error,
-                f.p90,
-                f.inside,
-                u.error,
-                u.p90,
-                u.skill,
-                u.inside,
-                line.one_row,
-            )
-            writer.writerow([line.table, f.rows, *(f"{number:.4f}" for number in numbers)])
+        writer.writerow(header.split())
+        writer.writerows([[f"{each:.4f}" if isinstance(each, float) else each for each in row] for row in rows])
 
 
-def show_files(console: Console, paths: list[str]) -> None:
-    """Score files of rows that no constant has seen."""
+def write(lines: list[Line]) -> None:
+    rows: list[list[object]] = []
+    for each in lines:
+        f, u = each.fitted, each.unseen
+        rows.append([each.table, f.rows, f.own, f.given, each.ideal.error, f.error, f.p90, f.inside, u.error, u.bias,
+                     u.p90, u.skill, u.inside, each.inside_before, each.one_row])  # fmt: skip
+    keep(
+        "prediction_errors.csv",
+        "table rows constant given ideal fitted fitted_p90 fitted_inside left_out left_out_bias left_out_p90 skill "
+        "left_out_inside left_out_inside_before one_row",
+        rows,
+    )
+
+
+def show_files(console: Console, paths: list[str], given: float) -> None:
+    """Score files of rows that no constant has seen, and say what the others lack."""
     for path in paths:
-        rows, unstated = read_rows(path)
+        rows, refused = read_rows(path)
         for name in sorted({row.software["stack"] for row in rows}):
             group = Rows([row for row in rows if row.software["stack"] == name and timed(row)])
             if group.rows:
-                s = score(group, known())
+                s = score(group, known(), given=given)
                 console.print(
                     f"{path}, {name}: {s.rows} rows, error {s.error:.1%} (bias {s.bias:+.1%}, p90 {s.p90:.1%}), "
-                    f"constant {s.constant:.1%}, in 90% {s.inside:.0%}"
+                    f"constants: own {s.own:.1%}, given {s.given:.1%}; in 90% {s.inside:.0%}"
                 )
-        console.print(f"{path}: {unstated} rows do not state their sizes, layout or software")
+        for row, lacks in check_rows(path).items():
+            if lacks:
+                console.print(f"{path}, {row}: {'; '.join(lacks)}", style="dim")
+        console.print(f"{path}: {sum(refused.values())} rows refused")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", help="files to score instead")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--owners", action="store_true", help="fit fewer and more constants, too")
     options = parser.parse_args()
     console = Console(width=170)
-    if options.rows:
-        return show_files(console, options.rows)
     tables = read_tables()
+    if options.rows:
+        return show_files(console, options.rows, given_constant(tables))
     lines = []
     for name in tables:
-        lines.append(judge(tables, name))
+        lines.append(line(tables, name, fitted()))
         console.print(f"{name}: left out {lines[-1].unseen.error:.1%}", style="dim")
     show(console, lines)
+    show_by(console, lines, "hardware", lambda row: row.cluster.device.name)
+    show_by(console, lines, "precision", lambda row: row.precision)
+    show_by(console, lines, "model", model_kind)
     show_unscored(console)
     show_memory(console)
-    show_regret(console, tables)
     show_ablation(console, tables)
     if options.write:
         write(lines)
+        console.print(f"an interval of {NINE_IN_TEN} sigmas")
+    if options.owners:
+        found = fewer_and_more(console, tables)
+        if options.write:
+            header = "owners constants fitted fitted_mean left_out left_out_mean"
+            keep("prediction_owners.csv", header, found)
 
 
 if __name__ == "__main__":

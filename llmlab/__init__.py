@@ -41,7 +41,7 @@ _NAMES = {
     "parallel.compression": ["compress_gradients", "TopK", "EightBit"],
     "parallel.reinforce": ["reinforce", "sync_bytes", "Task"],
     "parallel.inspection": ["describe"],
-    "cost": ["predict", "plan", "Prices", "calibrate", "Measured", "Stack", "stacks"],
+    "cost": ["predict", "plan", "Prices", "calibrate", "Measured", "Options", "Stack", "stacks"],
     "cost.models": ["find_config"],
     "diagnosing": ["time_spent", "utilization", "within", "between", "exposed_by_axis"],
     "profiles": ["read_profile"],

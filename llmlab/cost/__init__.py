@@ -5,9 +5,11 @@ from llmlab.cost.calibration import Measured, calibrate
 from llmlab.cost.growing import grow
 from llmlab.cost.kernels import layer_kernels
 from llmlab.cost.modes.pipeline import pipeline_bytes
+from llmlab.cost.options import Options
 from llmlab.cost.planning import plan
 from llmlab.cost.plans import Prices, say_layout
 from llmlab.cost.prediction import RECOMPUTE, Prediction, predict
+from llmlab.cost.published import check_rows
 from llmlab.cost.scaling import amdahl, fit_scaling, gustafson
 from llmlab.cost.serving import chat_requests, kv_bytes, serve
 from llmlab.cost.simulated import simulate
@@ -15,7 +17,8 @@ from llmlab.cost.stack import Stack, stacks
 from llmlab.cost.thresholds import THRESHOLDS, Threshold, counted_only, threshold
 
 __all__ = [
-    "Measured", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold", "amdahl", "calibrate",
-    "chat_requests", "compute_optimal", "counted_only", "fit_scaling", "grow", "gustafson", "kv_bytes", "layer_kernels",
-    "pipeline_bytes", "plan", "predict", "say_layout", "scoring", "serve", "simulate", "stacks", "threshold",
+    "Measured", "Options", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold", "amdahl",
+    "calibrate", "chat_requests", "check_rows", "compute_optimal", "counted_only", "fit_scaling", "grow",
+    "gustafson", "kv_bytes", "layer_kernels", "pipeline_bytes", "plan", "predict", "say_layout", "scoring", "serve",
+    "simulate", "stacks", "threshold",
 ]  # fmt: skip

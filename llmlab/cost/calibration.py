@@ -1,8 +1,8 @@
-"""Set a stack's constants by measured steps: one row says how fast this software is, many say where it loses time.
+"""Set a stack's constants by measured steps: a few rows say how fast this software is, many say where it loses time.
 
-Each constant has a prior, its value in the stack one starts from, and a width, how far stacks are seen to differ. The
-fit is the most probable set of constants given the rows (Gauss-Newton on logarithms), so a single row moves what is
-least certain, and none moves nothing.
+Few rows move one number, the pace of all kernels, to their median: which of seven constants is to blame they cannot
+tell, and a wrong guess travels to the next layout. From FEW rows on each constant moves, as far as its width, how far
+stacks are seen to differ, lets it (Gauss-Newton on logarithms). Rows far from the others' median are set aside by name.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ from llmlab.cost.sizes import NUMBER_BYTES
 from llmlab.cost.stack import CONSTANTS, Stack
 from llmlab.cost.stack import stack as find_stack
 from llmlab.hardware import Cluster
+from llmlab.hardware import cluster as find_cluster
 from llmlab.parallel.layout import Layout
 
 # How far stacks differ: a factor e^width for two in three (congestion: of its own size).
 WIDTHS = {"matmul": 0.1, "attention": 0.5, "memory": 0.4, "host": 1.2, "intra": 0.4, "inter": 0.3, "congestion": 0.7}
 # A software as a whole is faster or slower: its kernels' rates together, and the host the other way; not the links.
 TOGETHER, PACE = np.array([1.0, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0]), 0.25
+FEW = 5  # rows; below, one number is fitted
+FAR = 3.0  # of the others' usual distance from their median; a row further out is set aside ...
+NEAR = 0.15  # ... unless it is as near as this
 NOISE = 0.1  # of a measured step, and of what the closed form leaves out
 PRIOR_ROWS = 2  # what a stack's spread was before weighs as much as so many rows
 LEAST = {"congestion": 0.02}  # where a prior has none, so that it can move
@@ -62,18 +66,39 @@ def calibrate(
 ) -> Stack:
     """Fit a stack's constants to measured steps on this cluster, starting from `stack`.
 
-    `spread` moves towards that of the residuals as the rows grow. Raises ValueError without a row.
+    `fitted_to` of what comes back names the rows that were set aside; `spread` moves towards that of the residuals as
+    the rows grow. Raises ValueError without a row.
     """
     rows = [rows] if isinstance(rows, Measured) else instances("calibrate", "rows", rows, Measured, "lab.Measured(...)")
     if not rows:
         raise ValueError("calibrate wants rows as one Measured or more; got none")
     string("calibrate", "name", name)
+    on, start = find_cluster(cluster), find_stack(stack)
+    start = dataclasses.replace(start.on(on), spread=start.spread_on(on, rows[0].precision))
 
     def seconds(guess: Stack) -> np.ndarray:
-        return np.array([_predict(row, cluster, guess) for row in rows])
+        return np.array([_predict(row, on, guess) for row in rows])
 
-    start = find_stack(stack)
-    return dataclasses.replace(fit(seconds, np.array([row.seconds for row in rows]), start), name=name)
+    measured = np.array([row.seconds for row in rows])
+    ratios = measured / seconds(start)
+    aside = outliers(ratios)
+    named = [f"row {i} ({ratios[i] / np.median(ratios):.2g} times as long as the others say)" for i in aside]
+    text = f"{len(rows)} measured rows" + (f"; set aside: {', '.join(named)}" if named else "")
+    kept = np.setdiff1d(np.arange(len(rows)), aside)
+    found = refine(lambda guess: seconds(guess)[kept], measured[kept], start)
+    return dataclasses.replace(found, name=name, fitted_to=text)
+
+
+def outliers(ratios: np.ndarray) -> list[int]:
+    """Which of some steps, measured over predicted, are far from the median of all; of fewer than three, none."""
+    far = np.abs(np.log(ratios / np.median(ratios)))
+    usual = 1.4826 * np.median(far)  # sigma, where they are normal
+    return [] if len(ratios) < 3 else [int(i) for i in np.flatnonzero(far > max(FAR * usual, NEAR))]
+
+
+def refine(seconds: Callable[[Stack], np.ndarray], measured: np.ndarray, start: Stack) -> Stack:
+    """The start's constants, moved by what was measured: their pace alone by few rows, each by many."""
+    return fit(seconds, measured, start, together=len(measured) < FEW)
 
 
 def _predict(row: Measured, cluster: str | Cluster, stack: Stack) -> float:
@@ -89,22 +114,26 @@ def fit(
     start: Stack,
     weights: Numbers = 1.0,
     rounds: int = 12,
+    together: bool = False,
 ) -> Stack:
     """Find the most probable constants: `seconds(stack)` predicts what was `measured`; `weights` count rows.
 
-    What is sought are logarithms: how far each constant is from `start`'s, and how far all of them are together.
+    What is sought are logarithms: how far each constant is from `start`'s (not if `together`), and how far all of them
+    are together.
     """
     prior = np.log([max(getattr(start, constant), LEAST.get(constant, 0.0)) for constant in CONSTANTS])
     width = np.array([*(WIDTHS[constant] for constant in CONSTANTS), PACE])
     root = np.sqrt(np.broadcast_to(weights, measured.shape)) / NOISE
 
     def stack_at(point: np.ndarray) -> Stack:
-        factors = np.exp(prior + point[:-1] + point[-1] * TOGETHER)
+        factors = np.exp(prior + point[-1] * TOGETHER + (0.0 if together else point[:-1]))
         constants: dict[str, Any] = dict(zip(CONSTANTS, map(float, factors), strict=True))
+        if together:
+            constants["congestion"] = start.congestion
         return dataclasses.replace(start, **constants)
 
     def misses(point: np.ndarray) -> np.ndarray:
-        data = root * _tame(np.log(seconds(stack_at(point)) / measured))
+        data = root * tame(np.log(seconds(stack_at(point)) / measured))
         return np.concatenate([data, point / width])
 
     found = stack_at(_least_squares(misses, np.zeros(len(width)), rounds))
@@ -130,7 +159,7 @@ def _least_squares(misses: Callable[[np.ndarray], np.ndarray], point: np.ndarray
     return point
 
 
-def _tame(misses: np.ndarray) -> np.ndarray:
+def tame(misses: np.ndarray) -> np.ndarray:
     """Let rows that no constant explains pull less: the square root of Charbonnier's loss, straight beyond 0.2."""
     return np.sign(misses) * 0.2 * np.sqrt(2 * (np.sqrt(1 + (misses / 0.2) ** 2) - 1))
 

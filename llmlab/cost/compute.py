@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmlab.cost.arrays import Counts, Numbers
-from llmlab.cost.roofline import Roofline
+from llmlab.cost.roofline import OF_HEADS, Roofline
 from llmlab.cost.sizes import Sizes
 from llmlab.cost.software import Library
 from llmlab.cost.stack import Stack
@@ -43,14 +43,14 @@ class Layer:
 
 def layer_forward(x: Sizes, on: Roofline, stack: Stack) -> Layer:
     launches, _ = stack.software.launches(x)
-    moved = on.moving(stack.software.forward(x)) + launches * on.ramp_s
+    moved = on.moving(stack.software.forward(x) + casts(x, on)[0]) + launches * on.ramp_s
     return Layer(layer_products(x, on), attention(x, on, stack.fused_attention), moved, launches * on.launch_s)
 
 
 def layer_backward(x: Sizes, on: Roofline, stack: Stack) -> Layer:
     """Two products for each of forward's: the gradient of the input, and the gradient of the weight."""
     _, launches = stack.software.launches(x)
-    nbytes = stack.software.backward(x) + x.layer_params * stack.software.accumulate(x)
+    nbytes = stack.software.backward(x) + casts(x, on)[1] + x.layer_params * stack.software.accumulate(x)
     moved = on.moving(nbytes) + launches * on.ramp_s
     return Layer(
         2 * layer_products(x, on), attention_backward(x, on, stack.fused_attention), moved, launches * on.launch_s
@@ -92,6 +92,15 @@ def projections(x: Sizes, on: Roofline) -> Numbers:
     return np.where(x.latents > 0, down + up + on.product(x.w, x.n, value / t, c.d_model), plain)
 
 
+def casts(x: Sizes, on: Roofline) -> tuple[Numbers, Numbers]:
+    """Bytes moved to bring what goes into products down to fewer bits: their inputs; in backward their gradients."""
+    c, t = x.config, x.layout.tp
+    mlps = x.dense_mlps + x.active_experts
+    inputs = c.d_model * (1 + mlps) + (x.q_width + mlps * c.d_ff) / t
+    gradients = c.d_model * (1 + mlps) + (x.q_width + 2 * x.kv_width + mlps * (x.mlp_matrices - 1) * c.d_ff) / t
+    return on.cast * x.n * inputs, on.cast * x.n * gradients
+
+
 def attention(x: Sizes, on: Roofline, fused: bool) -> Numbers:
     """Scores and weighted average forward: fused, or two batched products with T x T scores in HBM between them."""
     t = x.layout.tp
@@ -110,7 +119,8 @@ def attention_backward(x: Sizes, on: Roofline, fused: bool) -> Numbers:
 
 def _batched(x: Sizes, on: Roofline) -> Numbers:
     heads = x.b * x.config.n_head / x.layout.tp
-    return on.product(x.w, x.T / x.layout.cp, x.config.head_dim, x.T, heads) / BATCHED_EFFICIENCY
+    seconds = on.product(x.w, x.T / x.layout.cp, x.config.head_dim, x.T, heads, OF_HEADS)
+    return seconds / BATCHED_EFFICIENCY
 
 
 def _scores(x: Sizes) -> Numbers:
@@ -120,7 +130,7 @@ def _scores(x: Sizes) -> Numbers:
 
 def logits(x: Sizes, on: Roofline, software: Library) -> Numbers:
     """Product with the embedding table, its two gradients, and the loss."""
-    vocab = x.config.vocab_size / x.layout.tp
+    vocab = software.vocabulary(x)
     return 3 * on.product(x.w, x.n, x.config.d_model, vocab) + on.moving(x.n * vocab * software.loss(x))
 
 

@@ -6,11 +6,16 @@ Ranks are numbered with tp innermost, then cp, dp, and pp outermost; so tp stays
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from llmlab.cost.arrays import Counts, LayoutLike, Numbers
 from llmlab.cost.sizes import Sizes
+
+# A tree meets less congestion than a ring: its exponent over a ring's, where both were measured (AWS EFA, 4 to 64
+# nodes, in data/published/collective_bandwidth.csv: 0.55 and 0.8).
+TREE = 0.7
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Axis:
     stride: Counts
     wires: Wires
 
-    @property
+    @cached_property
     def local(self) -> Numbers:
         """Ranks of the group that share a node."""
         return np.clip(self.wires.per_node // self.stride, 1, self.size)
@@ -57,7 +62,8 @@ class Axis:
     def all_reduce(self, nbytes: Numbers) -> Numbers:
         """A reduce-scatter and an all-gather; or, where latency weighs more, everything up a tree and down again."""
         wires = self.wires
-        tree = np.where(self.size > self.local, nbytes / (wires.far * self.local), 0.0)
+        crowded = (self.size / self.local) ** (TREE * wires.congestion)
+        tree = np.where(self.size > self.local, nbytes / (wires.far * self.local) * crowded, 0.0)
         tree = self._latency(False) + np.maximum(np.where(self.local > 1, nbytes / wires.near, 0.0), tree)
         return 2 * np.minimum(self.gather(nbytes), tree)
 
@@ -75,24 +81,32 @@ class Axis:
         near = self.wires.near_s + nbytes / self.wires.near
         return np.where(self.size == 1, 0.0, np.where(self.local < self.size, far, near))
 
-    def all_to_all(self, nbytes: Numbers) -> Numbers:
-        """Each rank has `nbytes`, of which it keeps its own part."""
-        wires = self.wires
+    def all_to_all(self, nbytes: Numbers, copies: Numbers = 1) -> Numbers:
+        """Each rank has `nbytes`, of which it keeps its own part. `copies`: of each token; those for ranks of one node
+        travel to it once (DeepSeek-V3's report, section 3.2.2)."""
+        wires, nodes = self.wires, self.size / self.local
+        nbytes, once = nbytes * 1.0, nodes * (1 - (1 - 1 / nodes) ** copies) / copies
         within = (self.local - 1) / self.size * nbytes / wires.near
-        across = (self.size - self.local) / self.size * nbytes / wires.far
-        once = np.where(self.local < self.size, wires.far_s, wires.near_s)
-        latency = self._latency(True) if wires.rings else once
+        across = (self.size - self.local) / self.size * nbytes * once / wires.far
+        start = np.where(self.local < self.size, wires.far_s, wires.near_s)
+        latency = self._latency(True) if wires.rings else start
         return np.where(self.size == 1, 0.0, latency + np.maximum(within, across))
 
 
-def axes(layout: LayoutLike, wires: Wires) -> dict[str, Axis]:
-    """Where each axis of a layout lies on the cluster; "data" joins dp and cp, which share gradients."""
+def axes(layout: LayoutLike, wires: Wires, sharers: Counts | None = None) -> dict[str, Axis]:
+    """Where each axis of a layout lies on the cluster; "data" joins dp and cp, which share gradients.
+
+    `sharers`: of these, how many ZeRO shards one copy over; "copies" are what there is of each shard.
+    """
     tp, cp, dp = layout.tp, layout.cp, layout.dp
+    shard = dp * cp if sharers is None else sharers
     return {
         "tp": Axis(tp, np.ones_like(tp), wires),
         "cp": Axis(cp, tp, wires),
         "ep": Axis(layout.ep, tp, wires),
         "data": Axis(dp * cp, tp, wires),
+        "shard": Axis(shard, tp, wires),
+        "copies": Axis(dp * cp / shard, tp * shard, wires),
         "experts": Axis(dp * cp / layout.ep, tp * layout.ep, wires),  # those that hold the same ones
         "pp": Axis(layout.pp, tp * cp * dp, wires),
     }
@@ -109,6 +123,7 @@ def context_parallel(x: Sizes, cp: Axis) -> Numbers:
     return cp.message(2 * x.w * x.n * x.kv_width / x.layout.tp)
 
 
-def expert_parallel(x: Sizes, ep: Axis, share: Numbers) -> Numbers:
+def expert_parallel(x: Sizes, ep: Axis, share: Numbers, once_a_node: bool = False) -> Numbers:
     """One layer, one direction: a share of the tokens to their experts and back."""
-    return 2 * ep.all_to_all(x.w * x.n * share * x.active_experts * x.config.d_model)
+    copies = np.maximum(x.active_experts, 1) if once_a_node else 1
+    return 2 * ep.all_to_all(x.w * x.n * share * x.active_experts * x.config.d_model, copies)

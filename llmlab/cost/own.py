@@ -28,6 +28,7 @@ class OwnParallelize(Library):
     two; and what a product without bias gives is read and written once more (torch's `_unsafe_view`).
     """
 
+    once_a_node = False
     rings = True
 
     def launches(self, x: Sizes) -> tuple[Numbers, Numbers]:
@@ -105,6 +106,10 @@ class OwnParallelize(Library):
     def accumulate(self, x: Sizes) -> Numbers:
         """Autograd's first gradient is taken as it is (ZeRO: copied into place, r w), the next are added (r r)."""
         return 2 * x.w * np.where(x.layout.zero > 0, 1, (x.m - 1) / x.m)
+
+    def vocabulary(self, x: Sizes) -> Numbers:
+        """Its share, to the last row."""
+        return x.config.vocab_size / x.layout.tp
 
     def loss(self, x: Sizes) -> Numbers:
         """View (r w), cast (r w), softmax (r w), pick (r); backward: pick (r w), softmax (r r w), cast (r w).

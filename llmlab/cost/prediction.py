@@ -11,16 +11,16 @@ from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from llmlab.arguments import choice, choices, instances, listing, real, wholes
+from llmlab.arguments import choice, choices, instance, instances, listing, real, wholes
 from llmlab.cost.arrays import Counts, LayoutColumns, ModelLike, Numbers, Words, columns
 from llmlab.cost.models import find_sizes
+from llmlab.cost.options import USUAL, Options
 from llmlab.cost.sizes import NUMBER_BYTES, Sizes
-from llmlab.cost.stack import Stack
+from llmlab.cost.stack import NARROW, Stack
 from llmlab.cost.stack import stack as find_stack
 from llmlab.cost.step import TERMS, step_seconds
 from llmlab.cost.tables import html_table
 from llmlab.hardware import Cluster
-from llmlab.hardware import cluster as find_cluster
 from llmlab.parallel.layout import Layout
 
 RECOMPUTE = ("none", "selective", "full")
@@ -138,13 +138,13 @@ class Prediction(Generic[N]):
 def predict(
     config: str | ModelLike, layout: Layout, cluster: str | Cluster = ..., *, global_batch: int, seq: int,
     precision: str = ..., recompute: str | Sequence[str] = ..., stack: str | Stack = ...,
-    without: Collection[str] = ...,
+    without: Collection[str] = ..., options: Options = ...,
 ) -> Prediction[float]: ...  # fmt: skip
 @overload
 def predict(
     config: str | ModelLike, layout: Sequence[Layout] | LayoutColumns, cluster: str | Cluster = ..., *,
     global_batch: int, seq: int, precision: str = ..., recompute: str | Sequence[str] = ..., stack: str | Stack = ...,
-    without: Collection[str] = ...,
+    without: Collection[str] = ..., options: Options = ...,
 ) -> Prediction[Numbers]: ...  # fmt: skip
 def predict(
     config: str | ModelLike,
@@ -157,12 +157,14 @@ def predict(
     recompute: str | Sequence[str] = "none",
     stack: str | Stack = "typical",
     without: Collection[str] = (),
+    options: Options = USUAL,
 ) -> Prediction[float] | Prediction[Numbers]:
     """Predict one training step with Adam. `global_batch`: sequences of `seq` tokens in the whole batch.
 
     `config`: sizes, or a published model's name (see `lab.find_config`). Many layouts (a list, or `cost.arrays.columns`
     of them, which are not checked) give arrays, in one pass. `stack`: whose software, see `lab.stacks()`. `without`:
-    terms left out, of `cost.step.TERMS`. Raises ValueError for an illegal layout and for unknown names.
+    terms left out, of `cost.step.TERMS`. `options`: what the run does otherwise, see `lab.Options`. Raises ValueError
+    for an illegal layout and for unknown names.
     """
     config = find_sizes(config)
     choice("predict", "precision", precision, NUMBER_BYTES)
@@ -178,10 +180,14 @@ def predict(
         layout = columns(layouts)
     again = _recomputing(recompute, len(layout))
     w = NUMBER_BYTES[precision]
-    stack = find_stack(stack)
+    said = instance("predict", "options", options, Options, "lab.Options(tp_overlap=True)")
+    stack = said.stack(find_stack(stack))
     b = global_batch / (layout.dp * layout.microbatches)
-    x = Sizes(config, layout, b, seq, w, stack.gradient_bytes or w, again)
-    found = predict_sizes(x, find_cluster(cluster), stack, precision, left_out)
+    x = Sizes(
+        config, layout, b, seq, w, stack.gradient_bytes or w, again, said.recomputed_layers, said.capacity or 1.0,
+        said.shard_group,
+    )  # fmt: skip
+    found = predict_sizes(x, said.cluster(cluster), stack, precision, left_out)
     return found.at(0) if one else found
 
 
@@ -200,6 +206,7 @@ def predict_sizes(
     """Predict what `Sizes` describe."""
     for term in without:
         choice("predict", "without", term, TERMS)
+    spread, stack = stack.spread_on(on, precision), stack.on(on)
     breakdown, hidden = step_seconds(x, on, stack, precision, without)
     layout = x.layout
     ranks = layout.dp * layout.tp * layout.pp * layout.cp
@@ -211,7 +218,7 @@ def predict_sizes(
         hardware_flops=x.model_flops + x.recomputed_flops,
         tokens=x.b * x.T * x.m * layout.dp,
         ranks=ranks,
-        spread=stack.spread,
-        peak_flops_per_s=on.device.peak(precision),
+        spread=spread,
+        peak_flops_per_s=on.device.peak(NARROW.get(precision, precision)),
         capacity_bytes=on.device.memory_bytes,
     )

@@ -1,29 +1,29 @@
-"""Hold the closed form against what others measured: fit each software's constants, with any table left out, and score.
+"""Hold the closed form against what others measured: fit the owners' constants, with any table left out, and score.
 
-Every number says which rows its constants had seen. The yardstick is a constant: "every run of this table reaches the
-table's own median share of peak".
+Every number says which rows its constants had seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from llmlab.cost.calibration import fit
+from llmlab.cost.calibration import refine
+from llmlab.cost.fitting import Widths, fit, residuals, stacks_of
+from llmlab.cost.ownership import WIDTHS, Owners
 from llmlab.cost.prediction import MARGIN
-from llmlab.cost.published import PublishedRow, Rows, read_rows
+from llmlab.cost.published import PublishedRow, Rows, read_rows, row_stack
 from llmlab.cost.stack import Stack
 
 FILES = (
     "megatron2021", "korthikanti2022", "zero_bubble", "llm_foundry", "vtrain_multi", "vtrain_single", "bloom_prequel",
     "internevo", "dgxc_recipes", "megatron_bridge", "maxtext_tpu_and_fms", "torchtitan", "nemo", "nanotron_playbook",
 )  # fmt: skip
-ROWS_COUNTED = 30  # of a table, when tables are fitted together: a long one does not drown the others
-TYPICAL = Stack(name="typical", host=6.0, congestion=0.1)  # where fits start; eager is 13
+ROWS_READ = 100  # of a table, in fits: its others say the same
 
 
 def timed(row: PublishedRow) -> bool:
@@ -47,28 +47,18 @@ def read_tables() -> dict[str, Rows]:
     return {name: Rows(rows) for name, rows in tables.items()}
 
 
-def fit_stacks(tables: dict[str, Rows], only: str | None = None) -> dict[str, Stack]:
-    """Fit `typical` to all tables alike, and from there each software's stack (or `only` this one) to its own."""
-    families = defaultdict(list)
-    for table, rows in tables.items():
-        families[rows.stack].append(table)
-    typical = _fit(list(tables.values()), TYPICAL)
-    found = {"typical": typical}
-    for name in families if only is None else families.keys() & {only}:
-        fitted = _fit([tables[table] for table in families[name]], typical)
-        found[name] = dataclasses.replace(fitted, name=name, fitted_to="; ".join(families[name]))
-    return found
+def fit_owners(
+    tables: Mapping[str, Rows], start: Owners | None = None, rounds: int = 12, widths: Widths = WIDTHS
+) -> Owners:
+    """Fit every owner's constants to these tables; of a long one, rows evenly spaced."""
+    return fit({name: _thinned(rows) for name, rows in tables.items()}, start, rounds, widths)
 
 
-def _fit(tables: list[Rows], start: Stack) -> Stack:
-    measured = np.concatenate([rows.seconds for rows in tables])
-    sizes = [len(rows.rows) for rows in tables]
-    weights = np.concatenate([np.full(n, min(n, ROWS_COUNTED) / n) for n in sizes])
-
-    def seconds(guess: Stack) -> np.ndarray:
-        return np.concatenate([rows.predict_seconds({"typical": guess}) for rows in tables])
-
-    return fit(seconds, measured, start, weights)
+def _thinned(rows: Rows) -> Rows:
+    n = len(rows.rows)
+    if n <= ROWS_READ:
+        return rows
+    return Rows([rows.rows[i] for i in np.unique(np.linspace(0, n - 1, ROWS_READ).astype(int))])
 
 
 def read_memory_tables() -> dict[str, Rows]:
@@ -112,37 +102,77 @@ def _gib(rows: Rows, stack: Stack) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Score:
-    """How far predictions are from what was measured, as shares of it. `inside`: share of rows in the 90% interval."""
+    """How far predictions are from what was measured, as shares of it. `inside`: share of rows in the 90% interval.
+
+    Two yardsticks, both a constant share of peak: `own` is the table's median, which has seen the answers; `given` the
+    median of rows that one could have known.
+    """
 
     rows: int
     error: float  # mean |predicted / measured - 1|
     bias: float
     p90: float
-    constant: float  # the yardstick's error
+    own: float
+    given: float
     inside: float
 
     @property
+    def constant(self) -> float:
+        """The first yardstick's error."""
+        return self.own
+
+    @property
     def skill(self) -> float:
-        """1: no error; 0: no better than the constant."""
-        return 1 - self.error / self.constant
+        """1: no error; 0: no better than the given constant."""
+        return 1 - self.error / self.given
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Each row of a table: predicted over measured, the share of peak it reached, and half of its interval."""
+
+    rows: Rows
+    ratios: np.ndarray
+    reached: np.ndarray
+    spreads: np.ndarray
+
+    def score(self, given: float, only: slice | np.ndarray = slice(None)) -> Score:
+        """Score the rows, or `only` some of them. `given`: share of peak of rows that one could have known."""
+        misses, reached = (self.ratios - 1)[only], self.reached
+        return Score(
+            rows=len(misses),
+            error=float(np.abs(misses).mean()),
+            bias=float(misses.mean()),
+            p90=float(np.quantile(np.abs(misses), 0.9)),
+            own=float(np.abs(reached / np.median(reached) - 1)[only].mean()),
+            given=float(np.abs(reached / given - 1)[only].mean()),
+            inside=float((np.abs(np.log(self.ratios)) <= self.spreads)[only].mean()),
+        )
+
+
+def judge(rows: Rows, stacks: Mapping[str, Stack], without: tuple[str, ...] = ()) -> Judged:
+    """Predict a table's rows with these stacks; a software not among them is `typical`."""
+    found = rows.predictions(stacks, without)
+    ratios = rows.gather(found, "seconds") / rows.seconds
+    return Judged(rows, ratios, rows.reached(found), rows.gather(found, "spread"))
 
 
 def score(
-    rows: Rows, stacks: dict[str, Stack], without: tuple[str, ...] = (), only: slice | np.ndarray = slice(None)
+    rows: Rows,
+    stacks: Mapping[str, Stack],
+    without: tuple[str, ...] = (),
+    only: slice | np.ndarray = slice(None),
+    given: float = 0.45,
 ) -> Score:
-    """Score a table's rows (or `only` some of them) with these stacks; a software not among them is `typical`."""
-    found = rows.predictions(stacks, without)
-    misses = (rows.gather(found, "seconds") / rows.seconds - 1)[only]
-    spread = stacks.get(rows.stack, stacks["typical"]).spread
-    reached = rows.reached(found)
-    return Score(
-        rows=len(misses),
-        error=float(np.abs(misses).mean()),
-        bias=float(misses.mean()),
-        p90=float(np.quantile(np.abs(misses), 0.9)),
-        constant=float(np.abs(reached / np.median(reached) - 1)[only].mean()),
-        inside=float((np.abs(np.log1p(misses)) <= spread).mean()),
-    )
+    """Judge a table's rows and score them, or `only` some of them. `given`: see `given_constant`."""
+    return judge(rows, stacks, without).score(given, only)
+
+
+def given_constant(tables: Mapping[str, Rows], name: str = "") -> float:
+    """The median share of peak that the rows of all tables but this one reached: the second yardstick."""
+    ideal = {"typical": Stack()}
+    reached = [rows.reached(rows.predictions(ideal)) for table, rows in tables.items() if table != name]
+    return float(np.median(np.concatenate(reached)))
 
 
 def sweeps(rows: Rows) -> list[dict[Hashable, list[int]]]:
@@ -169,13 +199,18 @@ def regrets(rows: Rows, stacks: dict[str, Stack]) -> list[float]:
     return found
 
 
-def left_out(tables: dict[str, Rows], name: str) -> dict[str, Stack]:
-    """Stacks for this table, fitted to every table but it: its software's where another table has it, and `typical`."""
-    return fit_stacks({table: rows for table, rows in tables.items() if table != name}, only=tables[name].stack)
+def left_out(tables: Mapping[str, Rows], name: str, start: Owners | None = None) -> dict[str, Stack]:
+    """Stacks for this table, with constants fitted to every table but it, from `start` to spare rounds."""
+    others = {table: rows for table, rows in tables.items() if table != name}
+    owners = fit_owners(others, start, rounds=12 if start is None else 3)
+    return stacks_of(owners, others, residuals(owners, others))
 
 
-def with_one_row(rows: Rows, stacks: dict[str, Stack], index: int) -> tuple[dict[str, Stack], np.ndarray]:
+def with_one_row(rows: Rows, stacks: Mapping[str, Stack], index: int) -> tuple[dict[str, Stack], np.ndarray]:
     """Calibrate the table's stack with one of its rows: the stacks then, and the rows left to score."""
-    start = stacks.get(rows.stack, stacks["typical"])
-    calibrated = _fit([Rows([rows.rows[index]])], start)
-    return stacks | {rows.stack: calibrated}, np.arange(len(rows.rows)) != index
+    row = rows.rows[index]
+    start = row_stack(row, stacks)
+    start = dataclasses.replace(start.on(row.cluster), spread=start.spread_on(row.cluster, row.precision))
+    alone = Rows([row])
+    calibrated = refine(lambda guess: alone.predict_seconds({"typical": guess}), alone.seconds, start)
+    return {**stacks, rows.stack: calibrated}, np.arange(len(rows.rows)) != index

@@ -14,7 +14,8 @@ import numpy as np
 
 from llmlab.cost.arrays import Counts, LayoutLike, ModelLike, Numbers
 
-NUMBER_BYTES = {"fp8": 2, "bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}  # fp8 products keep 16-bit activations
+# narrow products keep 16-bit activations
+NUMBER_BYTES = {"nvfp4": 2, "mxfp8": 2, "fp8": 2, "bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class Sizes:
     w: int
     g: Counts
     recompute: Counts = 0
-    shard: Counts = 0  # ranks that ZeRO shards over, a copy of the model on each so many; 0: all of dp x cp
+    again: Numbers = 1.0  # share of the layers that `recompute` is of
+    capacity: Numbers = 1.0  # tokens an expert computes, over its fair share
+    shard: Counts = 0  # ranks that ZeRO shards one copy over; 0: all of dp x cp
 
     @property
     def n(self) -> Numbers:
@@ -113,8 +116,8 @@ class Sizes:
 
     @cached_property
     def active_experts(self) -> Numbers:
-        """Routed experts that a token goes through, mean over layers."""
-        return self.mixtures * self._of("n_expert_active")
+        """Routed experts that a token goes through, mean over layers; `capacity`: filled up to a fixed number."""
+        return self.mixtures * self.capacity * self._of("n_expert_active")
 
     @cached_property
     def attention_weights(self) -> Numbers:
@@ -182,8 +185,13 @@ class Sizes:
     def sharded_params(self, stage: Counts) -> Numbers:
         """A rank's share when ZeRO shards over dp x cp; experts are already split over ep of these."""
         replicated_experts = self.layers(stage) * self.expert_params * (self.layout.ep - 1)
+        return (self.params(stage) + replicated_experts) / self.sharers
+
+    @property
+    def sharers(self) -> Counts:
+        """Ranks that ZeRO shards over."""
         ranks = self.layout.dp * self.layout.cp
-        return (self.params(stage) + replicated_experts) / np.where(np.asarray(self.shard) > 0, self.shard, ranks)
+        return np.where(np.asarray(self.shard) > 0, np.minimum(self.shard, ranks), ranks)
 
     @property
     def layer_flops(self) -> Numbers:
@@ -209,7 +217,7 @@ class Sizes:
     def recomputed_flops(self) -> Numbers:
         """FLOPs of what is computed a second time."""
         again = np.choose(self.recompute, [0.0, self.core_flops, self.layer_flops])
-        return self.config.n_layer * again
+        return self.again * self.config.n_layer * again
 
     @property
     def _tokens(self) -> Numbers:

@@ -8,7 +8,6 @@ where a digit follows, in bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -19,11 +18,25 @@ from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
 
 
-class Gather(Protocol):
-    """Gather or scatter over the ranks that share weights."""
+@dataclass(frozen=True)
+class Gather:
+    """Gather or scatter over the ranks that share weights; experts, held by fewer, travel on an axis of their own."""
+
+    axes: dict[str, Axis]
 
     def __call__(self, nbytes: Numbers, experts: Numbers, messages: Numbers = 1) -> Numbers:
         """Seconds for so many bytes in all, those of experts among them, in so many messages."""
+        apart = (experts > 0) * self.axes["experts"].gather(experts)
+        return self.axes["shard"].gather(nbytes - experts, messages) + apart
+
+    def all_reduce(self, nbytes: Numbers, experts: Numbers) -> Numbers:
+        """Seconds of a sum that every rank gets whole."""
+        return self.axes["data"].all_reduce(nbytes - experts) + (experts > 0) * self.axes["experts"].all_reduce(experts)
+
+    def copies(self, nbytes: Numbers) -> Numbers:
+        """Seconds to sum the shards of `nbytes` over copies, where there are some."""
+        axis = self.axes["copies"]
+        return np.where(axis.size > 1, axis.all_reduce(nbytes / self.axes["shard"].size), 0.0)
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Pass:
 class Library:
     """Fused kernels, gradients kept from step to step, stages that wait for their messages."""
 
+    once_a_node = True  # whether a token's copies for experts of one node travel to it once
     rings = False  # whether a collective takes the latency of every step of a ring; else of a tree
 
     def launches(self, x: Sizes) -> tuple[Numbers, Numbers]:
@@ -58,18 +72,27 @@ class Library:
         """Two norms (r w), two dropouts with residual sum (r r w and a mask), the context copied, the activation."""
         whole = 2 * 2 * x.w + 2 * (3 * x.w + 1)
         split = 2 * x.w + x.mlp_matrices * x.w * inner(x)  # GELU: r w; gated: r r w
-        return x.n * x.config.d_model * (whole * x.split + split / x.layout.tp)
+        return x.n * x.config.d_model * ((whole + self.sorting(x)) * x.split + split / x.layout.tp)
+
+    def sorting(self, x: Sizes) -> Numbers:
+        """Bytes for each hidden number, either pass: copies of tokens for their experts (r w), sorted by expert where
+        they arrive (r w), and back (r w), and what a token's experts say summed up (r)."""
+        return 7 * x.w * x.active_experts
 
     def backward(self, x: Sizes) -> Numbers:
         """Norms (r r w, and r r for their weights), dropouts (r w and a mask), residual sums (r r w), biases (r)."""
         whole = 2 * 5 * x.w + 2 * (2 * x.w + 1) + 2 * 3 * x.w + 2 * x.w
         # GELU: r r w, bias r; gated: r r r w w. Then the projections' biases (r for q, k and v) and the context copied.
         split = (x.mlp_matrices + 2) * x.w * inner(x) + 5 * x.w
-        return x.n * x.config.d_model * (whole * x.split + split / x.layout.tp)
+        return x.n * x.config.d_model * ((whole + self.sorting(x)) * x.split + split / x.layout.tp)
 
     def accumulate(self, x: Sizes) -> Numbers:
         """Bytes for each parameter and micro-batch: add to the gradient (r w, r g, w g), unless it is the only one."""
         return np.where((x.m > 1) | (x.g != x.w), x.w + 2 * x.g, 0)
+
+    def vocabulary(self, x: Sizes) -> Numbers:
+        """Logits of a token on a rank: padded to what 128 divides there, as by Megatron."""
+        return 128 * np.ceil(x.config.vocab_size / x.layout.tp / 128)
 
     def loss(self, x: Sizes) -> Numbers:
         """Bytes for each logit, beside its products; the softmax is taken in fp32."""
@@ -154,17 +177,24 @@ class Library:
     ) -> tuple[Numbers, Numbers]:
         """Seconds of reducing gradients and gathering sharded weights, and those not behind a forward or backward pass.
 
-        ZeRO-3 gathers twice and scatters once in every micro-batch; the others reduce once, behind the last backward.
+        ZeRO-3 gathers twice and scatters once in every micro-batch, ZeRO-2 scatters; others reduce once, at the end.
         `forward`, `backward`: a pass of one micro-batch through this stage's layers.
         """
-        zero, experts = x.layout.zero, x.layers(stage) * x.expert_params
+        zero, experts, m = x.layout.zero, x.layers(stage) * x.expert_params, x.m
         gradients, weights = (gather(nbytes * x.params(stage), nbytes * experts) for nbytes in (x.g, x.w))
-        again = forward.shown(weights) + backward.shown(weights + gradients)
-        total = np.choose(
-            zero, [2 * gradients, gradients + weights, gradients + weights, x.m * (2 * weights + gradients)]
-        )
-        reduced = backward.shown(gradients) + weights
-        return total, np.choose(zero, [backward.shown(2 * gradients), reduced, reduced, x.m * again])
+        summed = gather.all_reduce(x.g * x.params(stage), x.g * experts)
+        gradients = gradients + gather.copies(x.g * x.params(stage))
+        # chunks of an interleaved pipeline are reduced, and gathered, behind p (v - 1) / v passes of the others
+        v = x.layout.virtual_stages
+        passes = 1 + x.layout.pp * (v - 1) / v
+        ahead, back = forward.times(passes * (v > 1)), backward.times(passes)
+        reduced = back.shown(gradients) + ahead.shown(weights)
+        shown = [  # by stage of ZeRO, 0 to 3; ZeRO-2 reduces every micro-batch, ZeRO-3 gathers too
+            back.shown(summed), reduced, m * backward.shown(gradients) + weights,
+            m * (forward.shown(weights) + backward.shown(weights + gradients)),
+        ]  # fmt: skip
+        total = [summed, gradients + weights, m * gradients + weights, m * (2 * weights + gradients)]
+        return np.choose(zero, total), np.choose(zero, shown)
 
     def buckets(self, x: Sizes) -> Numbers:
         """Bytes for each parameter and step to copy gradients into what travels, and back."""

@@ -7,7 +7,8 @@ published tables named beside them (`data/published/stacks.csv`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from llmlab.cost.arrays import ByName
 from llmlab.cost.memory import fullest_stage
 from llmlab.cost.network import Wires
 from llmlab.cost.own import OwnParallelize
+from llmlab.cost.ownership import START, Owners, fitted
 from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
 from llmlab.cost.software import Library
@@ -23,6 +25,10 @@ from llmlab.hardware import Cluster, Device
 from llmlab.hardware.facts import read_facts
 
 CONSTANTS = ("matmul", "attention", "memory", "host", "intra", "inter", "congestion")
+NARROW = {"nvfp4": "fp4", "mxfp8": "fp8", "fp8": "fp8"}  # what products are computed in; all else is in 16 bits
+# NVIDIA's NVFP4 recipe keeps about a sixth of the linear layers in bf16, at a quarter of the rate: 1 / (5/6 + 4/6).
+FP4 = 0.67
+OVERLAP = 0.7  # of a pass, gradients and gathered weights travel behind it, where nothing else is known
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ class Stack:
     intra: float = 1.0
     inter: float = 1.0
     congestion: float = 0.0
+    fp8: float = 1.0
+    overlap: float = 1.0
+    tp_overlap: float = 0.0
+    ep_overlap: float = 0.0
+    cast: float = 4.0
     activations: float = 1.0
     fused_attention: bool = True
     overlap_gradients: bool = True
@@ -50,27 +61,57 @@ class Stack:
     gradient_bytes: int = 0  # of one accumulated gradient; 0: as wide as an activation
     spread: float = 0.35
     fitted_to: str = ""
+    release: str = ""
+    owners: Owners | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         string("Stack", "name", self.name)
-        for rate in ("matmul", "attention", "memory", "intra", "inter", "activations"):
+        for name in ("release", "fitted_to"):
+            string("Stack", name, getattr(self, name))
+        for rate in ("matmul", "attention", "memory", "intra", "inter", "activations", "fp8"):
             real("Stack", rate, getattr(self, rate), above=0)
-        for number in ("host", "congestion", "spread"):
+        for number in ("host", "congestion", "spread", "cast"):
             real("Stack", number, getattr(self, number), least=0)
+        for share in ("overlap", "tp_overlap", "ep_overlap"):
+            real("Stack", share, getattr(self, share), least=0, most=1)
         for name in ("fused_attention", "overlap_gradients"):
             flag("Stack", name, getattr(self, name))
         instance("Stack", "software", self.software, Library, "see llmlab.cost.software")
         whole("Stack", "gradient_bytes", self.gradient_bytes, least=0)
 
+    def on(self, cluster: Cluster) -> Stack:
+        """This software on a cluster: with the constants that the chip's generation and the network have of their own.
+
+        A stack of one's own, and one that was calibrated, has its cluster's in it already.
+        """
+        if self.owners is None:
+            return self
+        places = {"generation": cluster.device.generation, "network": cluster.network}
+        if self.release:
+            places["release"] = f"{self.name} {self.release}"
+        joined: dict[str, Any] = {
+            name: getattr(self, name) * self.owners.factor(name, places) for name in (*CONSTANTS, "fp8")
+        }
+        return dataclasses.replace(self, owners=None, **joined)
+
+    def spread_on(self, cluster: Cluster, precision: str) -> float:
+        """Half of the 90% interval of a prediction's logarithm: `spread`, and where constants have owners, what whole
+        tables are off by that no fit has seen."""
+        if self.owners is None:
+            return self.spread
+        return self.owners.spread(self.spread, self.name, cluster.device.generation, precision)
+
     def roofline(self, device: Device, precision: str) -> Roofline:
         """FLOP/s and bytes/s that this software's kernels reach on a device."""
-        core = "bf16" if precision == "fp8" else precision  # nobody's attention is fp8
+        narrow = NARROW.get(precision, "")
+        share = (self.fp8 if narrow else 1.0) * (FP4 if narrow == "fp4" else 1.0)
         return Roofline(
-            matmul=device.peak(precision) * device.matmul_efficiency * self.matmul,
-            attention=device.peak(core) * device.attention_efficiency * self.attention,
+            matmul=device.peak(narrow or precision) * device.matmul_efficiency * self.matmul * share,
+            attention=device.peak("bf16" if narrow else precision) * device.attention_efficiency * self.attention,
             memory=device.memory_bytes_per_s * device.memory_efficiency * self.memory,
             ramp_s=device.ramp_s,
             launch_s=device.launch_s * self.host,
+            cast=self.cast if narrow else 0.0,
         )
 
     def wires(self, cluster: Cluster) -> Wires:
@@ -80,8 +121,8 @@ class Stack:
             per_node=cluster.devices_per_node,
             near_s=near.latency_s,
             far_s=far.latency_s,
-            near=near.bytes_per_s * near.efficiency * self.intra,
-            far=far.bytes_per_s * far.efficiency * self.inter,
+            near=near.bytes_per_s * min(1.0, near.efficiency * self.intra),  # nothing passes the line's rate
+            far=far.bytes_per_s * min(1.0, far.efficiency * self.inter),
             congestion=self.congestion,
             rings=self.software.rings,
         )
@@ -112,15 +153,25 @@ def stack(name_or_stack: str | Stack) -> Stack:
 def _table() -> dict[str, Stack]:
     found = {"ideal": Stack(), OWN.name: OWN}
     for row in read_facts("published", "stacks.csv"):
-        constants: dict[str, Any] = {constant: float(row[constant]) for constant in CONSTANTS}
-        found[row["name"]] = Stack(
-            name=row["name"],
+        found[row["name"]] = dataclasses.replace(
+            owned(row["name"], fitted()),
+            tp_overlap=float(row["tp_overlap"]),
+            ep_overlap=float(row["ep_overlap"]),
             fused_attention=row["fused_attention"] == "yes",
             overlap_gradients=row["overlap_gradients"] == "yes",
             gradient_bytes=int(row["gradient_bytes"]),
             activations=float(row["activations"]),
             spread=float(row["spread"]),
             fitted_to=row["fitted_to"],
-            **constants,
         )
     return found
+
+
+def owned(name: str, owners: Owners) -> Stack:
+    """A software's stack of constants that have owners: what is everyone's and its own; a cluster adds the rest."""
+    mine = {"everyone": "", "software": name}
+    constants: dict[str, Any] = {
+        constant: START.get(constant, 1.0) * owners.factor(constant, mine) for constant in (*CONSTANTS, "fp8")
+    }
+    hidden = min(1.0, OVERLAP * owners.factor("overlap", mine))
+    return Stack(name=name, owners=owners, overlap=hidden, **constants)

@@ -16,7 +16,7 @@ from llmlab.cost.arrays import ByName, Counts, LayoutLike, Numbers
 from llmlab.cost.network import Axis
 from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
-from llmlab.cost.software import Library, Pass
+from llmlab.cost.software import Gather, Library, Pass
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 
@@ -36,7 +36,7 @@ def step_seconds(
     """
     keep = {term: float(term not in without) for term in TERMS}  # 0 or 1: a term left out keeps its key, at 0 seconds
     line, software = stack.roofline(on.device, precision), stack.software
-    axes = network.axes(x.layout, stack.wires(on))
+    axes = network.axes(x.layout, stack.wires(on), x.sharers)
     layer, hidden, forward, backward = _layer(x, line, axes, stack, keep)
     first, last = ({cause: keep[cause] * each for cause, each in end.items()} for end in software.ends(x, line, axes))
     last["logits"] = keep["logits"] * compute.logits(x, line, software)
@@ -55,13 +55,9 @@ def step_seconds(
     step["pipeline_messages"] = software.waiting(x, message, whole, slowest)
     ending = software.ending(stage)
 
-    def gather(nbytes: Numbers, experts: Numbers, messages: Numbers = 1) -> Numbers:
-        # experts are held by fewer ranks than the rest: they travel on an axis of their own, if there are any
-        return axes["data"].gather(nbytes - experts, messages) + (experts > 0) * axes["experts"].gather(experts)
-
     # a pass goes through the layers of the stage that ends last; through none where a software overlaps nothing
-    behind = x.layers(ending) * stack.overlap_gradients
-    total, exposed = software.data_parallel(x, gather, ending, forward.times(behind), backward.times(behind))
+    behind = x.layers(ending) * stack.overlap_gradients * stack.overlap
+    total, exposed = software.data_parallel(x, Gather(axes), ending, forward.times(behind), backward.times(behind))
     step["data_parallel"] = keep["data_parallel"] * exposed
     params = np.where(x.layout.zero > 0, x.sharded_params(ending), x.params(ending))
     step["optimizer"] = keep["optimizer"] * compute.optimizer(x, line, software, params, ending)
@@ -77,8 +73,9 @@ def _layer(
     """One layer's seconds by cause on one micro-batch, what hides behind attention, and forward and backward whole."""
     ahead, back = compute.layer_forward(x, line, stack), compute.layer_backward(x, line, stack)
     software, region = stack.software, keep["tensor_parallel"] * network.hidden_values(x, axes["tp"])
-    tp = software.regions(x) * region
-    ep = keep["expert_parallel"] * network.expert_parallel(x, axes["ep"], software.routed(x))
+    tp = software.regions(x) * region * (1 - stack.tp_overlap)
+    ep = keep["expert_parallel"] * network.expert_parallel(x, axes["ep"], software.routed(x), software.once_a_node)
+    ep = (1 - stack.ep_overlap) * ep
     # pairs are (forward, backward) from here on
     traffic, shown_cp = (
         [keep["context_parallel"] * each for each in pair]
@@ -90,7 +87,7 @@ def _layer(
     # by x.recompute: none, selective (attention alone), full
     again = np.choose(x.recompute, [0.0, core, forward + shown_cp[0] + tp + ep - software.spared(x, line, region)])
     layer = {cause: computed[0][cause] + computed[1][cause] for cause in COMPUTED} | {
-        "recompute": keep["recompute"] * again,
+        "recompute": keep["recompute"] * x.again * again,
         "tensor_parallel": 2 * tp,
         "context_parallel": sum(shown_cp),
         "expert_parallel": 2 * ep + keep["expert_parallel"] * software.small_messages(x, axes)[0],
@@ -137,8 +134,9 @@ def bubble(layout: LayoutLike, m: Numbers, others: Numbers, weights: Numbers) ->
 
     Interleaving divides it by the virtual stages. Zero-bubble's first form fills it with weight gradients: of F + B + W
     a stage, F + B - W stay (Qi et al. 2024, table 2: ZB-H1); with m < pp there are only m - 1 W's to fill with, not
-    pp - 1. `weights`: seconds of the other stages' weight gradients.
+    pp - 1. ZB-2p holds twice as many micro-batches and none stays. `weights`: of the other stages' weight gradients.
     """
     filled = (np.minimum(m, layout.pp) - 1) / np.maximum(layout.pp - 1, 1)
     zb_h1 = np.maximum(0.0, others - (1 + filled) * weights)
-    return np.where(np.asarray(layout.schedule) == "zb_h1", zb_h1, others / layout.virtual_stages)
+    kind = np.asarray(layout.schedule)
+    return np.where(kind == "zb_h1", zb_h1, np.where(kind == "zb_2p", 0.0, others / layout.virtual_stages))

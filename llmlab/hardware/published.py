@@ -6,7 +6,7 @@ import dataclasses
 from difflib import get_close_matches
 from functools import cache
 
-from llmlab.arguments import string, whole
+from llmlab.arguments import real, string, whole
 from llmlab.hardware.facts import read_facts
 from llmlab.hardware.machine import this_machine
 from llmlab.hardware.specs import DTYPES, Cluster, Device, Link
@@ -30,11 +30,15 @@ def cluster(
     intra: str | Link | None = None,
     inter: str | Link | None = None,
     devices_per_node: int | None = None,
+    matmul_tflops: float | None = None,
+    network: str | None = None,
 ) -> Cluster:
     """Look a cluster up, or vary one: `cluster("h100", inter="ethernet-10g")`, `cluster("h100", devices_per_node=4)`.
 
     A link that a machine has once (Ethernet, Wi-Fi) is given to its devices in equal shares; pass a Link to decide
-    yourself. "this-machine" is `this_machine()`, measured. Raises ValueError with the known names.
+    yourself. `matmul_tflops`: what large products reach on these very machines in bf16 (or the next wider type), all
+    types' rates with it: power limits and clocks differ. `network`: whose fitted constants its links have.
+    "this-machine" is `this_machine()`, measured. Raises ValueError with the known names.
     """
     if isinstance(name_or_cluster, str) and name_or_cluster == "this-machine":
         name_or_cluster = this_machine()
@@ -45,12 +49,24 @@ def cluster(
     else:  # names, not links: how many devices share an adapter may be about to change
         base = _published(name_or_cluster)
         near, far = (_row("clusters", name_or_cluster)[column] for column in ("intra", "inter"))
+    if matmul_tflops is not None:
+        base = dataclasses.replace(base, device=_reaching(base.device, matmul_tflops))
+    if network is not None:
+        base = dataclasses.replace(base, network=string("cluster", "network", network))
     if intra is None and inter is None and devices_per_node is None:
         return base
     n = base.devices_per_node if devices_per_node is None else whole("cluster", "devices_per_node", devices_per_node, 1)
     within, between = link(near if intra is None else intra, n), link(far if inter is None else inter, n)
     name = f"{base.name} with {n} a node, {within.name} within, {between.name} between"
     return dataclasses.replace(base, name=name, devices_per_node=n, intra=within, inter=between)
+
+
+def _reaching(device: Device, matmul_tflops: float) -> Device:
+    """The same device, of which a user has measured what large products reach."""
+    peak = device.peak("bf16")
+    rate = 1e12 * real("cluster", "matmul_tflops", matmul_tflops, above=0, most=peak / 1e12)
+    name = f"{device.name}, products measured at {matmul_tflops:g} TFLOP/s"
+    return dataclasses.replace(device, name=name, matmul_efficiency=rate / peak)
 
 
 def device(name: str) -> Device:
@@ -68,6 +84,7 @@ def device(name: str) -> Device:
         attention_efficiency=float(row["attention_efficiency"]),
         memory_efficiency=float(row["memory_efficiency"]),
         one_clock=row["one_clock"] == "yes",
+        generation=row["generation"],
     )
 
 

@@ -9,7 +9,14 @@ from llmlab.arguments import choice, flag, instance, real, reals, string, whole
 
 Number = float | int  # a checker takes "float" by its word
 KINDS = ("matmul", "attention", "memory")
-DTYPES = ("fp8", "bf16", "fp16", "fp32", "fp64")  # narrow to wide; a device without one is priced at the next it has
+DTYPES = (
+    "fp4",
+    "fp8",
+    "bf16",
+    "fp16",
+    "fp32",
+    "fp64",
+)  # narrow to wide; a device without one is priced at the next it has
 
 
 @dataclass(frozen=True)
@@ -31,9 +38,11 @@ class Device:
     attention_efficiency: Number
     memory_efficiency: Number
     one_clock: bool = False
+    generation: str = ""  # devices of one share what their kernels reach, beyond what is published of each
 
     def __post_init__(self) -> None:
-        string("Device", "name", self.name)
+        for name in ("name", "generation"):
+            string("Device", name, getattr(self, name))
         _check_rates(self.flops_per_s)
         whole("Device", "memory_bytes", self.memory_bytes, least=1)
         real("Device", "memory_bytes_per_s", self.memory_bytes_per_s, above=0, infinite=True)
@@ -94,6 +103,7 @@ class Cluster:
     """Equal nodes of equal devices: `intra` joins the devices of a node, `inter` the nodes.
 
     `fictional`: made up for lessons, and every figure says so. `measured`: from this machine, not from a data sheet.
+    `network`: the name under which fitted constants of its links are known.
     """
 
     name: str
@@ -104,9 +114,10 @@ class Cluster:
     source: str
     fictional: bool = False
     measured: bool = False
+    network: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("name", "source"):
+        for name in ("name", "source", "network"):
             string("Cluster", name, getattr(self, name))
         for name in ("fictional", "measured"):
             flag("Cluster", name, getattr(self, name))

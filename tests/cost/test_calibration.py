@@ -10,6 +10,7 @@ import pytest
 from llmlab.cost import Measured, Stack, calibrate, predict, stacks
 from llmlab.cost.calibration import residual_spread
 from llmlab.cost.stack import CONSTANTS, stack
+from llmlab.hardware import cluster
 from llmlab.model import Config
 from llmlab.parallel.layout import Layout
 
@@ -48,10 +49,26 @@ def test_many_rows_find_the_constants():
 
 
 def test_a_row_already_predicted_moves_nothing():
-    found = calibrate("a100", measured(Layout(tp=8), stack("typical")))
+    found, start = calibrate("a100", measured(Layout(tp=8), stack("typical"))), stack("typical").on(cluster("a100"))
     assert [getattr(found, name) for name in CONSTANTS] == pytest.approx(
-        [getattr(stack("typical"), name) for name in CONSTANTS], rel=1e-3
+        [getattr(start, name) for name in CONSTANTS], rel=1e-3
     )
+
+
+def test_a_wild_row_is_set_aside_by_name():
+    rows = [measured(Layout(tp=tp), Stack(), noise=noise) for tp, noise in ((1, 1.2), (2, 4.0), (4, 1.25))]
+    found = calibrate("a100", rows, stack="ideal")
+    assert "3 measured rows; set aside: row 1 (3.2 times" in found.fitted_to
+    p = predict(CONFIG, Layout(tp=8), "a100", global_batch=64, seq=2048, stack=found)
+    assert p.seconds == pytest.approx(1.2 * measured(Layout(tp=8), Stack()).seconds, rel=0.1)
+    assert calibrate("a100", rows[::2], stack="ideal").fitted_to == "2 measured rows"  # two cannot outvote each other
+
+
+def test_a_few_rows_move_the_pace_and_no_link():
+    slow = measured(Layout(tp=8), Stack(), noise=1.5)
+    found = calibrate("a100", slow, stack="ideal")
+    assert found.matmul < 0.85 and found.matmul == pytest.approx(found.memory) == pytest.approx(1 / found.host)
+    assert (found.intra, found.inter, found.congestion) == (1.0, 1.0, 0.0)
 
 
 def test_one_wild_row_does_not_carry_the_others_away():

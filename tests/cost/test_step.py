@@ -8,9 +8,10 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from llmlab.cost import Stack, predict
+from llmlab.cost import Options, Stack, network, predict
 from llmlab.cost.arrays import columns
 from llmlab.cost.step import TERMS
 from llmlab.hardware import Link, cluster
@@ -77,7 +78,7 @@ def test_a_pipelines_bubble_is_its_depth_over_its_micro_batches(m):
     logits_free = dataclasses.replace(SMALL, vocab_size=1)
     p = small(Layout(pp=4, microbatches=m), on=QUIET, config=logits_free)
     work = p.seconds - p.breakdown["bubble"] - p.breakdown["optimizer"]
-    assert p.breakdown["bubble"] / work == pytest.approx(3 / m, rel=5e-3)  # one column of logits is left
+    assert p.breakdown["bubble"] / work == pytest.approx(3 / m, rel=1e-2)  # the padded columns of logits are left
 
 
 def test_virtual_stages_divide_the_bubble_and_zero_bubble_fills_most_of_it():
@@ -200,7 +201,10 @@ def test_a_layout_close_to_the_memory_is_marginal():
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        ({"precision": "int4"}, "precision as one of 'fp8', 'bf16', 'fp16', 'fp32', 'fp64'; got 'int4'"),
+        (
+            {"precision": "int4"},
+            "precision as one of 'nvfp4', 'mxfp8', 'fp8', 'bf16', 'fp16', 'fp32', 'fp64'; got 'int4'",
+        ),
         ({"recompute": "some"}, "recompute as one of 'none', 'selective', 'full'; got 'some'"),
         ({"layout": Layout(dp=3)}, "batch of 16 does not split over dp=3"),
         ({"on": "a1000"}, "did you mean 'a100'"),
@@ -326,3 +330,77 @@ def test_a_ring_adds_up_its_steps_as_counted_by_hand():
     layers, microbatches = 20, 16
     seconds = layers * microbatches * moved / (device.memory_bytes_per_s * device.memory_efficiency)
     assert ring.breakdown["context_parallel"] == pytest.approx(seconds, rel=1e-6)  # its hops are all hidden
+
+
+def test_options_change_what_they_say_and_nothing_else():
+    layout = Layout(dp=2, tp=8, sequence_parallel=True)
+    usual = small(layout, stack="typical")
+    hidden = small(layout, stack="typical", options=Options(tp_overlap=True))
+    assert 0 < hidden.breakdown["tensor_parallel"] < usual.breakdown["tensor_parallel"]
+    assert hidden.seconds - usual.seconds == pytest.approx(
+        hidden.breakdown["tensor_parallel"] - usual.breakdown["tensor_parallel"]
+    )
+    full, half = (small(recompute="full", options=Options(recomputed_layers=share)) for share in (1.0, 0.5))
+    assert half.breakdown["recompute"] == pytest.approx(full.breakdown["recompute"] / 2)
+    none = small()
+    kept = [each.memory["activations"] for each in (full, half, none)]
+    assert kept[1] == pytest.approx((kept[0] + kept[2]) / 2)
+
+
+def test_a_copy_for_every_node_gathers_within_it_and_holds_more():
+    wide, copies = (small(Layout(dp=64, zero=3), options=Options(shard_group=n), batch=64) for n in (0, 8))
+    assert copies.memory["optimizer"] == pytest.approx(8 * wide.memory["optimizer"])
+    crowded = Stack(congestion=0.8)  # a ring of 8 nodes is what copies avoid in every gather
+    total = [
+        small(Layout(dp=64, zero=3, microbatches=8), options=Options(shard_group=n), batch=512, stack=crowded).seconds
+        for n in (0, 8)
+    ]
+    assert total[1] < total[0]
+
+
+def test_narrow_products_pay_for_their_casts_by_recipe():
+    on = cluster("b200")
+    said = [small(on=on, precision="fp8", options=Options(fp8_recipe=name)) for name in ("delayed", "tensorwise")]
+    assert said[0].breakdown["elementwise"] < said[1].breakdown["elementwise"]
+    by_row = small(on=on, precision="fp8", options=Options(fp8_recipe="rowwise"))
+    assert by_row.breakdown["matmul"] > 1.2 * said[1].breakdown["matmul"]
+    narrow = [small(on=on, precision=p).breakdown["matmul"] for p in ("bf16", "mxfp8", "nvfp4")]
+    assert narrow[0] > 1.5 * narrow[1] > 1.5 * narrow[2]
+
+
+def test_a_machine_that_was_measured_is_believed():
+    slow = small(on=cluster("b200"), options=Options(matmul_tflops=1090))
+    assert slow.breakdown["matmul"] == pytest.approx(small(on=cluster("b200")).breakdown["matmul"] * 0.7 * 2250 / 1090)
+    with pytest.raises(ValueError, match="matmul_tflops"):
+        small(on=cluster("b200"), options=Options(matmul_tflops=5000))
+
+
+def test_frozen_weights_are_refused():
+    with pytest.raises(ValueError, match="LoRA.*not modelled"):
+        Options(trained=0.01)
+
+
+def test_zero_bubbles_second_form_has_no_bubble_and_holds_twice_as_many():
+    def of(schedule: str):
+        layout = columns([Layout(pp=4, microbatches=16)])
+        return small(dataclasses.replace(layout, schedule=np.array([schedule])), on=QUIET)
+
+    plain, second = of("1f1b"), of("zb_2p")
+    assert second.breakdown["bubble"][0] == 0 < plain.breakdown["bubble"][0]
+    assert second.memory["activations"][0] == pytest.approx(7 / 4 * plain.memory["activations"][0])
+
+
+def test_heads_of_odd_widths_are_not_punished_in_products_of_attention():
+    unfused = Stack(fused_attention=False)
+    wide, odd = (
+        small(on=QUIET, stack=unfused, config=dataclasses.replace(SMALL, n_head=16, head_dim=k)) for k in (64, 96)
+    )
+    assert odd.breakdown["attention"] < 1.6 * wide.breakdown["attention"]
+
+
+def test_tokens_travel_to_a_node_once():
+    wires = Stack().wires(A100)
+    ep = network.Axis(np.array([32]), np.array([1]), wires)
+    assert ep.all_to_all(1e9, 8)[0] < 0.6 * ep.all_to_all(1e9)[0]
+    within = network.Axis(np.array([8]), np.array([1]), wires)
+    assert within.all_to_all(1e9, 8)[0] == within.all_to_all(1e9)[0]
