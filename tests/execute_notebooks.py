@@ -4,6 +4,7 @@
     python tests/execute_notebooks.py notebooks/00_start_here.ipynb
     python tests/execute_notebooks.py --keep-all FOLDER      # whole copies to look at; the notebooks stay
     python tests/execute_notebooks.py --pictures             # where drawing has changed: what was measured stays
+    python tests/execute_notebooks.py --slides               # run nothing: say again which cell begins a slide
 
 Every cell keeps its outputs and its count, and a line below the title says when and on what they were recorded. nbval
 compares those tagged `nbval-check-output`, which are the same on every machine. What only a live kernel can show (a
@@ -109,6 +110,22 @@ def only_live(output: NotebookNode) -> bool:
     return MODEL_ID in data and set(data) <= {MODEL_ID, "text/plain"}
 
 
+def slides(notebook: NotebookNode) -> None:
+    """Say of every cell where it stands when a lecturer shows the notebook (`jupyter nbconvert --to slides`)."""
+    for cell in notebook.cells:
+        cell.metadata["slideshow"] = {"slide_type": slide_type(cell)}
+
+
+def slide_type(cell: NotebookNode) -> str:
+    """A heading begins a slide, a picture or a long table one below it; what a text says of a run comes when asked."""
+    if cell.cell_type == "markdown":
+        heading = re.match("#+(?= )", cell.source)
+        return "fragment" if not heading else "subslide" if len(heading[0]) > 2 else "slide"
+    long = any(output.get("text", "").count("\n") > 9 for output in cell.outputs)
+    drawn = any("image/png" in output.get("data", {}) for output in cell.outputs)
+    return "subslide" if drawn or long else "-"
+
+
 def say_when(notebook: NotebookNode) -> None:
     """Put the line that says when and on what the outputs were recorded at the end of the opening cell."""
     title = notebook.cells[0]
@@ -173,6 +190,7 @@ def renew(path: Path, keep_all: Path | None, timeout_s: int, pictures: bool = Fa
         notebook = recorded
     else:
         say_when(notebook)
+    slides(notebook)
     found = problems(notebook)
     if not found:
         nbformat.write(notebook, path)
@@ -185,9 +203,16 @@ def main() -> int:
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
     parser.add_argument("--keep-all", type=Path, metavar="FOLDER", help="write whole copies there, change nothing here")
     parser.add_argument("--pictures", action="store_true", help="take over pictures with unchanged sentences only")
+    parser.add_argument("--slides", action="store_true", help="only say which cell begins a slide; run nothing")
     parser.add_argument("--timeout", type=int, default=120, metavar="SECONDS", help="for one cell (default: 120)")
     arguments = parser.parse_args()
 
+    if arguments.slides:
+        for path in arguments.notebooks or all_notebooks():
+            notebook = nbformat.read(path, as_version=4)
+            slides(notebook)
+            nbformat.write(notebook, path)
+        return 0
     failures = 0
     for path in arguments.notebooks or all_notebooks():
         start = time.perf_counter()

@@ -13,7 +13,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tests.execute_notebooks import ABSOLUTE_PATH, CHECKED, RECORDED, all_notebooks, redraw, refused, tagged
+from tests.execute_notebooks import ABSOLUTE_PATH, CHECKED, RECORDED, all_notebooks, redraw, refused, slide_type, tagged
 
 MAX_BYTES, MAX_PICTURE_BYTES = 1_000_000, 60_000  # a picture as a file, before base64
 MAX_DEEP_IMPORTS = 37  # in the whole course: what a lesson needs is found at `lab.` or one package below
@@ -110,7 +110,17 @@ def sources(notebook: NotebookNode) -> Iterator[str]:
                     yield f"{cell.id}: {name} draws where nbval does not look"
 
 
-RULES = (front_matter, checks, outputs, sources)
+def on_slides(notebook: NotebookNode) -> Iterator[str]:
+    """Who shows it to a class finds its slides cut: all of them, or, where nobody has cut it yet, none."""
+    cut = [cell for cell in notebook.cells if "slideshow" in cell.metadata]
+    if cut and len(cut) < len(notebook.cells):
+        yield f"{len(notebook.cells) - len(cut)} cells without a slide: python tests/execute_notebooks.py --slides"
+    for cell in cut:
+        if (found := cell.metadata.slideshow.slide_type) != slide_type(cell):
+            yield f"{cell.id}: is on a {found!r}, and by its content would be on a {slide_type(cell)!r}"
+
+
+RULES = (front_matter, checks, outputs, sources, on_slides)
 
 
 def deep_imports(notebook: NotebookNode) -> list[str]:
@@ -201,6 +211,16 @@ def test_a_broken_rule_is_found(cell: int, change: dict[str, object], problem: s
     notebook.cells[2].id = "same"
     notebook.cells[cell].update(change)
     assert any(problem in found for rule in RULES for found in rule(notebook))
+
+
+def test_a_notebook_half_cut_into_slides_is_found() -> None:
+    notebook = good_notebook()
+    assert [slide_type(cell) for cell in notebook.cells] == ["slide", "subslide", "-"]
+    notebook.cells[0].metadata.slideshow = NotebookNode(slide_type="slide")
+    assert [*on_slides(notebook)] == ["2 cells without a slide: python tests/execute_notebooks.py --slides"]
+    for cell in notebook.cells:
+        cell.metadata.slideshow = NotebookNode(slide_type="slide")
+    assert len([*on_slides(notebook)]) == 2
 
 
 def test_a_cell_that_does_not_compile_is_found() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from textwrap import fill
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from llmlab.arguments import instance
 
+WIDEST = 132  # letters of a line that a projector of 1280 pixels shows of a cell's output
 ENGINES = "llmlab.comm."  # the simulator counts gradients with hooks of its own: they are not the mode's
 
 
@@ -29,7 +31,13 @@ def describe(model_or_step: Any, before: nn.Module | None = None) -> str:
         return "nothing was changed"
     lines = _alike(rows)
     width = max(len(path) for path, _ in lines)
-    return "\n".join(f"{path:<{width}}  {what}" for path, what in lines)
+    return "\n".join(_line(path, what, width) for path, what in lines)
+
+
+def _line(path: str, what: str, width: int) -> str:
+    """A row of the table; what is longer than a screen is wide goes on below itself."""
+    first = f"{path:<{width}}  "
+    return fill(what, max(WIDEST, width + 42), initial_indent=first, subsequent_indent=" " * len(first))
 
 
 def _rows(model_or_step: Any) -> list[tuple[str, str]]:

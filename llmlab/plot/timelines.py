@@ -175,7 +175,7 @@ def _draw_lane(axes: Axes, lane: Lane, y: float, unit: float, end: float, letter
 
 def _label(span: Span, end: float, letters: float) -> str:
     """What fits on a bar: its label, or of one such as F0@3 its first part. 115 letters of 9.5 points fit the axis."""
-    room = span.seconds / end * 115 * 9.5 / letters - 1
+    room = span.seconds / end * 115 * 9.5 / letters - 1.4
     return next((label for label in (span.label, span.label.partition("@")[0]) if 0 < len(label) < room), "")
 
 

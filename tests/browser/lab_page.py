@@ -111,9 +111,9 @@ CUT_OFF = """() => {
     return found;
 }"""
 # Every cell is in the page, and every picture has come.
-DRAWN = """count => {
+DRAWN = """([name, count]) => {
     const panel = window.jupyterapp && window.jupyterapp.shell.currentWidget;
-    if (!panel || !panel.content || !panel.context.isReady) return false;
+    if (!panel || !panel.content || !panel.context.isReady || panel.context.path !== name) return false;
     const pictures = [...panel.node.querySelectorAll('.jp-OutputArea-output img')];
     return pictures.length >= count && pictures.every(picture => picture.complete && picture.naturalWidth);
 }"""
@@ -199,10 +199,10 @@ class LabPage:
 
     def read(self, address: str, token: str, notebook: Path, timeout_s: float = 120) -> None:
         """Load a notebook as it is stored and wait until its pictures are there, not for a kernel."""
-        self.page.goto(f"{address}/lab/tree/{notebook.name}?token={token}")
+        self.page.goto(f"{address}/lab/tree/{notebook.name}?token={token}&reset")  # without what was open before
         outputs = [o for cell in nbformat.read(notebook, as_version=4).cells for o in cell.get("outputs", [])]
         pictures = sum("image/png" in output.get("data", {}) for output in outputs)
-        self.page.wait_for_function(DRAWN, arg=pictures, timeout=timeout_s * 1000)
+        self.page.wait_for_function(DRAWN, arg=[notebook.name, pictures], timeout=timeout_s * 1000)
         self.page.evaluate(FOLD_AWAY)
 
     def cut_off(self) -> list[str]:

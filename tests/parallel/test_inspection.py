@@ -95,3 +95,13 @@ def test_a_step_shows_its_model_and_a_wrapped_optimizer_step():
 def test_what_has_no_model_is_refused():
     with pytest.raises(ValueError, match="wants a model, or a step that has one, got int"):
         describe(3)
+
+
+def test_a_line_longer_than_a_screen_goes_on_below_itself() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    for i in range(20):
+        setattr(model, f"function_{i}", lambda x: x)
+    lines = describe(model).splitlines()
+    assert max(map(len, lines)) <= 132 and len(lines) > 3
+    assert lines[0].startswith("Sequential ") and lines[1].startswith(" " * lines[0].index("function_0"))
+    assert " ".join(" ".join(lines).split()).count("function_19 = ") == 1
