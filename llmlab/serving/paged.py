@@ -63,14 +63,18 @@ class PagedModel:
         """Bytes of all keys and values held here."""
         return sum(x.numel() * x.element_size() for page in self.pages for x in (page.keys, page.values))
 
-    def logits(self, chunks: Iterable[Chunk], wanted: list[int]) -> Float[Tensor, "W V"]:
-        """Compute the chunks' tokens, keep their keys and values, and give the logits after the rows `wanted`."""
+    def logits(self, chunks: Iterable[Chunk], wanted: list[int]) -> Float[Tensor, "W V"] | None:
+        """Compute the chunks' tokens, keep their keys and values, and give the logits after the rows `wanted`.
+
+        None where there are no numbers (numerics=False): whoever chose by them would wait for them here all the same.
+        """
         rows = self.rows(chunks)
         with evaluating(self.model), self._attending(rows):
             logits = self.whole.last_logits(rows.tokens, rows.positions, rows=self._tensor(wanted))
-        if logits.is_meta:
-            float(logits.sum())  # there are no numbers, but whoever chose by them would wait for them here
-        return logits
+        if not logits.is_meta:
+            return logits
+        float(logits.sum())
+        return None
 
     def rows(self, chunks: Iterable[Chunk]) -> Rows:
         """Lay the tokens of chunks, which `in_order` has put in order, one under another."""
