@@ -9,12 +9,15 @@ from llmlab.cost.planning import plan
 from llmlab.cost.plans import Prices, say_layout
 from llmlab.cost.prediction import RECOMPUTE, Prediction, predict
 from llmlab.cost.scaling import amdahl, fit_scaling, gustafson
+from llmlab.cost.serving import draw_requests, serve
+from llmlab.cost.serving_step import Modelled
 from llmlab.cost.simulated import simulate
 from llmlab.cost.stack import Stack, stacks
 from llmlab.cost.thresholds import THRESHOLDS, Threshold, counted_only, threshold
 
 __all__ = [
-    "Measured", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold", "amdahl", "calibrate",
-    "compute_optimal", "counted_only", "fit_scaling", "grow", "gustafson", "layer_kernels", "pipeline_bytes", "plan",
-    "predict", "say_layout", "scoring", "simulate", "stacks", "threshold",
+    "Measured", "Modelled", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold", "amdahl",
+    "calibrate", "compute_optimal", "counted_only", "draw_requests", "fit_scaling", "grow", "gustafson",
+    "layer_kernels", "pipeline_bytes", "plan", "predict", "say_layout", "scoring", "serve", "simulate", "stacks",
+    "threshold",
 ]  # fmt: skip

@@ -28,8 +28,7 @@ from llmlab.model import Transformer
 from llmlab.model.whole import model_of, whole_of
 from llmlab.serving.blocks import BlockPool
 from llmlab.serving.measures import metrics
-from llmlab.serving.modelled import Modelled
-from llmlab.serving.paged import PagedModel
+from llmlab.serving.paged import Paged, PagedModel
 from llmlab.serving.requests import Reply, Request, Sequence, Token, check_request
 from llmlab.serving.scheduler import Chunk, Scheduler, in_order
 from llmlab.serving.speculation import Draft, NGram, judge
@@ -106,7 +105,7 @@ class Engine:
         if isinstance(speculate, Draft):
             speculate.paged = page(speculate.model, kv_blocks, block)
             check_draft(speculate.paged.config, self.paged.config)
-        self.config = self.paged.config
+        self.config, self.version = self.paged.config, self.paged.version
         self.pool = BlockPool(kv_blocks, block, prefix_reuse)
         self.scheduler = Scheduler(self.pool, max_tokens, max_running, ahead)
         self.sequences: dict[int, Sequence] = {}  # by id, those not yet answered
@@ -122,6 +121,8 @@ class Engine:
         arrived: when it came, by the engine's clock; None: now.
         """
         self.check(request)
+        if self.version != self.paged.version:
+            self.forget()
         sequence = Sequence(self._next_id, request, self.clock() if arrived is None else arrived)
         self._next_id += 1
         self.sequences[sequence.id] = sequence
@@ -139,6 +140,14 @@ class Engine:
         if sequence is not None:
             self._end(sequence, "cancelled", self.clock())
         return sequence is not None
+
+    def forget(self) -> None:
+        """Let no request reuse what was computed so far. `add` does so by itself where the weights have changed.
+
+        What is under way goes on with the keys and values it has, as it does in every engine.
+        """
+        self.pool.forget(self.scheduler.running)
+        self.version = self.paged.version
 
     @property
     def busy(self) -> bool:
@@ -164,8 +173,8 @@ class Engine:
         brought: keys and values of all but the last token of each prompt come with it, from whoever computed them; only
         modelled ones can.  Raises ValueError, before anything runs, if any of them cannot be answered.
         """
-        if brought and not isinstance(self.paged, Modelled):
-            raise ValueError("run wants brought=False: keys and values come with requests to a Modelled model only")
+        if brought and isinstance(self.paged, PagedModel):
+            raise ValueError("run wants brought=False: keys and values come with requests to a modelled model only")
         given = listing("run", "requests", requests, "Requests")
         for request in given:
             self.check(request)
@@ -303,11 +312,11 @@ class Engine:
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def page(model: Any, blocks: int, block: int) -> PagedModel | Modelled:
+def page(model: Any, blocks: int, block: int) -> Paged:
     """Give a model a paged cache. Raises ValueError for a model that cannot be served so."""
-    if isinstance(model, Modelled):
-        model.check_fits(blocks, block)
-        return model
+    if hasattr(model, "paged"):  # only the cost of a model: `lab.cost.Modelled`
+        found: Paged = model.paged(blocks, block)
+        return found
     given, split = model_of("Engine", model), whole_of(model)
     given = instance("Engine", "model", given, Transformer)
     config = given.config

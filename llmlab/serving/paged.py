@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from llmlab.evaluate import evaluating
-from llmlab.model import KVCache, Transformer, attend_fused
+from llmlab.model import Config, KVCache, Transformer, attend_fused
 from llmlab.model.whole import Whole
 from llmlab.serving.scheduler import Chunk
 
@@ -45,6 +45,16 @@ class Rows:
     groups: list[Together]
 
 
+class Paged(Protocol):
+    """What an engine steps: a PagedModel, or what only lets a step's time pass."""
+
+    config: Config
+    version: int
+
+    def logits(self, chunks: Iterable[Chunk], wanted: list[int]) -> Tensor | None:
+        """Compute chunks, in order, and give the logits after the rows `wanted`, or None if there are no numbers."""
+
+
 class PagedModel:
     """A Transformer, or the part of it that is here, and its keys and values in blocks."""
 
@@ -57,6 +67,11 @@ class PagedModel:
         for page in pages:  # what is masked counts 0 times, and 0 times a nan that lay in memory would be a nan
             page.keys.zero_(), page.values.zero_()
         self.pages = pages
+
+    @property
+    def version(self) -> int:
+        """A number that changes with the weights: torch counts what is written into each."""
+        return sum(parameter._version for parameter in self.model.parameters())
 
     @property
     def nbytes(self) -> int:

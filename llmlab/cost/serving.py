@@ -1,4 +1,4 @@
-"""How many users do so many GPUs serve? Requests on modelled ones, under the virtual clock.
+"""How many users do so many GPUs serve? The engine of `lab.serving` on modelled ones, under the virtual clock.
 
 together    all GPUs read prompts and make tokens: a long prompt delays everybody's next token
 apart       some read prompts, and send keys and values to the others, who make tokens (Zhong et al. 2024,
@@ -15,11 +15,12 @@ from typing import Any
 from llmlab.arguments import instances, real, whole
 from llmlab.comm.group import Group
 from llmlab.comm.simulator import Simulator
+from llmlab.cost.models import find_config
+from llmlab.cost.serving_step import WIDTHS, Modelled
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
 from llmlab.model import Config
 from llmlab.serving.engine import Engine
-from llmlab.serving.modelled import WIDTHS, Modelled
 from llmlab.serving.requests import Reply, Request
 
 
@@ -36,8 +37,8 @@ def draw_requests(
     return found
 
 
-def simulate(
-    config: Config,
+def serve(
+    config: str | Config,
     requests: Iterable[Request],
     *,
     gpus: int = 8,
@@ -50,12 +51,13 @@ def simulate(
     options: the engine's (kv_blocks: as many as fit), and `precision` and `step_s`. Apart, the keys and values of
     each prompt go to the others one prompt after another, over as many links as the smaller group has GPUs.
     """
-    given, on = instances("simulate", "requests", requests, Request), find_cluster(cluster)
-    whole("simulate", "gpus", gpus, least=1)
-    whole("simulate", "prefill_gpus", prefill_gpus, least=0, most=gpus - 1)
+    given, on = instances("serve", "requests", requests, Request), find_cluster(cluster)
+    config = find_config(config)
+    whole("serve", "gpus", gpus, least=1)
+    whole("serve", "prefill_gpus", prefill_gpus, least=0, most=gpus - 1)
     if not prefill_gpus:
-        return _serve_on(gpus, on, config, given, False, options)
-    firsts = _serve_on(prefill_gpus, on, config, [replace(r, max_new_tokens=1) for r in given], False, options)
+        return _on(gpus, on, config, given, False, options)
+    firsts = _on(prefill_gpus, on, config, [replace(r, max_new_tokens=1) for r in given], False, options)
     wide = WIDTHS[options.get("precision", "bf16")] * 2 * config.n_layer * config.n_kv_head * config.head_dim
     free, arrives = 0.0, {}
     for i in sorted(range(len(given)), key=lambda i: firsts[i].ended):
@@ -68,18 +70,18 @@ def simulate(
         for i in going
     ]
     found = dict(enumerate(firsts))
-    for i, reply in zip(going, _serve_on(gpus - prefill_gpus, on, config, rest, True, options), strict=True):
+    for i, reply in zip(going, _on(gpus - prefill_gpus, on, config, rest, True, options), strict=True):
         first = firsts[i]
         tokens, times = first.tokens + reply.tokens, first.times + reply.times
         found[i] = replace(first, tokens=tokens, times=times, ended=reply.ended, preempted=reply.preempted)
     return [found[i] for i in range(len(given))]
 
 
-def _serve_on(
+def _on(
     gpus: int, cluster: Cluster, config: Config, requests: list[Request], brought: bool, options: dict[str, Any]
 ) -> list[Reply]:
     run = Simulator(gpus, cluster, numerics=False, fold=("world",)).run(
-        _serve, cluster, config, requests, brought, options
+        _rank, cluster, config, requests, brought, options
     )
     replies, start = run.results[0]
     return [
@@ -89,7 +91,7 @@ def _serve_on(
     ]  # fmt: skip
 
 
-def _serve(
+def _rank(
     world: Group, cluster: Cluster, config: Config, requests: list[Request], brought: bool, options: dict[str, Any]
 ) -> tuple[list[Reply], float]:
     """Serve on one rank; give the replies, and when the first request could have come."""

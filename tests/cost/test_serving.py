@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import llmlab as lab
-from llmlab.serving import Chunk, Engine, Modelled, NGram, Request, draw_requests, metrics, simulate
+from llmlab.cost import Modelled, draw_requests, serve
+from llmlab.serving import Chunk, Engine, NGram, Request, metrics
 from llmlab.serving.requests import Sequence
 
 SMALL = lab.Config(
@@ -73,8 +74,8 @@ def test_a_step_that_decodes_costs_its_weights_and_one_that_reads_a_prompt_its_p
 
 def test_prefill_apart_leaves_the_tokens_of_others_in_peace() -> None:
     requests = draw_requests(24, per_second=6.0, prompt_tokens=1500, new_tokens=40, seed=1)
-    together = simulate(LLAMA, requests, gpus=8)
-    apart = simulate(LLAMA, requests, gpus=8, prefill_gpus=4)
+    together = serve(LLAMA, requests, gpus=8)
+    apart = serve(LLAMA, requests, gpus=8, prefill_gpus=4)
     for replies in (together, apart):
         assert [len(reply.tokens) for reply in replies] == [request.max_new_tokens for request in requests]
         assert all(r.arrived == pytest.approx(q.arrives) for r, q in zip(replies, requests, strict=True))
@@ -82,13 +83,13 @@ def test_prefill_apart_leaves_the_tokens_of_others_in_peace() -> None:
     mixed, alone = metrics(together, itl=None, tpot=25), metrics(apart, tpot=25)
     assert alone["p99_itl_ms"] < mixed["p99_itl_ms"]
     assert alone["median_ttft_ms"] > mixed["median_ttft_ms"]  # half the GPUs read the prompt
-    assert simulate(LLAMA, requests, gpus=8) == together  # to the bit
+    assert serve(LLAMA, requests, gpus=8) == together  # to the bit
 
 
 def test_guesses_that_hold_as_often_as_expected_save_as_many_steps() -> None:
     requests = [Request([1, 2, 3, 4] * 10, 61)]
-    plain = simulate(LLAMA, requests)
-    guessed = simulate(LLAMA, requests, speculate=NGram(4, acceptance=0.5))
+    plain = serve(LLAMA, requests)
+    guessed = serve(LLAMA, requests, speculate=NGram(4, acceptance=0.5))
     steps = [len(set(reply.times)) for reply in (*plain, *guessed)]
     assert steps[0] == 61 and len(guessed[0].tokens) == 61
     assert steps[1] == pytest.approx(61 / (1 + 0.5 + 0.25 + 0.125 + 0.0625), abs=3)
@@ -106,7 +107,7 @@ def test_guesses_that_hold_as_often_as_expected_save_as_many_steps() -> None:
 )
 def test_what_does_not_fit_or_split_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        simulate(LLAMA, [Request([1, 2], 2)], **options)
+        serve(LLAMA, [Request([1, 2], 2)], **options)
 
 
 def bring(world: Any) -> None:

@@ -1,4 +1,4 @@
-"""A model of which only the cost is there: the same scheduler runs under the virtual clock, and 70B need no memory.
+"""A step of serving, by closed form: a model of which only the cost is there, for the engine's own scheduler.
 
 A step's kernels are priced on the cluster's roofline as simulated ranks price theirs: each layer's matrix products, one
 attention kernel that reads each sequence's keys and values once, what is element-wise, and two all_reduces.
@@ -33,6 +33,7 @@ class Modelled:
     cluster: str | Cluster = "h100"
     precision: str = "bf16"
     step_s: float = 0.0
+    version: int = 0  # its weights never change
 
     def __post_init__(self) -> None:
         choice("Modelled", "precision", self.precision, WIDTHS)
@@ -67,12 +68,14 @@ class Modelled:
             )
         return room // (block * self.token_bytes)
 
-    def check_fits(self, blocks: int, block: int) -> None:
+    def paged(self, blocks: int, block: int) -> Modelled:
+        """Stand for itself with so many blocks. Raises ValueError where they do not fit."""
         fit = self.blocks_that_fit(block, share=1.0)
         if blocks > fit:
             raise ValueError(
                 f"Modelled wants at most {fit} blocks of {block} beside its weights on a GPU, got {blocks}"
             )
+        return self
 
     def logits(self, chunks: Iterable[Chunk], wanted: list[int]) -> None:
         """Let a step's time pass; there are no logits to give."""
