@@ -13,6 +13,7 @@ of every token, and all get the same logits. So ranks must be given the same req
 from __future__ import annotations
 
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,11 +35,10 @@ from llmlab.serving.scheduler import Chunk, Scheduler, in_order
 from llmlab.serving.speculation import Draft, NGram, judge
 
 KEPT_REPLIES = 10_000  # of which `metrics` speaks: a server runs for long
-SETTINGS = ("kv_blocks", "block", "max_running", "max_tokens", "prefix_reuse", "speculate")
 
 
 class RanksDisagree(ValueError):
-    """Ranks of one engine were made with different settings: their schedulers would soon do different things."""
+    """Ranks of one engine have different settings or requests: their schedulers would soon do different things."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,17 @@ class Engine:
         whole("Engine", "max_tokens, in one step,", max_tokens, least=1 + ahead)
         if world is not None:
             instance("Engine", "world", world, Group, "the group that the model is split over")
-            settings = (kv_blocks, block, max_running, max_tokens, int(prefix_reuse), ahead)
-            check_agreement(world, settings)
         self.world, self.tokenizer, self.speculate = world, tokenizer, speculate
-        self.paged = page(model, kv_blocks, block)
+        self.paged = page(model, kv_blocks, block, world)
         if isinstance(speculate, Draft):
-            speculate.paged = page(speculate.model, kv_blocks, block)
+            if speculate.paged is not None:
+                raise ValueError("Engine wants a Draft of its own, got one whose keys and values are another engine's")
+            speculate.paged = page(speculate.model, kv_blocks, block, world)
             check_draft(speculate.paged.config, self.paged.config)
+        check_agreement(
+            world, kv_blocks=kv_blocks, block=block, max_running=max_running, max_tokens=max_tokens,
+            prefix_reuse=int(prefix_reuse), speculate=ahead,
+        )  # fmt: skip
         self.config, self.version = self.paged.config, self.paged.version
         self.pool = BlockPool(kv_blocks, block, prefix_reuse)
         self.scheduler = Scheduler(self.pool, max_tokens, max_running, ahead)
@@ -178,6 +182,7 @@ class Engine:
         given = listing("run", "requests", requests, "Requests")
         for request in given:
             self.check(request)
+        check_agreement(self.world, requests=zlib.crc32(repr(given).encode()))
         coming = deque(sorted(range(len(given)), key=lambda i: given[i].arrives))
         start, ids = self._agreed_clock(), {}
         kept, self.finished = self.finished, deque()
@@ -312,7 +317,7 @@ class Engine:
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def page(model: Any, blocks: int, block: int) -> Paged:
+def page(model: Any, blocks: int, block: int, world: Group | None) -> Paged:
     """Give a model a paged cache. Raises ValueError for a model that cannot be served so."""
     if hasattr(model, "paged"):  # only the cost of a model: `lab.cost.Modelled`
         found: Paged = model.paged(blocks, block)
@@ -329,6 +334,8 @@ def page(model: Any, blocks: int, block: int) -> Paged:
         )
     if split is not None and split.make_caches(1, 1) is None:
         raise ValueError(f"Engine wants a model split by tensor parallelism alone, got {split!r}, which splits tokens")
+    if split is not None and world is None:
+        raise ValueError(f"Engine wants world=, the group that the model is split over, got None for {split!r}")
     return PagedModel(given, given if split is None else split, blocks, block)
 
 
@@ -341,15 +348,15 @@ def check_draft(draft: Any, config: Any) -> None:
         )
 
 
-def check_agreement(world: Group, settings: tuple[int, ...]) -> None:
-    """Compare the settings of all ranks. Raises RanksDisagree, on every rank alike."""
-    if world.device.type == "meta":  # there are no numbers to compare
+def check_agreement(world: Group | None, **mine: int) -> None:
+    """Compare what ranks must have alike. Raises RanksDisagree, on every rank, before the model runs."""
+    if world is None or world.size == 1 or world.device.type == "meta":  # meta: there are no numbers to compare
         return
-    everyone: Tensor = world.all_gather(torch.tensor([settings], device=world.device))
-    for name, values in zip(SETTINGS, everyone.mT.tolist(), strict=True):
+    everyone: Tensor = world.all_gather(torch.tensor([list(mine.values())], device=world.device))
+    for name, values in zip(mine, everyone.mT.tolist(), strict=True):
         if len(set(values)) > 1:
             said = ", ".join(f"rank {rank} has {value}" for rank, value in enumerate(values))
             raise RanksDisagree(
                 f"Engine wants the same {name} on every rank: {said}. Each would preempt and admit others, and wait "
-                "for ranks that compute something else; take the smallest, world.all_reduce(x, 'min')"
+                "for ranks that compute something else. Give all the same; of kv_blocks the smallest fits everywhere"
             )

@@ -326,6 +326,32 @@ def test_ranks_that_disagree_on_the_number_of_blocks_are_told_so(engine: Any) ->
         engine.run(serve_with, [64, 60])
 
 
+def serve_others(world: Any) -> None:
+    engine = Engine(lab.tensor_parallel(make_fresh(), world), kv_blocks=9, world=world)
+    engine.run([Request([world.rank], 3)])
+
+
+def test_ranks_that_were_asked_different_things_are_told_so() -> None:
+    with pytest.raises(RanksDisagree, match="the same requests on every rank"):
+        lab.Simulator(ranks=2, kernels=False).run(serve_others)
+
+
+def serve_without_world(world: Any) -> None:
+    Engine(lab.tensor_parallel(make_fresh(), world), kv_blocks=9)
+
+
+def test_a_split_model_is_not_served_without_its_group() -> None:
+    with pytest.raises(ValueError, match="wants world=, the group that the model is split over"):
+        lab.Simulator(ranks=2, kernels=False).run(serve_without_world)
+
+
+def test_a_draft_serves_one_engine() -> None:
+    draft = Draft(make_model(seed=2))
+    Engine(make_model(), kv_blocks=9, speculate=draft)
+    with pytest.raises(ValueError, match="a Draft of its own"):
+        Engine(make_model(), kv_blocks=9, speculate=draft)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
