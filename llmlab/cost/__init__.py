@@ -11,14 +11,15 @@ from llmlab.cost.plans import Prices, say_layout
 from llmlab.cost.prediction import RECOMPUTE, Prediction, predict
 from llmlab.cost.published import check_rows
 from llmlab.cost.scaling import amdahl, fit_scaling, gustafson
-from llmlab.cost.serving import chat_requests, kv_bytes, serve
+from llmlab.cost.serving import draw_requests, kv_bytes, serve
+from llmlab.cost.serving_step import Modelled
 from llmlab.cost.simulated import simulate
 from llmlab.cost.stack import Stack, stacks
 from llmlab.cost.thresholds import THRESHOLDS, Threshold, counted_only, threshold
 
 __all__ = [
-    "Measured", "Options", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold", "amdahl",
-    "calibrate", "chat_requests", "check_rows", "compute_optimal", "counted_only", "fit_scaling", "grow",
+    "Measured", "Modelled", "Options", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold",
+    "amdahl", "calibrate", "check_rows", "compute_optimal", "counted_only", "draw_requests", "fit_scaling", "grow",
     "gustafson", "kv_bytes", "layer_kernels", "pipeline_bytes", "plan", "predict", "say_layout", "scoring", "serve",
     "simulate", "stacks", "threshold",
 ]  # fmt: skip

@@ -1,182 +1,108 @@
-"""How many users? The serving engine's own scheduler on a virtual clock, with a step priced in closed form.
+"""How many users do so many GPUs serve? The engine of `lab.serving` on modelled ones, under the virtual clock.
 
-    together    all GPUs read prompts and decode, a step has chunks of both
-    apart       some GPUs read prompts, hand the keys and values over, others decode      (disaggregated)
-
-A step of n tokens on p tensor-parallel GPUs takes, for P parameters and L layers,
-
-    max(2 P n / p FLOPs, P / p numbers read) + max(4 D T per layer and token FLOPs, the caches read) + 2 L all_reduces
-
-each at the share of the peak that the device reaches. Zhong et al. 2024, "DistServe": prompts are bound by computing,
-decoding by reading, and each slows the other down. Everything here is modelled: no model is built, and no host work,
-launches or sampling are priced, as an engine with recorded graphs has next to none.
+together    all GPUs read prompts and make tokens: a long prompt delays everybody's next token
+apart       some read prompts, and send keys and values to the others, who make tokens (Zhong et al. 2024,
+            "DistServe"): the two no longer delay each other, and each has fewer GPUs
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-
-import torch
+from random import Random
+from typing import Any
 
 from llmlab.arguments import instances, real, whole
+from llmlab.comm.group import Group
+from llmlab.comm.simulator import Simulator
 from llmlab.cost.models import find_config
-from llmlab.hardware import Cluster, cluster
-from llmlab.model import Transformer
-from llmlab.model.config import Config
-from llmlab.serving import Chunk, Engine, Reply, Request
-from llmlab.serving.requests import Sequence as Answering
-
-NUMBER_BYTES = 2  # bf16
-USABLE = 0.9  # of a GPU's memory; activations and the rest have theirs
-BLOCK = 64  # tokens
+from llmlab.cost.serving_step import WIDTHS, Modelled
+from llmlab.hardware import Cluster
+from llmlab.hardware import cluster as find_cluster
+from llmlab.model import Config
+from llmlab.serving.engine import Engine
+from llmlab.serving.requests import Reply, Request
 
 
-def chat_requests(per_s: float, seconds: float, prompt: int = 1000, new: int = 200, seed: int = 0) -> list[Request]:
-    """Draw requests that come at random, so many a second (a Poisson process), with lengths around the two given.
-
-    Lengths are uniform from half to one and a half times as long.
-    """
-    real("chat_requests", "per_s", per_s, above=0)
-    real("chat_requests", "seconds", seconds, above=0)
-    whole("chat_requests", "prompt, in tokens,", prompt, least=2)
-    whole("chat_requests", "new, in tokens,", new, least=4)
-    draw, found, at = random.Random(seed), list[Request](), 0.0
-    while (at := at + draw.expovariate(per_s)) < seconds:
-        lengths = [draw.randint(n - n // 2, n + n // 2) for n in (prompt, new)]
-        found.append(Request([0] * lengths[0], max_new_tokens=lengths[1], arrives=at))
+def draw_requests(
+    n: int, per_second: float, prompt_tokens: int, new_tokens: int, seed: int = 0, vocab_size: int = 32000
+) -> list[Request]:
+    """Draw users who come independently of one another (a Poisson process), with lengths up to half off the mean."""
+    random, now, found = Random(whole("draw_requests", "seed", seed)), 0.0, []
+    real("draw_requests", "per_second", per_second, above=0)
+    for _ in range(whole("draw_requests", "n", n, least=1)):
+        now += random.expovariate(per_second)
+        read, made = (max(1, round(mean * random.uniform(0.5, 1.5))) for mean in (prompt_tokens, new_tokens))
+        found.append(Request(random.choices(range(vocab_size), k=read), made, arrives=now))
     return found
 
 
-def kv_bytes(config: str | Config) -> int:
-    """Count the bytes of one token's keys and values, in 16 bits."""
-    c = find_config(config)
-    return 2 * c.n_layer * c.n_kv_head * c.head_dim * NUMBER_BYTES
-
-
-def step_seconds(config: str | Config, on: str | Cluster, gpus: int) -> Callable[[Iterable[Chunk]], float]:
-    """Make the price of a step: from its chunks to seconds, on so many tensor-parallel GPUs of one node."""
-    c, on = find_config(config), cluster(on)
-    device, link, layers = on.device, on.intra, c.n_layer
-    most = on.devices_per_node
-    whole("step_seconds", f"gpus of a node of {most}", gpus, least=1, most=most)
-    weights, kv = c.n_param * NUMBER_BYTES // gpus, kv_bytes(c) // gpus
-
-    def price(chunks: Iterable[Chunk]) -> float:
-        ends = [(chunk.count, chunk.start + chunk.count) for chunk in chunks]
-        n = sum(count for count, _ in ends)
-        looked = sum(count * (end - (count - 1) / 2) for count, end in ends)  # pairs of a token and one it looks at
-        flops = int(4 * layers * c.n_head * c.head_dim * looked / gpus)
-        seconds = device.kernel_seconds("matmul", 2 * c.n_param * n // gpus, weights, "bf16")
-        seconds += device.kernel_seconds("attention", flops, kv * sum(end for _, end in ends), "bf16")
-        if gpus > 1:
-            sent = 2 * (gpus - 1) / gpus * n * c.d_model * NUMBER_BYTES  # by each rank, in a ring or inside a switch
-            seconds += 2 * layers * (2 * link.latency_s + sent / (link.bytes_per_s * link.efficiency))
-        return seconds
-
-    return price
+def kv_bytes(config: str | Config, precision: str = "bf16") -> int:
+    """Count the bytes of one token's keys and values."""
+    config = find_config(config)
+    return WIDTHS[precision] * 2 * config.n_layer * config.n_kv_head * config.head_dim
 
 
 def serve(
     config: str | Config,
-    on: str | Cluster,
     requests: Iterable[Request],
     *,
     gpus: int = 8,
+    cluster: str | Cluster = "h100",
     prefill_gpus: int = 0,
-    max_tokens: int = 2048,
-    max_running: int = 512,
+    **options: Any,
 ) -> list[Reply]:
-    """Answer requests on a modelled node; give the replies, whose times are virtual seconds, in their order.
+    """Serve requests on modelled GPUs, all together, or `prefill_gpus` of them apart; times begin with the run's.
 
-    prefill_gpus: how many of the GPUs only read prompts; 0: all do everything.  max_tokens: of one step, as in Engine.
-    Raises ValueError where the weights do not fit, in either group.
+    options: the engine's (kv_blocks: as many as fit), and `precision` and `step_s`. Apart, the keys and values of
+    each prompt go to the others one prompt after another, over as many links as the smaller group has GPUs.
     """
-    given = instances("serve", "requests", requests, Request)
+    given, on = instances("serve", "requests", requests, Request), find_cluster(cluster)
+    config = find_config(config)
+    whole("serve", "gpus", gpus, least=1)
     whole("serve", "prefill_gpus", prefill_gpus, least=0, most=gpus - 1)
-    c, on = find_config(config), cluster(on)
-    c = replace(c, max_seq=max((len(r.tokens) + r.max_new_tokens for r in given), default=1), dtype=torch.bfloat16)
-    with torch.device("meta"):
-        model = Transformer(replace(c, n_layer=1))  # the scheduler asks it for its sizes only
-    make = _Group(model, c, on, max_tokens, max_running)
     if not prefill_gpus:
-        return make(gpus).run(given)
-    first = make(prefill_gpus).run([replace(request, max_new_tokens=1) for request in given])
-    wire = on.intra.bytes_per_s * on.intra.efficiency * min(prefill_gpus, gpus - prefill_gpus)
-    later = [i for i, request in enumerate(given) if request.max_new_tokens > 1]
-    rest = [_handed_over(given[i], first[i], kv_bytes(c) / wire) for i in later]
-    decoded = dict(zip(later, make(gpus - prefill_gpus, _Decoder).run(rest), strict=True))
-    return [_joined(reply, decoded.get(i)) for i, reply in enumerate(first)]
+        return _on(gpus, on, config, given, False, options)
+    firsts = _on(prefill_gpus, on, config, [replace(r, max_new_tokens=1) for r in given], False, options)
+    wide = kv_bytes(config, options.get("precision", "bf16"))
+    free, arrives = 0.0, {}
+    for i in sorted(range(len(given)), key=lambda i: firsts[i].ended):
+        nbytes = wide * len(given[i].tokens) / min(prefill_gpus, gpus - prefill_gpus)  # through each of the links
+        free = max(free, firsts[i].ended) + on.link(0, prefill_gpus).seconds(nbytes)
+        arrives[i] = free
+    going = [i for i in range(len(given)) if given[i].max_new_tokens > 1]
+    rest = [
+        replace(given[i], tokens=(*given[i].tokens, 0), max_new_tokens=given[i].max_new_tokens - 1, arrives=arrives[i])
+        for i in going
+    ]
+    found = dict(enumerate(firsts))
+    for i, reply in zip(going, _on(gpus - prefill_gpus, on, config, rest, True, options), strict=True):
+        first = firsts[i]
+        tokens, times = first.tokens + reply.tokens, first.times + reply.times
+        found[i] = replace(first, tokens=tokens, times=times, ended=reply.ended, preempted=reply.preempted)
+    return [found[i] for i in range(len(given))]
 
 
-class _Modelled(Engine):
-    """An engine that computes nothing: its clock goes on by what a step would take."""
-
-    price: Callable[[Sequence[Chunk]], float]
-    now = 0.0
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-    def _new_tokens(self, chunks: list[Chunk]) -> dict[Chunk, list[int]]:
-        self.now += self.price(chunks)
-        return {chunk: [0] for chunk in chunks if chunk.last}
+def _on(
+    gpus: int, cluster: Cluster, config: Config, requests: list[Request], brought: bool, options: dict[str, Any]
+) -> list[Reply]:
+    run = Simulator(gpus, cluster, numerics=False, fold=("world",)).run(
+        _rank, cluster, config, requests, brought, options
+    )
+    replies, start = run.results[0]
+    return [
+        replace(r, arrived=r.arrived - start, started=r.started - start, ended=r.ended - start,
+                times=tuple(at - start for at in r.times))
+        for r in replies
+    ]  # fmt: skip
 
 
-class _Decoder(_Modelled):
-    """One that is given the keys and values of a request's tokens with it, but for the last token's.
-
-    Who has to give its blocks back gives them to the host's memory: they come back as they came.
-    """
-
-    def __init__(self, *given: object, **options: object):
-        super().__init__(*given, **options)  # type: ignore[arg-type]
-        self.pool.start = self._receive  # type: ignore[method-assign]
-
-    def _receive(self, sequence: Answering) -> None:
-        if self.pool.grow(sequence, len(sequence.tokens) - 1):
-            sequence.computed = len(sequence.tokens) - 1
-
-
-class _Group:
-    """Makes the engine of some of the GPUs."""
-
-    def __init__(self, model: Transformer, config: Config, on: Cluster, max_tokens: int, max_running: int):
-        self.model, self.config, self.on = model, config, on
-        self.max_tokens, self.max_running = max_tokens, max_running
-
-    def __call__(self, gpus: int, kind: type[_Modelled] = _Modelled) -> _Modelled:
-        weights = self.config.n_param * NUMBER_BYTES
-        left = USABLE * gpus * self.on.device.memory_bytes - weights
-        blocks = int(left // (BLOCK * kv_bytes(self.config)))
-        if blocks < 1:
-            raise ValueError(
-                f"serve wants the weights, {weights / 1e9:.0f} GB, and some caches in {USABLE:.0%} of the memory of "
-                f"{gpus} x {self.on.device.name}, got {USABLE * gpus * self.on.device.memory_bytes / 1e9:.0f} GB"
-            )
-        engine = kind(
-            self.model, kv_blocks=blocks, block=BLOCK, prefix_reuse=False, max_tokens=self.max_tokens,
-            max_running=self.max_running,
-        )  # fmt: skip
-        engine.price = step_seconds(self.config, self.on, gpus)
-        return engine
-
-
-def _handed_over(request: Request, first: Reply, seconds_per_token: float) -> Request:
-    """What the decoding GPUs are asked: to go on, once the caches have come."""
-    tokens = [*request.tokens, 0]
-    arrives = first.times[0] + len(request.tokens) * seconds_per_token
-    return Request(tokens, max_new_tokens=request.max_new_tokens - 1, arrives=arrives)
-
-
-def _joined(first: Reply, rest: Reply | None) -> Reply:
-    if rest is None:
-        return first
-    return replace(
-        first, tokens=(*first.tokens, *rest.tokens), times=(*first.times, *rest.times), ended=rest.ended,
-        preempted=rest.preempted,
-    )  # fmt: skip
+def _rank(
+    world: Group, cluster: Cluster, config: Config, requests: list[Request], brought: bool, options: dict[str, Any]
+) -> tuple[list[Reply], float]:
+    """Serve on one rank; give the replies, and when the first request could have come."""
+    options = dict(options)
+    model = Modelled(config, world, cluster, options.pop("precision", "bf16"), options.pop("step_s", 0.0))
+    options.setdefault("kv_blocks", model.blocks_that_fit(options.get("block", 16)))
+    replies = Engine(model, world=world, **options).run(requests, brought=brought)
+    return replies, replies[0].arrived - requests[0].arrives

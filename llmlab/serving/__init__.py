@@ -1,8 +1,8 @@
 """Serving: one model, many users at once, from an engine to be read in an hour.
 
 Read requests.py (what is asked and answered), blocks.py (the paged cache's book-keeping), scheduler.py (who computes
-what in a step), paged.py (attention over blocks), engine.py (the loop), then speculation.py and measures.py;
-modelled.py and simulated.py do the same on hardware that is not here.
+what in a step), paged.py (attention over blocks), engine.py (the loop), then speculation.py and measures.py. On
+hardware that is not here the same engine runs on a model of which only the cost is there: `lab.cost.serve`.
 Around it: protocol.py (OpenAI's HTTP interface), driver.py (the engine's thread) and server.py.
 """
 
@@ -11,11 +11,9 @@ from typing import Any
 from llmlab.serving.blocks import BlockPool
 from llmlab.serving.engine import Engine, RanksDisagree, Stats
 from llmlab.serving.measures import metrics
-from llmlab.serving.modelled import Modelled
 from llmlab.serving.protocol import Limits
 from llmlab.serving.requests import Reply, Request, Token
 from llmlab.serving.scheduler import Chunk, Scheduler
-from llmlab.serving.simulated import draw_requests, simulate
 from llmlab.serving.speculation import Draft, NGram
 
 __all__ = [
@@ -24,7 +22,6 @@ __all__ = [
     "Draft",
     "Engine",
     "Limits",
-    "Modelled",
     "NGram",
     "RanksDisagree",
     "Reply",
@@ -33,9 +30,7 @@ __all__ = [
     "Server",
     "Stats",
     "Token",
-    "draw_requests",
     "metrics",
-    "simulate",
 ]
 
 

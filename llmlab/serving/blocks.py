@@ -90,6 +90,13 @@ class BlockPool:
         sequence.blocks = []
         sequence.computed = sequence.registered = sequence.parent = sequence.drafted = 0
 
+    def forget(self, running: Iterable[Sequence]) -> None:
+        """Let nobody find what the blocks hold now: the weights it was computed with have changed."""
+        self.empty += self.idle
+        self.idle.clear(), self.holds.clear(), self.where.clear()
+        for sequence in running:
+            sequence.parent = -1  # what it fills from here on follows what nobody can find
+
     def unfilled(self, sequences: Iterable[Sequence]) -> int:
         """Count the places for tokens that are taken and hold none. Shared blocks are full, so none counts twice."""
         return sum(len(sequence.blocks) * self.block - sequence.computed for sequence in sequences)

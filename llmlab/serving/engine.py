@@ -13,6 +13,7 @@ of every token, and all get the same logits. So ranks must be given the same req
 from __future__ import annotations
 
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,18 +29,16 @@ from llmlab.model import Transformer
 from llmlab.model.whole import model_of, whole_of
 from llmlab.serving.blocks import BlockPool
 from llmlab.serving.measures import metrics
-from llmlab.serving.modelled import Modelled
-from llmlab.serving.paged import PagedModel
+from llmlab.serving.paged import Paged, PagedModel
 from llmlab.serving.requests import Reply, Request, Sequence, Token, check_request
 from llmlab.serving.scheduler import Chunk, Scheduler, in_order
 from llmlab.serving.speculation import Draft, NGram, judge
 
 KEPT_REPLIES = 10_000  # of which `metrics` speaks: a server runs for long
-SETTINGS = ("kv_blocks", "block", "max_running", "max_tokens", "prefix_reuse", "speculate")
 
 
 class RanksDisagree(ValueError):
-    """Ranks of one engine were made with different settings: their schedulers would soon do different things."""
+    """Ranks of one engine have different settings or requests: their schedulers would soon do different things."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,18 @@ class Engine:
         whole("Engine", "max_tokens, in one step,", max_tokens, least=1 + ahead)
         if world is not None:
             instance("Engine", "world", world, Group, "the group that the model is split over")
-            settings = (kv_blocks, block, max_running, max_tokens, int(prefix_reuse), ahead)
-            check_agreement(world, settings)
         self.world, self.tokenizer, self.speculate = world, tokenizer, speculate
-        self.paged = page(model, kv_blocks, block)
+        self.paged = page(model, kv_blocks, block, world)
         if isinstance(speculate, Draft):
-            speculate.paged = page(speculate.model, kv_blocks, block)
+            if speculate.paged is not None:
+                raise ValueError("Engine wants a Draft of its own, got one whose keys and values are another engine's")
+            speculate.paged = page(speculate.model, kv_blocks, block, world)
             check_draft(speculate.paged.config, self.paged.config)
-        self.config = self.paged.config
+        check_agreement(
+            world, kv_blocks=kv_blocks, block=block, max_running=max_running, max_tokens=max_tokens,
+            prefix_reuse=int(prefix_reuse), speculate=ahead,
+        )  # fmt: skip
+        self.config, self.version = self.paged.config, self.paged.version
         self.pool = BlockPool(kv_blocks, block, prefix_reuse)
         self.scheduler = Scheduler(self.pool, max_tokens, max_running, ahead)
         self.sequences: dict[int, Sequence] = {}  # by id, those not yet answered
@@ -122,6 +125,8 @@ class Engine:
         arrived: when it came, by the engine's clock; None: now.
         """
         self.check(request)
+        if self.version != self.paged.version:
+            self.forget()
         sequence = Sequence(self._next_id, request, self.clock() if arrived is None else arrived)
         self._next_id += 1
         self.sequences[sequence.id] = sequence
@@ -139,6 +144,14 @@ class Engine:
         if sequence is not None:
             self._end(sequence, "cancelled", self.clock())
         return sequence is not None
+
+    def forget(self) -> None:
+        """Let no request reuse what was computed so far. `add` does so by itself where the weights have changed.
+
+        What is under way goes on with the keys and values it has, as it does in every engine.
+        """
+        self.pool.forget(self.scheduler.running)
+        self.version = self.paged.version
 
     @property
     def busy(self) -> bool:
@@ -164,11 +177,12 @@ class Engine:
         brought: keys and values of all but the last token of each prompt come with it, from whoever computed them; only
         modelled ones can.  Raises ValueError, before anything runs, if any of them cannot be answered.
         """
-        if brought and not isinstance(self.paged, Modelled):
-            raise ValueError("run wants brought=False: keys and values come with requests to a Modelled model only")
+        if brought and isinstance(self.paged, PagedModel):
+            raise ValueError("run wants brought=False: keys and values come with requests to a modelled model only")
         given = listing("run", "requests", requests, "Requests")
         for request in given:
             self.check(request)
+        check_agreement(self.world, requests=zlib.crc32(repr(given).encode()))
         coming = deque(sorted(range(len(given)), key=lambda i: given[i].arrives))
         start, ids = self._agreed_clock(), {}
         kept, self.finished = self.finished, deque()
@@ -260,7 +274,7 @@ class Engine:
                 wanted += own
             row = stop
         logits = self.paged.logits(chunks, wanted)
-        if logits.is_meta:
+        if logits is None:
             return {chunk: [0] * (1 + self._expected(len(chunk.guesses))) for chunk in parts}
         best = finite("Engine", logits).argmax(-1).tolist()
         return {chunk: judge(chunk, logits[part], best[part]) for chunk, part in parts.items()}
@@ -303,11 +317,11 @@ class Engine:
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def page(model: Any, blocks: int, block: int) -> PagedModel | Modelled:
+def page(model: Any, blocks: int, block: int, world: Group | None) -> Paged:
     """Give a model a paged cache. Raises ValueError for a model that cannot be served so."""
-    if isinstance(model, Modelled):
-        model.check_fits(blocks, block)
-        return model
+    if hasattr(model, "paged"):  # only the cost of a model: `lab.cost.Modelled`
+        found: Paged = model.paged(blocks, block)
+        return found
     given, split = model_of("Engine", model), whole_of(model)
     given = instance("Engine", "model", given, Transformer)
     config = given.config
@@ -320,6 +334,8 @@ def page(model: Any, blocks: int, block: int) -> PagedModel | Modelled:
         )
     if split is not None and split.make_caches(1, 1) is None:
         raise ValueError(f"Engine wants a model split by tensor parallelism alone, got {split!r}, which splits tokens")
+    if split is not None and world is None:
+        raise ValueError(f"Engine wants world=, the group that the model is split over, got None for {split!r}")
     return PagedModel(given, given if split is None else split, blocks, block)
 
 
@@ -332,16 +348,15 @@ def check_draft(draft: Any, config: Any) -> None:
         )
 
 
-def check_agreement(world: Group, settings: tuple[int, ...]) -> None:
-    """Compare the settings of all ranks. Raises RanksDisagree, on every rank alike."""
-    mine = torch.tensor([settings], device=world.device)
-    everyone: Tensor = world.all_gather(mine)
-    if everyone.is_meta:
+def check_agreement(world: Group | None, **mine: int) -> None:
+    """Compare what ranks must have alike. Raises RanksDisagree, on every rank, before the model runs."""
+    if world is None or world.size == 1 or world.device.type == "meta":  # meta: there are no numbers to compare
         return
-    for name, values in zip(SETTINGS, everyone.mT.tolist(), strict=True):
+    everyone: Tensor = world.all_gather(torch.tensor([list(mine.values())], device=world.device))
+    for name, values in zip(mine, everyone.mT.tolist(), strict=True):
         if len(set(values)) > 1:
             said = ", ".join(f"rank {rank} has {value}" for rank, value in enumerate(values))
             raise RanksDisagree(
                 f"Engine wants the same {name} on every rank: {said}. Each would preempt and admit others, and wait "
-                "for ranks that compute something else; take the smallest, world.all_reduce(x, 'min')"
+                "for ranks that compute something else. Give all the same; of kv_blocks the smallest fits everywhere"
             )

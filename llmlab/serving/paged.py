@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from llmlab.evaluate import evaluating
-from llmlab.model import KVCache, Transformer, attend_fused
+from llmlab.model import Config, KVCache, Transformer, attend_fused
 from llmlab.model.whole import Whole
 from llmlab.serving.scheduler import Chunk
 
@@ -45,6 +45,16 @@ class Rows:
     groups: list[Together]
 
 
+class Paged(Protocol):
+    """What an engine steps: a PagedModel, or what only lets a step's time pass."""
+
+    config: Config
+    version: int
+
+    def logits(self, chunks: Iterable[Chunk], wanted: list[int]) -> Tensor | None:
+        """Compute chunks, in order, and give the logits after the rows `wanted`, or None if there are no numbers."""
+
+
 class PagedModel:
     """A Transformer, or the part of it that is here, and its keys and values in blocks."""
 
@@ -59,18 +69,27 @@ class PagedModel:
         self.pages = pages
 
     @property
+    def version(self) -> int:
+        """A number that changes with the weights: torch counts what is written into each."""
+        return sum(parameter._version for parameter in self.model.parameters())
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all keys and values held here."""
         return sum(x.numel() * x.element_size() for page in self.pages for x in (page.keys, page.values))
 
-    def logits(self, chunks: Iterable[Chunk], wanted: list[int]) -> Float[Tensor, "W V"]:
-        """Compute the chunks' tokens, keep their keys and values, and give the logits after the rows `wanted`."""
+    def logits(self, chunks: Iterable[Chunk], wanted: list[int]) -> Float[Tensor, "W V"] | None:
+        """Compute the chunks' tokens, keep their keys and values, and give the logits after the rows `wanted`.
+
+        None where there are no numbers (numerics=False): whoever chose by them would wait for them here all the same.
+        """
         rows = self.rows(chunks)
         with evaluating(self.model), self._attending(rows):
             logits = self.whole.last_logits(rows.tokens, rows.positions, rows=self._tensor(wanted))
-        if logits.is_meta:
-            float(logits.sum())  # there are no numbers, but whoever chose by them would wait for them here
-        return logits
+        if not logits.is_meta:
+            return logits
+        float(logits.sum())
+        return None
 
     def rows(self, chunks: Iterable[Chunk]) -> Rows:
         """Lay the tokens of chunks, which `in_order` has put in order, one under another."""

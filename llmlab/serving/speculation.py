@@ -43,12 +43,13 @@ class NGram:
                 chunk.guesses = self.after(chunk.sequence.tokens)[: chunk.room]
 
     def after(self, tokens: list[int]) -> list[int]:
-        """Give what followed the latest earlier place that ends like these tokens."""
+        """Give what followed the latest earlier place that ends like these tokens, and if need be follows it again."""
         for n in range(min(self.longest, len(tokens) - 1), 0, -1):
             end = tokens[-n:]
             for i in range(len(tokens) - n - 1, -1, -1):
                 if tokens[i : i + n] == end:
-                    return tokens[i + n : i + n + self.tokens]
+                    period = len(tokens) - n - i
+                    return [tokens[i + n + j % period] for j in range(self.tokens)]
         return []
 
 
@@ -85,11 +86,11 @@ class Draft:
             row += len(own.tokens)
             wanted.append(row)
         logits = self.paged.logits(owns, wanted)
-        best = [0] * len(owns) if logits.is_meta else finite("Draft", logits).argmax(-1).tolist()
-        for own, token, row_logits in zip(owns, best, logits, strict=True):
+        best = [0] * len(owns) if logits is None else finite("Draft", logits).argmax(-1).tolist()
+        for row, (own, token) in enumerate(zip(owns, best, strict=True)):
             chunk, request = whose[own], own.sequence.request
-            if request.temperature and not logits.is_meta:
-                q = probabilities(row_logits, request.temperature, request.top_k, request.top_p)
+            if request.temperature and logits is not None:
+                q = probabilities(logits[row], request.temperature, request.top_k, request.top_p)
                 token = pick(q, own.sequence)
                 chunk.chances.append(q)
             chunk.guesses.append(token)

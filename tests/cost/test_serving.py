@@ -1,76 +1,119 @@
-"""A modelled node that serves: a step costs what its bytes and FLOPs cost, and every user gets every token."""
+"""A modelled model costs what simulated ranks say, and the engine on it answers how many users there may be."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
+import torch
 
 import llmlab as lab
-from llmlab.cost.serving import chat_requests, kv_bytes, serve, step_seconds
-from llmlab.hardware import cluster
-from llmlab.serving import Chunk, Request
+from llmlab.cost import Modelled, draw_requests, serve
+from llmlab.serving import Chunk, Engine, NGram, Request, metrics
 from llmlab.serving.requests import Sequence
 
-H100 = cluster("h100")
+SMALL = lab.Config(
+    vocab_size=512, d_model=256, n_layer=2, n_head=8, n_kv_head=4, max_seq=256, mlp="swiglu", norm="rmsnorm",
+    position="rotary", bias=False, tie_embeddings=False, dtype=torch.bfloat16,
+)  # fmt: skip
+LLAMA = lab.find_config("llama3-70b")
 
 
-def chunk(start: int, count: int) -> Chunk:
-    return Chunk(Sequence(0, Request([0] * (start + count)), 0.0), start, count)
+def serve_without_numbers(world: Any, requests: list[Request]) -> Any:
+    model = lab.tensor_parallel(lab.Transformer(SMALL), world).to(world.device)
+    engine = Engine(model, kv_blocks=64, world=world)
+    replies = engine.run(requests)
+    return (
+        [len(reply.tokens) for reply in replies],
+        engine.stats.steps,
+        Modelled(SMALL, world).token_bytes,
+        engine.paged.nbytes,
+    )
 
 
-def test_a_step_that_decodes_for_one_user_reads_the_weights_once() -> None:
-    config = lab.find_config("llama3-8b")
-    reading = 2 * config.n_param / (H100.device.memory_bytes_per_s * H100.device.memory_efficiency)
-    got = step_seconds(config, H100, 1)([chunk(0, 1)])
-    assert got == pytest.approx(reading, rel=1e-3)  # one key and two launches more
+def test_the_real_model_s_kernels_on_meta_tensors_are_priced_as_the_modelled_one_s() -> None:
+    requests = [Request([i] * 20, 3) for i in range(4)]
+    run = lab.Simulator(ranks=2, cluster="h100", numerics=False).run(serve_without_numbers, requests)
+    lengths, steps, token_bytes, nbytes = run.results[0]
+    assert lengths == [3] * 4 and steps == 3
+    assert nbytes == 64 * 16 * token_bytes
+    found = {
+        (event.op): sum(e.stop - e.start for e in run.trace if e.rank == 0 and e.op == event.op) for event in run.trace
+    }
+
+    def products(world: Any) -> float:
+        model, total = Modelled(SMALL, world), 0.0
+        for n in (80, 4, 4):  # four prompts of 20 in the first step, then a token each
+            d, q, kv, f, v = 256, 128, 64, SMALL.d_ff // 2, 256
+            layer = [(d, q), (d, kv), (d, kv), (q, d), (d, f), (d, f), (f, d)]
+            total += 2 * sum(model._product(n, *sizes) for sizes in layer) + model._product(4, d, v)
+        return total
+
+    wanted = lab.Simulator(ranks=2, cluster="h100").run(products).results[0]
+    assert found["matmul"] == pytest.approx(wanted, rel=1e-6)  # picoseconds are rounded
 
 
-def test_a_batch_of_users_decodes_in_little_more_time_and_prompts_take_what_their_flops_take() -> None:
-    price, config = step_seconds("llama3-8b", H100, 1), lab.find_config("llama3-8b")
-    one, many = price([chunk(500, 1)]), price([chunk(500, 1)] * 32)
-    caches = 31 * 501 * kv_bytes(config) / (H100.device.memory_bytes_per_s * H100.device.memory_efficiency)
-    assert many == pytest.approx(one + caches, rel=1e-3)
-    flops = 2 * config.n_param * 4096 / (H100.device.peak("bf16") * H100.device.matmul_efficiency)
-    assert flops < price([chunk(0, 4096)]) < 1.2 * flops  # and attention
+def seconds_of(world: Any, config: lab.Config, counts: list[tuple[int, int]], cluster: str = "h100") -> float:
+    chunks = [Chunk(Sequence(i, Request([0] * (a + n), 1), 0.0), a, n) for i, (a, n) in enumerate(counts)]
+    return Modelled(config, world, cluster).seconds(chunks, len(chunks))
 
 
-def test_a_prompt_in_chunks_costs_the_same_attention() -> None:
-    free = lab.hardware.Device("free", {"bf16": 1e15}, 10**12, 1e30, 0, 0, 1e30, 1.0, 1.0)  # but for attention's FLOPs
-    on = lab.hardware.Cluster("free", free, 1, H100.intra, H100.inter, "made up")
-    price = step_seconds("llama3-8b", on, 1)
-    parts = sum(price([chunk(start, 256)]) for start in range(0, 1024, 256))
-    config = lab.find_config("llama3-8b")
-    pairs = 1024 * 1025 / 2
-    assert parts == pytest.approx(price([chunk(0, 1024)]), rel=1e-6)
-    assert parts == pytest.approx(4 * config.n_layer * config.n_head * config.head_dim * pairs / 1e15, rel=1e-6)
+def test_a_step_that_decodes_costs_its_weights_and_one_that_reads_a_prompt_its_products() -> None:
+    simulator = lab.Simulator(ranks=8, cluster="h100")
+    one, many, prompt = (
+        simulator.run(seconds_of, LLAMA, counts).results[0] for counts in ([(1000, 1)], [(1000, 1)] * 32, [(0, 2048)])
+    )
+    device = lab.hardware.cluster("h100").device
+    reading = LLAMA.n_param * 2 / 8 / (device.memory_bytes_per_s * device.memory_efficiency)
+    computing = 2 * LLAMA.n_param * 2048 / 8 / (device.peak("bf16") * device.matmul_efficiency)
+    assert reading < one < 3 * reading  # messages and small kernels beside
+    assert one < many < 1.3 * one  # 32 users for about the price of one
+    assert computing < prompt < 2.5 * computing  # two all_reduces of 32 MiB a layer take as long
 
 
-def test_more_gpus_are_quicker_but_for_their_all_reduces() -> None:
-    one, eight = (step_seconds("llama3-8b", H100, gpus)([chunk(0, 2048)]) for gpus in (1, 8))
-    assert one / 8 < eight < one / 3
+def test_prefill_apart_leaves_the_tokens_of_others_in_peace() -> None:
+    requests = draw_requests(24, per_second=6.0, prompt_tokens=1500, new_tokens=40, seed=1)
+    together = serve(LLAMA, requests, gpus=8)
+    apart = serve(LLAMA, requests, gpus=8, prefill_gpus=4)
+    for replies in (together, apart):
+        assert [len(reply.tokens) for reply in replies] == [request.max_new_tokens for request in requests]
+        assert all(r.arrived == pytest.approx(q.arrives) for r, q in zip(replies, requests, strict=True))
+        assert all(list(reply.times) == sorted(reply.times) for reply in replies)
+    mixed, alone = metrics(together, itl=None, tpot=25), metrics(apart, tpot=25)
+    assert alone["p99_itl_ms"] < mixed["p99_itl_ms"]
+    assert alone["median_ttft_ms"] > mixed["median_ttft_ms"]  # half the GPUs read the prompt
+    assert serve(LLAMA, requests, gpus=8) == together  # to the bit
 
 
-@pytest.mark.parametrize("prefill_gpus", [0, 4])
-def test_every_user_gets_every_token_in_order(prefill_gpus: int) -> None:
-    asked = chat_requests(8, 3, prompt=300, new=20, seed=1)
-    replies = serve("llama3-70b", H100, asked, prefill_gpus=prefill_gpus)
-    for request, reply in zip(asked, replies, strict=True):
-        assert len(reply.tokens) == len(reply.times) == request.max_new_tokens
-        assert list(reply.times) == sorted(reply.times) and reply.arrived == request.arrives < reply.times[0]
-    assert replies == serve("llama3-70b", H100, asked, prefill_gpus=prefill_gpus)
+def test_guesses_that_hold_as_often_as_expected_save_as_many_steps() -> None:
+    requests = [Request([1, 2, 3, 4] * 10, 61)]
+    plain = serve(LLAMA, requests)
+    guessed = serve(LLAMA, requests, speculate=NGram(4, acceptance=0.5))
+    steps = [len(set(reply.times)) for reply in (*plain, *guessed)]
+    assert steps[0] == 61 and len(guessed[0].tokens) == 61
+    assert steps[1] == pytest.approx(61 / (1 + 0.5 + 0.25 + 0.125 + 0.0625), abs=3)
 
 
-def test_apart_prompts_do_not_hold_up_those_who_decode() -> None:
-    asked = chat_requests(5, 5)
-    longest = {p: lab.serving.metrics(serve("llama3-70b", H100, asked, prefill_gpus=p))["p99_itl_ms"] for p in (0, 4)}
-    assert longest[4] < 0.5 * longest[0]
-    quick = {p: lab.serving.metrics(serve("llama3-70b", H100, asked, prefill_gpus=p))["mean_ttft_ms"] for p in (0, 4)}
-    assert quick[0] < quick[4]  # eight GPUs read a prompt sooner than four
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gpus": 1}, "split over more GPUs than 1"),
+        ({"gpus": 8, "prefill_gpus": 2}, "heads and d_ff divide by 6 GPUs"),
+        ({"gpus": 8, "prefill_gpus": 8}, "prefill_gpus"),
+        ({"kv_blocks": 10**6}, "at most [0-9]+ blocks of 16"),
+        ({"precision": "fp7"}, "precision"),
+    ],
+)
+def test_what_does_not_fit_or_split_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        serve(LLAMA, [Request([1, 2], 2)], **options)
 
 
-def test_where_the_weights_do_not_fit_it_is_refused() -> None:
-    with pytest.raises(ValueError, match="141 GB"):
-        serve("llama3-70b", H100, chat_requests(5, 1), gpus=1)
-    with pytest.raises(ValueError, match="prefill_gpus"):
-        serve("llama3-70b", H100, chat_requests(5, 1), gpus=4, prefill_gpus=4)
-    with pytest.raises(ValueError, match="gpus of a node of 8"):
-        serve("llama3-70b", H100, chat_requests(5, 1), gpus=16)
+def bring(world: Any) -> None:
+    Engine(lab.Transformer(replace(SMALL, dtype=torch.float32)), kv_blocks=4).run([Request([1], 1)], brought=True)
+
+
+def test_only_a_modelled_model_takes_keys_and_values_from_elsewhere() -> None:
+    with pytest.raises(ValueError, match="brought=False"):
+        lab.Simulator(ranks=1).run(bring)

@@ -164,6 +164,24 @@ def test_the_block_idle_for_longest_is_evicted_first() -> None:
     assert engine.run([Request(prompts[1], 1)])[0].reused == 0
 
 
+def test_what_old_weights_computed_is_not_reused_once_they_change() -> None:
+    model = make_fresh()
+    engine = Engine(model, kv_blocks=40, block=2)
+    prompt = [1, 2, 3, 4, 5, 6]
+    assert [engine.run([Request(prompt, 4)])[0].reused for _ in range(2)] == [0, 4]
+    going = engine.add(Request([7, 8, 9], 9))
+    engine.step()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-1.3)
+    reply = engine.run([Request(prompt, 6)])[0]
+    new = tuple(lab.generate(model, prompt, 6).tolist()[6:])
+    assert reply.reused == 0 and reply.tokens == new != alone(Request(prompt, 6))
+    assert engine.run([Request(prompt, 6)])[0].reused == 4  # what the new ones computed is
+    assert engine.run([Request([7, 8, 9], 9)])[0].reused == 0 and going not in engine.sequences
+    check_no_block_is_lost(engine)
+
+
 def test_a_long_prompt_is_read_in_chunks_beside_those_that_go_on() -> None:
     engine = Engine(make_model(), kv_blocks=40, block=4, max_tokens=8)
     short = engine.add(Request([1, 2], 20))
@@ -306,6 +324,32 @@ def serve_with(world: Any, blocks: list[int]) -> None:
 def test_ranks_that_disagree_on_the_number_of_blocks_are_told_so(engine: Any) -> None:
     with pytest.raises(RanksDisagree, match="the same kv_blocks on every rank: rank 0 has 64, rank 1 has 60"):
         engine.run(serve_with, [64, 60])
+
+
+def serve_others(world: Any) -> None:
+    engine = Engine(lab.tensor_parallel(make_fresh(), world), kv_blocks=9, world=world)
+    engine.run([Request([world.rank], 3)])
+
+
+def test_ranks_that_were_asked_different_things_are_told_so() -> None:
+    with pytest.raises(RanksDisagree, match="the same requests on every rank"):
+        lab.Simulator(ranks=2, kernels=False).run(serve_others)
+
+
+def serve_without_world(world: Any) -> None:
+    Engine(lab.tensor_parallel(make_fresh(), world), kv_blocks=9)
+
+
+def test_a_split_model_is_not_served_without_its_group() -> None:
+    with pytest.raises(ValueError, match="wants world=, the group that the model is split over"):
+        lab.Simulator(ranks=2, kernels=False).run(serve_without_world)
+
+
+def test_a_draft_serves_one_engine() -> None:
+    draft = Draft(make_model(seed=2))
+    Engine(make_model(), kv_blocks=9, speculate=draft)
+    with pytest.raises(ValueError, match="a Draft of its own"):
+        Engine(make_model(), kv_blocks=9, speculate=draft)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

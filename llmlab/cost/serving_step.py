@@ -1,4 +1,4 @@
-"""A model of which only the cost is there: the same scheduler runs under the virtual clock, and 70B need no memory.
+"""A step of serving, by closed form: a model of which only the cost is there, for the engine's own scheduler.
 
 A step's kernels are priced on the cluster's roofline as simulated ranks price theirs: each layer's matrix products, one
 attention kernel that reads each sequence's keys and values once, what is element-wise, and two all_reduces.
@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from llmlab.arguments import choice, instance, real
 from llmlab.comm.group import Group
@@ -36,6 +33,7 @@ class Modelled:
     cluster: str | Cluster = "h100"
     precision: str = "bf16"
     step_s: float = 0.0
+    version: int = 0  # its weights never change
 
     def __post_init__(self) -> None:
         choice("Modelled", "precision", self.precision, WIDTHS)
@@ -60,22 +58,28 @@ class Modelled:
         return 2 * self.config.n_layer * heads * self.config.head_dim * WIDTHS[self.precision]
 
     def blocks_that_fit(self, block: int = 16, share: float = 0.9) -> int:
-        """Count the blocks that fit beside the weights into this share of the memory; 0 if not even those do."""
+        """Count the blocks that fit beside the weights into this share of the memory. Raises ValueError for none."""
         assert isinstance(self.cluster, Cluster)
         room = int(self.cluster.device.memory_bytes * share) - self.weight_bytes
-        return max(0, room // (block * self.token_bytes))
+        if room < block * self.token_bytes:
+            raise ValueError(
+                f"Modelled wants room for its weights and a block on each GPU: {self.weight_bytes:,} bytes of weights "
+                f"leave none; split over more GPUs than {self.world.size}"
+            )
+        return room // (block * self.token_bytes)
 
-    def check_fits(self, blocks: int, block: int) -> None:
+    def paged(self, blocks: int, block: int) -> Modelled:
+        """Stand for itself with so many blocks. Raises ValueError where they do not fit."""
         fit = self.blocks_that_fit(block, share=1.0)
         if blocks > fit:
             raise ValueError(
                 f"Modelled wants at most {fit} blocks of {block} beside its weights on a GPU, got {blocks}"
             )
+        return self
 
-    def logits(self, chunks: Iterable[Chunk], wanted: list[int]) -> Tensor:
-        """Let a step's time pass; there are no logits to give, but as many rows as are wanted."""
+    def logits(self, chunks: Iterable[Chunk], wanted: list[int]) -> None:
+        """Let a step's time pass; there are no logits to give."""
         self.world.sleep(self.seconds(list(chunks), len(wanted)))
-        return torch.empty(len(wanted), 1, device="meta")
 
     def seconds(self, chunks: list[Chunk], wanted: int) -> float:
         """Price a step: `wanted` rows of logits after all these tokens."""
