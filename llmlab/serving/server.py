@@ -260,6 +260,7 @@ class Completions(Handler):
         self.refuse(ApiError(413, f"a request wants a body of at most {most:,} bytes", code="request_too_large"))
 
     def on_connection_close(self) -> None:
+        super().on_connection_close()  # who waits for the rest of the body need not
         self.gone = True
         self.told.put_nowait(None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -220,6 +221,21 @@ def test_what_is_no_http_hurts_nobody(server) -> None:
     for sent in (b"\0\1\2\3\r\n\r\n", b"GET\r\n\r\n", post_ + b"-5\r\n\r\n", post_ + b"99999999999\r\n\r\n"):
         raw(server, sent)
     assert post(server.url, "completions", GOOD)[0] == 200
+
+
+def test_half_a_body_leaves_nothing_that_waits_for_the_other_half() -> None:
+    with Server(make_engine(), "tiny") as server:
+        head = (
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500"
+        )
+        for _ in range(3):
+            with socket.create_connection((server.host, server.port), timeout=5) as wire:
+                wire.sendall(head + b"\r\n\r\n{")
+                time.sleep(0.1)  # until the body is waited for
+        end = time.monotonic() + 10
+        while len(waiting := asyncio.all_tasks(server._loop)) > 1 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(waiting) == 1  # the one that listens
 
 
 def raw(server, sent):
