@@ -16,7 +16,7 @@ import argparse
 import copy
 import csv
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,20 @@ from llmlab import compressing
 from llmlab.hardware import describe_machine
 
 CSV = Path(__file__).parents[1] / "data" / "measured" / "compression.csv"
-COLUMNS = ["part", "model", "what", "share", "loss", "bytes", "tokens_per_s", "seed", "settings", "machine", "date"]
+COLUMNS = [
+    "part",
+    "model",
+    "what",
+    "share",
+    "loss",
+    "bytes",
+    "tokens_per_s",
+    "seconds",
+    "seed",
+    "settings",
+    "machine",
+    "date",
+]
 VOCAB, SEQ, BATCH = 512, 64, 8
 TEACHER = {"d_model": 128, "n_layer": 3, "n_head": 4, "d_ff": 352}
 PUPIL = {"d_model": 48, "n_layer": 2, "n_head": 4, "d_ff": 128}
@@ -45,8 +58,8 @@ ROUNDINGS: dict[str, dict[str, Any]] = {
     "4 bits, groups of 32, minimum": {"bits": 4, "group": 32, "minimum": True},
     "2 bits, groups of 32, minimum": {"bits": 2, "group": 32, "minimum": True},
 }
-TEACHER_STEPS, AGAIN_STEPS, PUPIL_STEPS = 600, 60, 250
-TEACHER_RATE, AGAIN_RATES, PUPIL_RATES = 4e-3, (3e-4, 2e-3), (4e-3, 8e-3, 1.6e-2)
+TEACHER_STEPS, AGAIN_STEPS, PUPIL_STEPS = 600, 20, 120
+TEACHER_RATE, AGAIN_RATES, PUPIL_RATES = 4e-3, (3e-4, 2e-3), (8e-3, 1.6e-2)
 SHARES = (0.3, 0.5, 0.7, 0.8, 0.9)
 
 Row = dict[str, Any]
@@ -101,26 +114,29 @@ def row(part: str, model: str, what: str, loss: float | str, nbytes: int | str =
     return {"part": part, "model": model, "what": what, "loss": loss, "bytes": nbytes, **more}
 
 
-def rounded(name: str, model: lab.Transformer, loss: Callable[[Any], float], calibration: list[Any]) -> Iterator[Row]:
-    """Each way of rounding, the blocks alone and with the table; and in turn (GPTQ), with batches to calibrate on."""
-    how = {"settings": "lower is better; table: the embedding and output layer too"}
-    yield row("quantising", name, "fp32", loss(model), compressing.stored_bytes(model), **how)
-    inputs = compressing.calibrate(model, calibration) if calibration else None
-    for what, settings in ROUNDINGS.items():
-        for table in (False, True):
-            few = compressing.quantize(copy.deepcopy(model), **settings, table=table)
-            nbytes = compressing.stored_bytes(few)
-            yield row("quantising", name, what + ", table too" * table, round(loss(few), 4), nbytes, **how)
-        if inputs and settings["bits"] < 8:
-            few = compressing.quantize(copy.deepcopy(model), **settings, inputs=inputs)
-            yield row("quantising", name, what + ", in turn", round(loss(few), 4), compressing.stored_bytes(few), **how)
+def rounded(name: str, model: lab.Transformer, loss: Callable[[Any], float], ways: Collection[str]) -> Iterator[Row]:
+    """Each of these ways of rounding, in the blocks alone."""
+    yield row("quantising", name, "fp32", loss(model), compressing.stored_bytes(model))
+    for what in ways:
+        few = compressing.quantize(copy.deepcopy(model), **ROUNDINGS[what])
+        yield row("quantising", name, what, round(loss(few), 4), compressing.stored_bytes(few))
 
 
 def quantising(course: Course) -> Iterator[Row]:
+    """Each way of rounding; with the table, too; and in turn (GPTQ), with twenty batches to calibrate on."""
     model, batches = course.teacher, lab.text.batches(course.train, BATCH, SEQ, seed=5)
-    calibration = [batch for _, batch in zip(range(20), batches, strict=False)]
-    for found in rounded("small", model, course.loss, calibration):
-        yield {**found, "seed": 0, "settings": f"{model.config.n_param:,} parameters"}
+    inputs = compressing.calibrate(model, [batch for _, batch in zip(range(20), batches, strict=False)])
+    how = {"seed": 0, "settings": f"{model.config.n_param:,} parameters"}
+    for found in rounded("small", model, course.loss, ROUNDINGS):
+        yield {**found, **how}
+    for what, settings in ROUNDINGS.items():
+        ways: dict[str, dict[str, Any]] = {"table too": {"table": True}}
+        if settings["bits"] < 8:
+            ways["in turn"] = {"inputs": inputs}
+        for more, extra in ways.items():
+            few = compressing.quantize(copy.deepcopy(model), **settings, **extra)
+            nbytes = compressing.stored_bytes(few)
+            yield row("quantising", "small", f"{what}, {more}", round(course.loss(few), 4), nbytes, **how)
 
 
 def pruning(course: Course) -> Iterator[Row]:
@@ -183,8 +199,11 @@ def distilling(course: Course) -> Iterator[Row]:
         said = f"{PUPIL_STEPS} steps, best of " + ", ".join(f"lr {lr:g}: {loss:.4f}" for lr, loss in losses.items())
         for seed in (1, 2, 3):
             pupil = course.model(seed=seed, **PUPIL)
+            start = time.process_time()
             loss = course.fit(pupil, PUPIL_STEPS, best, seed, **how)
-            yield row("distilling", "pupil", what, loss, compressing.stored_bytes(pupil), seed=seed, settings=said)
+            took = round(time.process_time() - start, 1)
+            more = {"seed": seed, "seconds": took, "settings": said}
+            yield row("distilling", "pupil", what, loss, compressing.stored_bytes(pupil), **more)
 
 
 def speed_of(name: str, models: dict[str, lab.Transformer], rounds: int) -> Iterator[Row]:
@@ -222,16 +241,15 @@ def speed(course: Course) -> Iterator[Row]:
 def real(course: Course) -> Iterator[Row]:
     model, tokenizer = lab.load_pretrained("smollm2-135m")
     assert isinstance(model, lab.Transformer)
-    ids = [i for document in course.documents for i in tokenizer.encode(document)][: 4 * 193]
-    batch = torch.tensor(ids).view(4, 193)
+    ids = [i for document in course.documents for i in tokenizer.encode(document)][: 4 * 65]
+    batch = torch.tensor(ids).view(4, 65)
 
     def loss(m: Any) -> float:
         return lab.evaluate.mean_loss(m, [(batch[:, :-1], batch[:, 1:])])
 
-    for found in rounded("SmolLM2", model, loss, []):
-        yield {**found, "settings": "768 tokens of the held-out documents; the weights are Q4_1 and Q8_0 already"}
-    few = {key: compressing.quantize(copy.deepcopy(model), **ROUNDINGS[key]) for key in list(ROUNDINGS)[1::4]}
-    yield from speed_of("SmolLM2", {"fp32": model, **few}, 3)
+    ways = ["8 bits, a scale a row", "4 bits, a scale a row", "4 bits, groups of 32", "4 bits, groups of 32, minimum"]
+    for found in rounded("SmolLM2", model, loss, ways):
+        yield {**found, "settings": "256 tokens of the held-out documents; the weights are Q4_1 and Q8_0 already"}
 
 
 def part_of(found: Row) -> str:
