@@ -2,6 +2,7 @@
 
 from llmlab.cost import compute_optimal, scoring
 from llmlab.cost.calibration import Measured, calibrate
+from llmlab.cost.emitting import emit
 from llmlab.cost.growing import grow
 from llmlab.cost.kernels import layer_kernels
 from llmlab.cost.modes.pipeline import pipeline_bytes
@@ -15,6 +16,6 @@ from llmlab.cost.thresholds import THRESHOLDS, Threshold, counted_only, threshol
 
 __all__ = [
     "Measured", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold", "amdahl", "calibrate",
-    "compute_optimal", "counted_only", "fit_scaling", "grow", "gustafson", "layer_kernels", "pipeline_bytes", "plan",
-    "predict", "say_layout", "scoring", "simulate", "stacks", "threshold",
+    "compute_optimal", "counted_only", "emit", "fit_scaling", "grow", "gustafson", "layer_kernels", "pipeline_bytes",
+    "plan", "predict", "say_layout", "scoring", "simulate", "stacks", "threshold",
 ]  # fmt: skip
