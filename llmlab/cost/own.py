@@ -161,6 +161,17 @@ class OwnParallelize(Library):
         """Counted with the other numbers: see `ring_forward`."""
         return 0.0, 0.0
 
+    def ring_again(self, x: Sizes, line: Roofline) -> Numbers:
+        """All of `ring_forward`, and its kernels."""
+        moved = x.w * x.n * x.config.d_model * self.ring_forward(x) / x.layout.tp
+        return np.where(x.layout.cp > 1, line.moving(moved) + 7 * x.layout.cp * line.ramp_s, 0.0)
+
+    def beside(self, x: Sizes) -> tuple[tuple[Numbers, int], tuple[Numbers, int]]:
+        """A block is merged, and its gradients are added up, while the next one travels: see `ring_forward`."""
+        unit = x.w * x.n / x.layout.tp
+        merged = 1.5 * (1 + (x.w == 2)) * x.q_width + 9.75 * x.config.n_head
+        return (unit * merged, 7), (unit * (3 * x.q_width + 6 * x.kv_width), 8)
+
     def small_messages(self, x: Sizes, axes: dict[str, Axis]) -> tuple[Numbers, Numbers]:
         """A mixture's balance over all ranks, forward and backward, and how many tokens are coming; the split loss's
         maximum and sums."""
