@@ -36,6 +36,8 @@ def register(commands: argparse._SubParsersAction) -> None:
     )
     planning.add_argument("--top", type=int, default=10, help="layouts shown (default: 10)")
     planning.add_argument("--every", action="store_true", help="show near-duplicates too, not the best of each split")
+    planning.add_argument("--emit", metavar="SOFTWARE", help="print the best as its configuration: torchtitan, "
+                          "megatron or deepspeed")  # fmt: skip
     add_output(planning)
     planning.set_defaults(run=run_plan)
     predicting = commands.add_parser("predict", help="predict one layout", description=run_predict.__doc__)
@@ -48,6 +50,7 @@ def register(commands: argparse._SubParsersAction) -> None:
 
 def run_plan(asked: argparse.Namespace) -> None:
     """Predict every legal layout of a step, and rank those that fit. Modelled, not measured."""
+    from llmlab.cost.emitting import emit
     from llmlab.cost.planning import plan
     from llmlab.cost.plans import say_layout
 
@@ -55,8 +58,11 @@ def run_plan(asked: argparse.Namespace) -> None:
         asked.model, asked.device, gpus=asked.gpus, global_batch=asked.global_batch, seq=asked.seq,
         precision=asked.precision, recompute=asked.recompute, stack=asked.stack, zero=asked.zero,
         schedules=asked.schedules, contexts=asked.contexts, memory_share=asked.memory_share, tokens=asked.tokens,
-        prices=prices(asked), limit=asked.top,
+        prices=prices(asked), limit=1000 if asked.emit else asked.top,
     )  # fmt: skip
+    if asked.emit:
+        print(emit(found, asked.emit))
+        return
     if machine_readable(asked, found.records(asked.every)):
         return
     best = f"The best by cause: {say_layout(found[0].layout)}, recompute {found[0].recompute}"

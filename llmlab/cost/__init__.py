@@ -2,6 +2,7 @@
 
 from llmlab.cost import compute_optimal, scoring
 from llmlab.cost.calibration import Measured, calibrate
+from llmlab.cost.emitting import emit
 from llmlab.cost.growing import grow
 from llmlab.cost.kernels import layer_kernels
 from llmlab.cost.modes.pipeline import pipeline_bytes
@@ -19,7 +20,7 @@ from llmlab.cost.thresholds import THRESHOLDS, Threshold, counted_only, threshol
 
 __all__ = [
     "Measured", "Modelled", "Options", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold",
-    "amdahl", "calibrate", "check_rows", "compute_optimal", "counted_only", "draw_requests", "fit_scaling", "grow",
-    "gustafson", "kv_bytes", "layer_kernels", "pipeline_bytes", "plan", "predict", "say_layout", "scoring", "serve",
-    "simulate", "stacks", "threshold",
+    "amdahl", "calibrate", "check_rows", "compute_optimal", "counted_only", "draw_requests", "emit", "fit_scaling",
+    "grow", "gustafson", "kv_bytes", "layer_kernels", "pipeline_bytes", "plan", "predict", "say_layout", "scoring",
+    "serve", "simulate", "stacks", "threshold",
 ]  # fmt: skip

@@ -166,6 +166,17 @@ class OwnParallelize(Library):
         """Counted with the other numbers: see `ring_forward`."""
         return 0.0, 0.0
 
+    def ring_again(self, x: Sizes, line: Roofline) -> Numbers:
+        """All of `ring_forward`, and its kernels."""
+        moved = x.w * x.n * x.config.d_model * self.ring_forward(x) / x.layout.tp
+        return np.where(x.layout.cp > 1, line.moving(moved) + 7 * x.layout.cp * line.ramp_s, 0.0)
+
+    def beside(self, x: Sizes) -> tuple[tuple[Numbers, int], tuple[Numbers, int]]:
+        """A block is merged, and its gradients are added up, while the next one travels: see `ring_forward`."""
+        unit = x.w * x.n / x.layout.tp
+        merged = 1.5 * (1 + (x.w == 2)) * x.q_width + 9.75 * x.config.n_head
+        return (unit * merged, 7), (unit * (3 * x.q_width + 6 * x.kv_width), 8)
+
     def small_messages(self, x: Sizes, axes: dict[str, Axis]) -> tuple[Numbers, Numbers]:
         """A mixture's balance over all ranks, forward and backward, and how many tokens are coming; the split loss's
         maximum and sums."""
@@ -342,7 +353,17 @@ class OwnParallelize(Library):
     def block_bytes(self, x: Sizes) -> Numbers:
         """Bytes that a block's backward works with: gradients of inner values and of the residual stream."""
         again = np.where(np.asarray(x.recompute) == 2, self.layer_bytes(x, 0), 0)
-        return again + x.w * x.n * x.config.d_model * (2 + inner(x) / x.layout.tp)
+        mlp = 2 + inner(x) / x.layout.tp
+        return again + x.w * x.n * x.config.d_model * np.maximum(mlp, self.ring_numbers(x))
+
+    def ring_numbers(self, x: Sizes) -> Numbers:
+        """Numbers for each hidden one that a ring's backward works with, less what its MLP has given back by then: the
+        queries' and the output's gradients, keys and values in use and on their way, and the fp32 sums that go round.
+        From nine recorded runs of wide and of grouped heads."""
+        narrow, waiting = x.w == 2, np.minimum(x.layout.cp - 1, 2)
+        queries, keys = (4.7, 12 + 2 * waiting) if narrow else (3.2, 4 + 4 * waiting)
+        heads = (queries * x.q_width + keys * x.kv_width) / x.config.d_model
+        return np.where(x.layout.cp > 1, (heads - 2 * inner(x)) / x.layout.tp - 1, 0)
 
     def loss_bytes(self, x: Sizes) -> tuple[Numbers, Numbers]:
         """Bytes kept from the loss's forward to its backward, in fp32, and those that either works with beside them."""

@@ -128,6 +128,15 @@ class Library:
         ahead, back = (x.w + 8) * x.q_width, 3 * x.w * (x.q_width + 2 * x.kv_width)
         return 0.75 * x.n * ahead / x.layout.tp, 0.75 * x.n * back / x.layout.tp
 
+    def ring_again(self, x: Sizes, line: Roofline) -> Numbers:
+        """Seconds that selective recomputing of a ring takes beside attention, its hops and what `merging` counts."""
+        return 0.0
+
+    def beside(self, x: Sizes) -> tuple[tuple[Numbers, int], tuple[Numbers, int]]:
+        """What a hop hides behind, beside a step's attention: bytes and kernels, forward and backward."""
+        ahead, back = self.merging(x)
+        return (ahead, 2), (back, 3)
+
     def small_messages(self, x: Sizes, axes: dict[str, Axis]) -> tuple[Numbers, Numbers]:
         """Seconds of what is all latency: of a layer's two passes, and of the loss."""
         return 0.0, 0.0

@@ -83,7 +83,7 @@ def _layer(
     )
     computed = [{cause: keep[cause] * getattr(part, cause) for cause in COMPUTED} for part in (ahead, back)]
     forward, backward = (sum(part.values()) for part in computed)
-    core = keep["attention"] * ahead.attention + shown_cp[0]
+    core = keep["attention"] * ahead.attention + shown_cp[0] + software.ring_again(x, line)
     # by x.recompute: none, selective (attention alone), full
     again = np.choose(x.recompute, [0.0, core, forward + shown_cp[0] + tp + ep - software.spared(x, line, region)])
     layer = {cause: computed[0][cause] + computed[1][cause] for cause in COMPUTED} | {
@@ -102,19 +102,27 @@ def context_parallel(
 ) -> tuple[list[Numbers], list[Numbers]]:
     """A layer's seconds of context traffic, and of those that show, forward and backward; `attention`: its own seconds.
 
-    A ring's hops hide behind attention; adding each step's output to the others' does not, nor does the latency of what
-    it launches. Ulysses exchanges tokens for heads before and after attention, and nothing hides it.
+    A ring's hop hides behind a step's attention and, after the first, behind adding its output to the others'; that
+    adding does not hide. Ulysses exchanges tokens for heads before and after attention, and nothing hides it.
     """
     steps, hop = x.layout.cp - 1, network.context_parallel(x, cp)
     wide, home = software.gradient_hops(x)  # backward's hops carry keys and values, and their gradients
-    merging = [steps * line.moving(nbytes) for nbytes in software.merging(x)]
-    ring = [steps * hop, steps * (1 + wide) * hop]
+    merging = [line.moving(nbytes) for nbytes in software.merging(x)]
+    beside = [line.moving(nbytes) + kernels * line.ramp_s for nbytes, kernels in software.beside(x)]
+    block = [seconds / x.layout.cp for seconds in attention]
+
+    def over(i: int, traffic: Numbers, added: int = 1) -> Numbers:  # of a hop, over what is computed meanwhile
+        return np.maximum(0.0, traffic - block[i] - added * beside[i])
+
+    first = [over(0, hop, 0), over(1, hop, 0) + over(1, wide * hop)]  # gradients go on a block later than keys
+    rest = [over(0, hop), over(1, (1 + wide) * hop)]
     last = [0.0, home * wide * hop]
-    shown = [np.maximum(0.0, ring[i] - attention[i]) + last[i] + merging[i] for i in (0, 1)]
+    shown = [(steps > 0) * (first[i] + (steps - 1) * rest[i] + last[i]) + steps * merging[i] for i in (0, 1)]
+    ring = [steps * (hop + merging[0]), steps * ((1 + wide) * hop + merging[1]) + last[1]]
     heads = np.maximum(x.kv_width, x.kv_width / x.config.n_kv_head * x.layout.cp * x.layout.tp)  # copied, where few
     exchanged = cp.all_to_all(x.w * x.n * 2 * (x.q_width + np.minimum(heads, x.q_width)) / x.layout.tp)
     ulysses = np.asarray(x.layout.context) == "ulysses"
-    traffic: list[Numbers] = [np.where(ulysses, exchanged, ring[i] + last[i] + merging[i]) for i in (0, 1)]
+    traffic: list[Numbers] = [np.where(ulysses, exchanged, ring[i]) for i in (0, 1)]
     return traffic, [np.where(ulysses, exchanged, each) for each in shown]
 
 

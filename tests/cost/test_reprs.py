@@ -31,9 +31,10 @@ def test_many_predictions_say_how_many_and_between_what():
 
 def test_a_plan_is_ten_lines_at_most_and_a_table_of_as_many(planned):
     shown = min(10, len(planned.shortlist))
-    assert repr(planned) == str(planned) and len(repr(planned).splitlines()) == 1 + shown
+    assert repr(planned) == str(planned) and len(repr(planned).splitlines()) == 2 + shown
+    assert repr(planned).splitlines()[-1] == planned.advice and planned.advice in planned._repr_html_()
     html = planned._repr_html_()
-    assert html.count("<tr>") == 1 + shown and "on 8 GPUs" in html and "modelled" in html and "1e+09 tokens" in html
+    assert html.count("<tr>") == 1 + shown and "8 x a100" in html and "modelled" in html and "1e+09 tokens" in html
     assert len(repr(planned[0])) < 250 and repr(planned[0].prediction) in repr(planned[0])
 
 

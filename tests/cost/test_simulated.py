@@ -64,3 +64,15 @@ def test_a_drawn_case_is_legal_and_always_the_same():
 def test_an_illegal_layout_is_refused():
     with pytest.raises(ValueError, match="n_head"):
         simulate(dataclasses.replace(SMALL, n_head=16), Layout(tp=3), "a100", global_batch=1, seq=512)
+
+
+@pytest.mark.parametrize(("n_kv_head", "head_dim", "cp"), [(8, 256, 4), (2, 512, 4), (8, 128, 2)])
+def test_wide_heads_on_a_ring_are_within_5_percent(n_kv_head, head_dim, cp):
+    config = Config(
+        vocab_size=512, d_model=512, n_layer=2, n_head=8, n_kv_head=n_kv_head, max_seq=2048, head_dim=head_dim
+    )
+    asked = {"global_batch": 4, "seq": 2048}
+    simulated = simulate(config, Layout(cp=cp), "h100", **asked)
+    predicted = predict(config, Layout(cp=cp), "h100", stack="llmlab", **asked)
+    assert predicted.seconds == pytest.approx(simulated.seconds, rel=0.05)
+    assert predicted.memory_bytes == pytest.approx(simulated.memory_bytes, rel=0.05)
