@@ -9,6 +9,7 @@ from llmlab.cost.options import Options
 from llmlab.cost.planning import plan
 from llmlab.cost.plans import Prices, say_layout
 from llmlab.cost.prediction import RECOMPUTE, Prediction, predict
+from llmlab.cost.provenance import Source, provenance
 from llmlab.cost.published import check_rows
 from llmlab.cost.scaling import amdahl, fit_scaling, gustafson
 from llmlab.cost.simulated import simulate
@@ -16,8 +17,8 @@ from llmlab.cost.stack import Stack, stacks
 from llmlab.cost.thresholds import THRESHOLDS, Threshold, counted_only, threshold
 
 __all__ = [
-    "Measured", "Options", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold", "amdahl",
-    "calibrate", "check_rows", "compute_optimal", "counted_only", "fit_scaling", "grow", "gustafson",
-    "layer_kernels", "pipeline_bytes", "plan", "predict", "say_layout", "scoring", "simulate", "stacks",
-    "threshold",
+    "Measured", "Options", "Prediction", "Prices", "RECOMPUTE", "Source", "Stack", "THRESHOLDS", "Threshold",
+    "amdahl", "calibrate", "check_rows", "compute_optimal", "counted_only", "fit_scaling", "grow", "gustafson",
+    "layer_kernels", "pipeline_bytes", "plan", "predict", "provenance", "say_layout", "scoring", "simulate",
+    "stacks", "threshold",
 ]  # fmt: skip
