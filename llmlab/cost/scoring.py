@@ -123,11 +123,6 @@ class Score:
     inside: float
 
     @property
-    def constant(self) -> float:
-        """The first yardstick's error."""
-        return self.own
-
-    @property
     def skill(self) -> float:
         """1: no error; 0: no better than the given constant."""
         return 1 - self.error / self.given

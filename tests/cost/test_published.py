@@ -67,6 +67,15 @@ def test_the_median_of_tables_left_out_is_near_a_tenth():
     assert np.median([float(row["left_out"]) for row in KEPT.values()]) <= 0.13
 
 
+def test_more_constants_fit_better_and_predict_worse():
+    """What notebook 31 says of over-fitting, as recorded."""
+    steps = {row["owners"]: row for row in read_facts("measured", "prediction_owners.csv")}
+    fitted, unseen = ({n: float(row[c]) for n, row in steps.items()} for c in ("fitted_mean", "left_out_mean"))
+    free, shrunk = "a free set for each software", "all owners, shrunk"
+    assert fitted[free] == min(fitted.values()) and unseen[free] == max(unseen.values())
+    assert unseen[shrunk] == min(unseen.values()) and fitted[shrunk] < fitted["everyone"]
+
+
 def test_the_interval_holds_for_tables_left_out():
     assert 0.85 <= np.mean([float(row["left_out_inside"]) for row in KEPT.values()]) <= 0.95
 
