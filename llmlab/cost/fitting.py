@@ -58,7 +58,7 @@ class Group:
             value = getattr(stack, constant) * np.exp(STEP)
             moved = dataclasses.replace(stack, **{constant: min(value, 1.0) if constant == "overlap" else value})
             found[constant] = (self.misses(moved) - now) / STEP
-        found["pace"] = sum(power * found[constant] for constant, power in PACED.items())
+        found["pace"] = reduce(add, (power * found[constant] for constant, power in PACED.items()))
         return {key: found[key[2]] for key in keys}
 
     def keys(self, widths: Widths) -> Iterator[Key]:
