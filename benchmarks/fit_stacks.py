@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from llmlab.cost.fitting import owners_of, residuals, stacks_of
-from llmlab.cost.ownership import MEASURED, WIDTHS, Owners
+from llmlab.cost.ownership import MEASURED, WIDTHS, Owners, fitted
 from llmlab.cost.published import Rows
 from llmlab.cost.scoring import fit_activations, fit_owners, read_memory_tables, read_tables
 from llmlab.cost.stack import Stack
@@ -39,9 +39,16 @@ def constants(owners: Owners, tables: dict[str, Rows]) -> Iterable[dict[str, obj
 def habits(stack: Stack, tables: dict[str, Rows]) -> dict[str, object]:
     """A row of what a software is known to do."""
     own = next((rows.rows[0].software for rows in tables.values() if rows.stack == stack.name), None)
-    known = own or {"fused_attention": "yes", "overlap_gradients": "yes", "gradient_bytes": 4}
+    known = own or {
+        "fused_attention": "yes",
+        "overlap_gradients": "yes",
+        "gradient_bytes": 4,
+        "fused_accumulation": "no",
+    }
     numbers = {name: f"{getattr(stack, name):.4g}" for name in ("activations", "spread", "tp_overlap", "ep_overlap")}
-    flags = {name: known[name] for name in ("fused_attention", "overlap_gradients", "gradient_bytes")}
+    flags = {
+        name: known[name] for name in ("fused_attention", "overlap_gradients", "gradient_bytes", "fused_accumulation")
+    }
     return {"name": stack.name, "fitted_to": stack.fitted_to or "all of them alike"} | numbers | flags
 
 
@@ -54,7 +61,7 @@ def write(name: str, rows: list[dict[str, object]]) -> None:
 
 def main() -> None:
     tables, memory = read_tables(), read_memory_tables()
-    owners = fit_owners(tables)
+    owners = fit_owners(tables, fitted())  # from the last fit, to spare rounds
     write("constants.csv", list(constants(owners, tables)))
     stacks = stacks_of(owners, tables, residuals(owners, tables))
     factors = {name: fit_activations(rows, stacks[name]) for name, rows in memory.items()}

@@ -10,6 +10,7 @@ from llmlab.cost.options import Options
 from llmlab.cost.planning import plan
 from llmlab.cost.plans import Prices, say_layout
 from llmlab.cost.prediction import RECOMPUTE, Prediction, predict
+from llmlab.cost.provenance import Source, provenance
 from llmlab.cost.published import check_rows
 from llmlab.cost.scaling import amdahl, fit_scaling, gustafson
 from llmlab.cost.serving import draw_requests, kv_bytes, serve
@@ -19,8 +20,8 @@ from llmlab.cost.stack import Stack, stacks
 from llmlab.cost.thresholds import THRESHOLDS, Threshold, counted_only, threshold
 
 __all__ = [
-    "Measured", "Modelled", "Options", "Prediction", "Prices", "RECOMPUTE", "Stack", "THRESHOLDS", "Threshold",
-    "amdahl", "calibrate", "check_rows", "compute_optimal", "counted_only", "draw_requests", "emit", "fit_scaling",
-    "grow", "gustafson", "kv_bytes", "layer_kernels", "pipeline_bytes", "plan", "predict", "say_layout", "scoring",
-    "serve", "simulate", "stacks", "threshold",
+    "Measured", "Modelled", "Options", "Prediction", "Prices", "RECOMPUTE", "Source", "Stack", "THRESHOLDS",
+    "Threshold", "amdahl", "calibrate", "check_rows", "compute_optimal", "counted_only", "draw_requests", "emit",
+    "fit_scaling", "grow", "gustafson", "kv_bytes", "layer_kernels", "pipeline_bytes", "plan", "predict",
+    "provenance", "say_layout", "scoring", "serve", "simulate", "stacks", "threshold",
 ]  # fmt: skip

@@ -136,7 +136,16 @@ def fit(
         data = root * tame(np.log(seconds(stack_at(point)) / measured))
         return np.concatenate([data, point / width])
 
-    found = stack_at(_least_squares(misses, np.zeros(len(width)), rounds))
+    free = [len(width) - 1] if together else list(range(len(width)))
+
+    def of_free(point: np.ndarray) -> np.ndarray:
+        whole = np.zeros(len(width))
+        whole[free] = point
+        return misses(whole)
+
+    best = np.zeros(len(width))
+    best[free] = _least_squares(of_free, np.zeros(len(free)), rounds)
+    found = stack_at(best)
     left = np.log(measured / seconds(found))
     return dataclasses.replace(found, spread=residual_spread(left, start.spread, weights))
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from llmlab.cost.calibration import NOISE, tame
 from llmlab.cost.ownership import MEASURED, PACED, WIDTHS, Key, Owners
 from llmlab.cost.published import PublishedRow, Rows, row_stack
 from llmlab.cost.sizes import Sizes
-from llmlab.cost.stack import CONSTANTS, Stack, owned
+from llmlab.cost.stack import CONSTANTS, NARROW, Stack, owned
 from llmlab.cost.step import step_seconds
 
 Widths = Mapping[str, Mapping[str, float]]
@@ -41,7 +40,7 @@ class Group:
 
     def stack(self, owners: Owners) -> Stack:
         name = self.row.software["stack"]
-        known = dataclasses.replace(owned(name, owners), **habits(self.row))
+        known = with_habits(owned(name, owners), self.row)
         return row_stack(self.row, {"typical": known}).on(self.row.cluster)
 
     def misses(self, stack: Stack) -> np.ndarray:
@@ -53,10 +52,13 @@ class Group:
         """How the misses change with each owner's logarithm: owners of one constant share its slope."""
         stack, found = self.stack(owners), {}
         for constant in (*CONSTANTS, "fp8", "overlap"):
+            if constant == "fp8" and self.row.precision not in NARROW:
+                found[constant] = 0 * now
+                continue
             value = getattr(stack, constant) * np.exp(STEP)
             moved = dataclasses.replace(stack, **{constant: min(value, 1.0) if constant == "overlap" else value})
             found[constant] = (self.misses(moved) - now) / STEP
-        found["pace"] = sum(power * found[constant] for constant, power in PACED.items())
+        found["pace"] = reduce(add, (power * found[constant] for constant, power in PACED.items()))
         return {key: found[key[2]] for key in keys}
 
     def keys(self, widths: Widths) -> Iterator[Key]:
@@ -64,9 +66,10 @@ class Group:
             yield from ((kind, name, constant) for constant in widths.get(kind, ()))
 
 
-def habits(row: PublishedRow) -> dict[str, float]:
-    """What is known of a software's overlap of its other traffic."""
-    return {name: float(row.software[f"{name}_share"] or 0) for name in ("tp_overlap", "ep_overlap")}
+def with_habits(stack: Stack, row: PublishedRow) -> Stack:
+    """The stack with what is known of its software's overlap of other traffic."""
+    tp, ep = (float(row.software[f"{name}_share"] or 0) for name in ("tp_overlap", "ep_overlap"))
+    return dataclasses.replace(stack, tp_overlap=tp, ep_overlap=ep)
 
 
 def owners_of(row: PublishedRow) -> dict[str, str]:
@@ -132,6 +135,34 @@ def fit(tables: Mapping[str, Rows], start: Owners | None = None, rounds: int = 1
     return Owners({**at(point).logs, **seen}, dict(zip(keys, map(float, sigmas), strict=True)))
 
 
+def leave_out(tables: Mapping[str, Rows], owners: Owners, widths: Widths = WIDTHS) -> dict[str, Owners]:
+    """The constants without each table in its turn, to first order: one step from `owners`, fitted to all of them.
+
+    All leave-outs share the slopes there. What only the table itself told of is at its prior.
+    """
+    parts = [(name, part) for name, rows in tables.items() for part in groups({name: rows})]
+    keys = sorted({key for _, part in parts for key in part.keys(widths)})
+    place = {key: i for i, key in enumerate(keys)}
+    priors = [MEASURED.get(key, (0.0, widths[key[0]][key[2]])) for key in keys]
+    middle, width = (np.array(each) for each in zip(*priors, strict=True))
+    point = np.array([owners.logs[key] for key in keys])
+    normals = {name: np.zeros((len(keys), len(keys))) for name in tables}
+    slopes = {name: np.zeros(len(keys)) for name in tables}
+    told = {name: {key for other, part in parts if other != name for key in part.keys(widths)} for name in tables}
+    for name, part in parts:
+        misses = part.misses(part.stack(owners))
+        rates = part.slopes(owners, misses, part.keys(widths))
+        mine, rate = [place[key] for key in rates], np.stack(list(rates.values()), axis=1)
+        normals[name][np.ix_(mine, mine)] += rate.T @ rate
+        slopes[name][mine] += rate.T @ misses
+    normal, slope = np.diag(1 / width**2) + sum(normals.values()), (point - middle) / width**2 + sum(slopes.values())
+    found = {}
+    for name in tables:
+        there = point - np.linalg.solve(normal - normals[name], slope - slopes[name])
+        found[name] = Owners({key: float(x) for key, x in zip(keys, there, strict=True) if key in told[name]})
+    return found
+
+
 def stacks_of(
     owners: Owners, tables: Mapping[str, Rows], spreads: Mapping[str, float] | None = None
 ) -> dict[str, Stack]:
@@ -141,8 +172,8 @@ def stacks_of(
     for name, own in by_software(tables).items():
         row = tables[own[0]].rows[0]
         known = spreads.get(name, spreads["typical"])
-        said: dict[str, Any] = {"spread": known, "fitted_to": "; ".join(own), **habits(row)}
-        found[name] = dataclasses.replace(owned(name, owners), **said)
+        stack = with_habits(owned(name, owners), row)
+        found[name] = dataclasses.replace(stack, spread=known, fitted_to="; ".join(own))
     return found
 
 

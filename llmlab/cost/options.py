@@ -10,14 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmlab.arguments import choice, real, string, whole
-from llmlab.cost.stack import Stack
+from llmlab.cost.stack import RECIPES, Stack
 from llmlab.hardware import Cluster
 from llmlab.hardware import cluster as find_cluster
-
-# For each recipe of 8 bits: bytes moved for each number that goes into a product, and the products' share of the usual
-# rate. Scales of the step before (delayed) and of blocks (mxfp8) want one reading; of this tensor, or its rows, a
-# second for the largest. Products scaled by row have kernels of their own, about a quarter slower: ASSUMED.
-RECIPES = {"delayed": (4.0, 1.0), "mxfp8": (4.0, 1.0), "tensorwise": (6.0, 1.0), "rowwise": (6.0, 0.75)}
 
 HIDDEN = 0.5  # of the traffic, where a stack's own habit is to hide none: ASSUMED
 
@@ -69,8 +64,7 @@ class Options:
             if (overlap := getattr(self, name)) is not None:
                 said[name] = (getattr(stack, name) or HIDDEN) if overlap else 0.0
         if self.fp8_recipe:
-            cast, share = RECIPES[self.fp8_recipe]
-            said |= {"cast": cast, "fp8": stack.fp8 * share}
+            stack = stack.with_recipe(self.fp8_recipe)
         return dataclasses.replace(stack, **said)
 
     def cluster(self, cluster: str | Cluster) -> Cluster:

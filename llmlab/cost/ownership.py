@@ -83,9 +83,27 @@ class Owners:
 @cache
 def fitted() -> Owners:
     """The constants that `benchmarks/fit_stacks.py` wrote."""
-    rows = read_facts("published", "constants.csv")
+    rows = _rows()
     keys = [(row["kind"], row["owner"], row["constant"]) for row in rows]
     return Owners(
         {key: float(row["log"]) for key, row in zip(keys, rows, strict=True)},
         {key: float(row["sigma"]) for key, row in zip(keys, rows, strict=True)},
     )
+
+
+def found_by(constant: str, owners: Mapping[str, str]) -> tuple[str, str]:
+    """How a constant of these owners was found, and whose it is: MEASURED where one of them was, FITTED where rows
+    moved one beside everyone's, else ASSUMED."""
+    rows = {(row["kind"], row["owner"], row["constant"]): row["status"] for row in _rows()}
+    names = {constant, "pace"} if constant in PACED else {constant}
+    own = {kind: {rows.get((kind, name, each), "") for each in names} for kind, name in owners.items() if name}
+    for status in ("MEASURED", "FITTED"):
+        mine = [f"{kind} {owners[kind]}" for kind, found in own.items() if status in found]
+        if mine:
+            return status, ", ".join(mine)
+    return "ASSUMED", "as everyone"
+
+
+@cache
+def _rows() -> list[dict[str, str]]:
+    return read_facts("published", "constants.csv")

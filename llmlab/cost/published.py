@@ -7,6 +7,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from llmlab.cost.arrays import LayoutColumns, ModelColumns, Numbers
 from llmlab.cost.prediction import RECOMPUTE, Prediction, predict_sizes
 from llmlab.cost.reading import Row, RowLayout, RowModel
 from llmlab.cost.sizes import NUMBER_BYTES, Sizes
+from llmlab.cost.software import FUSED, LIBRARY
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.hardware.facts import facts
@@ -41,6 +43,7 @@ class PublishedRow:
     shard: int
     overlap: bool
     tp_overlap: bool
+    recipe: str
     seconds: float | None
     memory_gib: float | None
     ran: bool
@@ -78,6 +81,7 @@ class Rows:
                 row.software["release"],
                 row.overlap,
                 row.tp_overlap,
+                row.recipe,
             )
             groups[key].append(index)
         self.rows = rows
@@ -110,6 +114,11 @@ class Rows:
         )
         return work / self.seconds
 
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """The same, counted once: it is the measured seconds', whatever the stack."""
+        return self.reached(self.predictions({"typical": Stack()}))
+
     @property
     def stack(self) -> str:
         """The software's stack; a table has one."""
@@ -129,10 +138,11 @@ def row_stack(row: PublishedRow, stacks: Mapping[str, Stack]) -> Stack:
     """The stack a row ran with, of its own release, with the habits that the row states."""
     found = stacks.get(row.software["stack"], stacks["typical"])
     return dataclasses.replace(
-        found,
+        found.with_recipe(row.recipe),
         release=row.software["release"],
         fused_attention=row.software["fused_attention"] == "yes",
         overlap_gradients=row.overlap,
+        software=FUSED if row.software["fused_accumulation"] == "yes" else LIBRARY,
         tp_overlap=found.tp_overlap if row.tp_overlap else 0.0,
     )
 
@@ -164,6 +174,7 @@ def _read(row: Row) -> PublishedRow:
         gradient_bytes=4 if wide_reduce else int(facts["gradient_bytes"]),
         shard=reading.sharers(row, on, facts),
         overlap=overlap,
+        recipe=reading.recipe(row, facts),
         tp_overlap="async TP" in row.get("extra", "") or facts["tp_overlap"] == "yes",
         seconds=reading.seconds(row, config, tokens),
         memory_gib=float(row["memory_gb"]) if row["memory_gb"] else None,

@@ -133,7 +133,7 @@ def software(row: Row) -> dict[str, str] | None:
     on, known = cluster_of(row), _softwares()
     places = (on.network, on.device.generation) if on else ()
     facts = next((known[key] for key in (*(f"{name} on {place}" for place in places), name) if key in known), None)
-    return {**facts, "release": release} if facts else None
+    return {**facts, "release": variant(row, release)} if facts else None
 
 
 @cache
@@ -184,6 +184,19 @@ def number_in(row: Row, word: str) -> int:
     """A number that a row's remarks state as `word=8`, else 0."""
     found = re.search(rf"(^|[^_a-z]){word}=(\d+)", row.get("extra") or "")
     return int(found[2]) if found else 0
+
+
+def recipe(row: Row, facts: Row) -> str:
+    """How narrow products are scaled: as stated, else as the software does."""
+    stated = next((name for name in ("tensorwise", "rowwise") if name in (row.get("extra") or "")), "")
+    return stated or facts["fp8_recipe"] or "delayed"
+
+
+def variant(row: Row, release: str) -> str:
+    """A release, and what else makes a software another one: kernels not compiled, tokens dropped for one shape."""
+    eager = "variant=none" in (row.get("extra") or "")
+    drops = "tokendrop" in row["model"]
+    return " ".join(word for word in (release, "eager" * eager, "dropping" * drops) if word)
 
 
 def degrees(row: Row) -> tuple[int, int, int, int]:

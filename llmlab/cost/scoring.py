@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmlab.cost import fitting
 from llmlab.cost.calibration import refine
 from llmlab.cost.fitting import Widths, fit, residuals, stacks_of
 from llmlab.cost.ownership import WIDTHS, Owners
@@ -52,6 +53,11 @@ def fit_owners(
 ) -> Owners:
     """Fit every owner's constants to these tables; of a long one, rows evenly spaced."""
     return fit({name: _thinned(rows) for name, rows in tables.items()}, start, rounds, widths)
+
+
+def leave_out(tables: Mapping[str, Rows], owners: Owners, widths: Widths = WIDTHS) -> dict[str, Owners]:
+    """The same constants without each table in its turn, to first order; see `cost.fitting.leave_out`."""
+    return fitting.leave_out({name: _thinned(rows) for name, rows in tables.items()}, owners, widths)
 
 
 def _thinned(rows: Rows) -> Rows:
@@ -117,11 +123,6 @@ class Score:
     inside: float
 
     @property
-    def constant(self) -> float:
-        """The first yardstick's error."""
-        return self.own
-
-    @property
     def skill(self) -> float:
         """1: no error; 0: no better than the given constant."""
         return 1 - self.error / self.given
@@ -170,8 +171,7 @@ def score(
 
 def given_constant(tables: Mapping[str, Rows], name: str = "") -> float:
     """The median share of peak that the rows of all tables but this one reached: the second yardstick."""
-    ideal = {"typical": Stack()}
-    reached = [rows.reached(rows.predictions(ideal)) for table, rows in tables.items() if table != name]
+    reached = [rows.shares for table, rows in tables.items() if table != name]
     return float(np.median(np.concatenate(reached)))
 
 
@@ -200,9 +200,10 @@ def regrets(rows: Rows, stacks: dict[str, Stack]) -> list[float]:
 
 
 def left_out(tables: Mapping[str, Rows], name: str, start: Owners | None = None) -> dict[str, Stack]:
-    """Stacks for this table, with constants fitted to every table but it, from `start` to spare rounds."""
+    """Stacks for this table, with constants fitted to every table but it. `start`: theirs to first order, one more
+    round from there (see `leave_out`)."""
     others = {table: rows for table, rows in tables.items() if table != name}
-    owners = fit_owners(others, start, rounds=12 if start is None else 3)
+    owners = fit_owners(others, start, rounds=12 if start is None else 1)
     return stacks_of(owners, others, residuals(owners, others))
 
 

@@ -8,6 +8,7 @@ where a digit follows, in bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -87,8 +88,12 @@ class Library:
         return x.n * x.config.d_model * ((whole + self.sorting(x)) * x.split + split / x.layout.tp)
 
     def accumulate(self, x: Sizes) -> Numbers:
-        """Bytes for each parameter and micro-batch: add to the gradient (r w, r g, w g), unless it is the only one."""
-        return np.where((x.m > 1) | (x.g != x.w), x.w + 2 * x.g, 0)
+        """Bytes for each parameter and micro-batch: add to the gradient (r w, r g, w g), unless it is the only one.
+
+        ZeRO-3 scatters it and adds to a shard.
+        """
+        added = np.where((x.m > 1) | (x.g != x.w), x.w + 2 * x.g, 0)
+        return np.where(np.asarray(x.layout.zero) == 3, 0, added)
 
     def vocabulary(self, x: Sizes) -> Numbers:
         """Logits of a token on a rank: padded to what 128 divides there, as by Megatron."""
@@ -198,11 +203,11 @@ class Library:
         passes = 1 + x.layout.pp * (v - 1) / v
         ahead, back = forward.times(passes * (v > 1)), backward.times(passes)
         reduced = back.shown(gradients) + ahead.shown(weights)
-        shown = [  # by stage of ZeRO, 0 to 3; ZeRO-2 reduces every micro-batch, ZeRO-3 gathers too
+        shown: list[Any] = [  # by stage of ZeRO, 0 to 3; ZeRO-2 reduces every micro-batch, ZeRO-3 gathers too
             back.shown(summed), reduced, m * backward.shown(gradients) + weights,
             m * (forward.shown(weights) + backward.shown(weights + gradients)),
         ]  # fmt: skip
-        total = [summed, gradients + weights, m * gradients + weights, m * (2 * weights + gradients)]
+        total: list[Any] = [summed, gradients + weights, m * gradients + weights, m * (2 * weights + gradients)]
         return np.choose(zero, total), np.choose(zero, shown)
 
     def buckets(self, x: Sizes) -> Numbers:
@@ -216,6 +221,17 @@ class Library:
     def memory(self, x: Sizes, stage: Counts, fused: bool, activations: float) -> ByName:
         """Bytes of a rank of this stage, by category. `activations`: a factor on those kept for backward."""
         return stage_memory(x, stage, fused, activations)
+
+
+class FusedLibrary(Library):
+    """A library whose product for a weight's gradient adds to the gradient that is there."""
+
+    def accumulate(self, x: Sizes) -> Numbers:
+        """Bytes beside what a product writes (w): r g, w g."""
+        return np.where(super().accumulate(x) > 0, 2 * x.g - x.w, 0)
+
+
+LIBRARY, FUSED = Library(), FusedLibrary()
 
 
 def inner(x: Sizes) -> Numbers:

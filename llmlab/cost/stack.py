@@ -20,12 +20,16 @@ from llmlab.cost.own import OwnParallelize
 from llmlab.cost.ownership import START, Owners, fitted
 from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
-from llmlab.cost.software import Library
+from llmlab.cost.software import FUSED, LIBRARY, Library
 from llmlab.hardware import Cluster, Device
 from llmlab.hardware.facts import read_facts
 
 CONSTANTS = ("matmul", "attention", "memory", "host", "intra", "inter", "congestion")
 NARROW = {"nvfp4": "fp4", "mxfp8": "fp8", "fp8": "fp8"}  # what products are computed in; all else is in 16 bits
+# For each recipe of 8 bits: bytes moved for each number that goes into a product, and the products' share of the usual
+# rate. Scales of the step before (delayed) and of blocks (mxfp8) want one reading; of this tensor, or its rows, a
+# second for the largest. Products scaled by row have kernels of their own, about a quarter slower: ASSUMED.
+RECIPES = {"delayed": (4.0, 1.0), "mxfp8": (4.0, 1.0), "tensorwise": (6.0, 1.0), "rowwise": (6.0, 0.75)}
 # NVIDIA's NVFP4 recipe keeps about a sixth of the linear layers in bf16, at a quarter of the rate: 1 / (5/6 + 4/6).
 FP4 = 0.67
 OVERLAP = 0.7  # of a pass, gradients and gathered weights travel behind it, where nothing else is known
@@ -57,7 +61,7 @@ class Stack:
     activations: float = 1.0
     fused_attention: bool = True
     overlap_gradients: bool = True
-    software: Library = Library()
+    software: Library = LIBRARY
     gradient_bytes: int = 0  # of one accumulated gradient; 0: as wide as an activation
     spread: float = 0.35
     fitted_to: str = ""
@@ -93,6 +97,11 @@ class Stack:
             name: getattr(self, name) * self.owners.factor(name, places) for name in (*CONSTANTS, "fp8")
         }
         return dataclasses.replace(self, owners=None, **joined)
+
+    def with_recipe(self, name: str) -> Stack:
+        """The same with narrow products by one of RECIPES."""
+        cast, share = RECIPES[choice("with_recipe", "name", name, RECIPES)]
+        return dataclasses.replace(self, cast=cast, fp8=self.fp8 * share)
 
     def spread_on(self, cluster: Cluster, precision: str) -> float:
         """Half of the 90% interval of a prediction's logarithm: `spread`, and where constants have owners, what whole
@@ -159,6 +168,7 @@ def _table() -> dict[str, Stack]:
             ep_overlap=float(row["ep_overlap"]),
             fused_attention=row["fused_attention"] == "yes",
             overlap_gradients=row["overlap_gradients"] == "yes",
+            software=FUSED if row["fused_accumulation"] == "yes" else LIBRARY,
             gradient_bytes=int(row["gradient_bytes"]),
             activations=float(row["activations"]),
             spread=float(row["spread"]),

@@ -7,8 +7,10 @@ import dataclasses
 import pytest
 
 from llmlab.cost.network import Axis, axes
-from llmlab.cost.stack import Stack
+from llmlab.cost.ownership import MEASURED, Owners
+from llmlab.cost.stack import Stack, owned
 from llmlab.hardware import Link, cluster
+from llmlab.hardware.facts import read_facts
 from llmlab.parallel.layout import Layout
 
 NEAR, FAR = Link("near", 1e-6, 100e9, 0.5), Link("far", 1e-5, 10e9, 1.0)  # 50 GB/s and 10 GB/s reached
@@ -62,3 +64,19 @@ def test_congestion_narrows_the_way_between_nodes_only():
     busy = Stack(congestion=0.5).wires(HERE)
     assert Axis(4, 8, busy).gather(80e9) == pytest.approx(2 * 3 / 4 * 80 / 10 + 2e-5)  # 4 nodes: the square root
     assert Axis(8, 1, busy).gather(50e9) == Axis(8, 1, ON).gather(50e9)
+
+
+def test_congestion_is_what_collectives_were_measured_to_lose():
+    """AWS EFA, 4 to 64 nodes of 8 H100: a ring's gather and a tree's sum, the bus bandwidth within a third."""
+    on = cluster("h100", network="AWS EFA")
+    logs = {("network", "AWS EFA", "congestion"): MEASURED["network", "AWS EFA", "congestion"][0]}
+    wires = owned("typical", Owners(logs)).on(on).wires(on)
+    rows = [row for row in read_facts("published", "collective_bandwidth.csv") if int(row["nodes"]) >= 4]
+    for row in rows:
+        n, nbytes = int(row["gpus"]), 8e9
+        axis = Axis(n, 1, wires)
+        summed = row["collective"] == "AllReduce"
+        seconds = axis.all_reduce(nbytes) if summed else axis.gather(nbytes)
+        modelled = (2 if summed else 1) * (n - 1) / n * nbytes / seconds / 1e9
+        assert modelled == pytest.approx(float(row["busbw_gbytes_per_s"]), rel=1 / 3), row
+    assert len(rows) == 15

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmlab.cost import Options, Stack, network, predict
+from llmlab.cost import Options, Stack, network, predict, provenance
 from llmlab.cost.arrays import columns
+from llmlab.cost.sizes import Sizes
+from llmlab.cost.software import FUSED, LIBRARY
+from llmlab.cost.stack import stack as find_stack
 from llmlab.cost.step import TERMS
 from llmlab.hardware import Link, cluster
 from llmlab.model import Config
@@ -404,3 +407,23 @@ def test_tokens_travel_to_a_node_once():
     assert ep.all_to_all(1e9, 8)[0] < 0.6 * ep.all_to_all(1e9)[0]
     within = network.Axis(np.array([8]), np.array([1]), wires)
     assert within.all_to_all(1e9, 8)[0] == within.all_to_all(1e9)[0]
+
+
+def test_every_term_says_where_its_constant_is_from():
+    known = {source.term: source for source in provenance("nemo", "h100")}
+    assert known.keys() == set(TERMS) - {"bubble"}
+    assert known["elementwise"].status == "FITTED" and "generation hopper" in known["elementwise"].owners
+    assert known["elementwise"].value == pytest.approx(find_stack("nemo").on(cluster("h100")).memory)
+    efa = {source.term: source for source in provenance("nemo", cluster("h100", network="AWS EFA"))}
+    new = {source.term: source for source in provenance("typical", "mi300x")}
+    assert new["attention"].status == "ASSUMED"
+    assert new["attention"].uncertainty > known["attention"].uncertainty > 1
+    assert efa["data_parallel"].constant == "inter"
+    assert {source.status for source in provenance(Stack(name="mine"), "h100")} == {"ASSUMED"}
+
+
+def test_a_gradient_is_added_up_by_a_kernel_by_its_product_or_in_a_shard():
+    """Bytes for each parameter and micro-batch with fp32 gradients: 2 r, 4 r, 4 w; 4 r, 4 w less the 2 not written."""
+    layouts = columns([Layout(dp=2, microbatches=4), Layout(dp=2, microbatches=4, zero=3)])
+    x = Sizes(SMALL, layouts, 1, 1024, 2, 4)
+    assert [*LIBRARY.accumulate(x)] == [10, 0] and [*FUSED.accumulate(x)] == [6, 0]
