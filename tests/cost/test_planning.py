@@ -216,7 +216,9 @@ def test_what_nearly_fills_a_device_is_ranked_as_if_it_were_slower():
     tight = plan(LLAMA, close, **asked)
     assert not free.tight(fastest) and tight.tight(next(row for row in tight if row.layout == fastest.layout))
     assert in_steps([counted(row) * (1.05 if tight.tight(row) else 1) for row in tight])
-    assert not tight.tight(tight[0]) and tight[0].prediction.seconds > fastest.prediction.seconds
+    assert not tight.tight(tight[0]) or counted(tight[0]) * 1.05 <= min(
+        counted(row) for row in tight if not tight.tight(row)
+    ) * (1 + NEAR)
     assert ", tight" in str(tight) or not any(map(tight.tight, tight.shortlist[:10]))
 
 
