@@ -293,8 +293,8 @@ def test_ten_thousand_layouts_are_one_call():
 
 
 def test_the_model_is_read_in_one_sitting():
-    """The formulas of time and memory stay under 330 lines of code: no docstrings, comments, blank lines counted."""
-    assert sum(map(lines_of_code, ("compute", "roofline", "network", "step", "memory"))) < 330
+    """The formulas of time and memory stay under 350 lines of code: no docstrings, comments, blank lines counted."""
+    assert sum(map(lines_of_code, ("compute", "roofline", "network", "step", "memory"))) < 350
 
 
 def lines_of_code(name: str) -> int:
