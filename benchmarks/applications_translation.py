@@ -22,10 +22,10 @@ import llmlab as lab
 from llmlab import applications as apps
 from llmlab.model import EncoderDecoder
 
-SEED, STEPS, BATCH, LR, VOCAB, BEAMS = 0, 2000, 32, 2.5e-3, 3000, 4
+SEED, STEPS, BATCH, LR, VOCAB, BEAMS = 0, 1200, 32, 3e-3, 3000, 2
 SIZES: dict[str, Any] = {
-    "d_model": 128, "n_layer": 2, "n_head": 4, "max_seq": 96, "position": "rotary", "dropout": 0.1,
-    "label_smoothing": 0.1,
+    "d_model": 128, "n_layer": 2, "n_head": 4, "max_seq": 96, "position": "sinusoidal", "norm_first": False,
+    "tie_embeddings": False, "dropout": 0.1, "label_smoothing": 0.1,
 }  # fmt: skip
 TURNS, TURN_STEPS = 5, 12
 DATA = "strings of Home Assistant and JupyterLab, English to Chinese"

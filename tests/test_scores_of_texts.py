@@ -6,7 +6,6 @@ import pytest
 import sacrebleu
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rouge_score.rouge_scorer import RougeScorer
 
 from llmlab import evaluate
 
@@ -56,6 +55,8 @@ WORDS = st.lists(
 @settings(max_examples=60)
 @given(st.lists(st.tuples(*[WORDS.map(" ".join)] * 3), min_size=1, max_size=4))
 def test_rouge_is_the_package_rouge_scores(rows):
+    from rouge_score.rouge_scorer import RougeScorer  # here: it brings nltk, which takes a second to import
+
     scorer = RougeScorer(list(evaluate.rouge(["a"], ["a"])))
     ours = evaluate.rouge([row[0] for row in rows], [row[1:] for row in rows])
     single = evaluate.rouge([row[0] for row in rows], [row[1] for row in rows])

@@ -11,6 +11,7 @@ from llmlab.applications.answering import (
     passages_of,
     read_questions,
 )
+from llmlab.applications.made_up import made_up_pairs
 from llmlab.applications.summarizing import SentenceScorer, sentences_of
 from llmlab.applications.translating import (
     Glossary,
@@ -38,6 +39,7 @@ __all__ = [
     "encode_pairs",
     "hit_rate",
     "holds",
+    "made_up_pairs",
     "nearest_sentence",
     "pair_batch",
     "pair_batches",

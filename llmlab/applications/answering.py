@@ -131,8 +131,9 @@ def answer(model: Any, tokenizer: BPE, question: str, passage: str | None = None
     asked = f"{question} Answer with the words of the text only, as short as possible." if passage else question
     text = f"Text: {string('answer', 'passage', passage)}\n\nQuestion: {asked}" if passage else f"Question: {asked}"
     ids = chat_prompt(tokenizer, text, system=SYSTEM)
-    said = generate(model, ids, max_new_tokens, end=tokenizer.specials[END])[len(ids) :].tolist()
-    words = tokenizer.decode(token for token in said if token != tokenizer.specials[END]).strip()
+    (said,) = generate(model, [ids], max_new_tokens, end=tokenizer.specials[END])
+    new = said[len(ids) :].tolist()
+    words = tokenizer.decode(token for token in new if token != tokenizer.specials[END]).strip()
     return words.splitlines()[0] if words else ""
 
 

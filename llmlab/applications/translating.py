@@ -125,7 +125,7 @@ def translate(
     A text longer than the model has positions is cut at the end. Raises ValueError for one string: pass [text].
     """
     instance("translate", "model", model, EncoderDecoder)
-    texts = [string("translate", "each text", text) for text in listing("translate", "texts", texts, "texts: [text]")]
+    texts = [string("translate", "each text", text) for text in listing("translate", "texts", texts)]
     whole("translate", "batch", batch, least=1)
     begin, end = _specials(tokenizer)
     most = model.config.max_seq

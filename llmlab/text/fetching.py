@@ -126,9 +126,10 @@ def fetch(name: str, folder: Path | None = None) -> Path:
     return path
 
 
-def cached(name: str) -> bool:
-    """Say whether a package's file has been fetched already: then `fetch` needs no network."""
-    return (CACHE / PACKAGES[choice("cached", "name", name, sorted(PACKAGES))].file).exists()
+def cached(name: str, folder: Path | None = None) -> bool:
+    """Say whether a package's file is there already, so that `fetch` would not download it."""
+    package = PACKAGES[choice("cached", "name", name, sorted(PACKAGES))]
+    return ((CACHE if folder is None else Path(folder)) / package.file).exists()
 
 
 def download(package: Package, folder: Path) -> None:

@@ -114,3 +114,9 @@ def test_a_memory_gives_the_nearest_and_a_glossary_word_by_word():
     )
     glossary = apps.Glossary([*PAIRS, ("File", "档案")])
     assert glossary("Open the FILE, door") == "Open the文件,门"  # no blanks beside Chinese
+
+
+def test_the_made_up_language_has_each_sentence_once_and_translates_word_for_word():
+    pairs = dict(apps.made_up_pairs())
+    assert len(pairs) == len(apps.made_up_pairs()) == len(set(pairs.values())) == 3_600
+    assert pairs["Open the old file in the folder."] == "在文件夹中打开旧文件。"
