@@ -6,7 +6,8 @@ Every way answers the same requests, greedily, in fp32: prompts of 16 to 128 tok
 and 16 to 48 new tokens each. Ways take turns by shares of the requests (`--shares`), so that what else the machine does
 hits all alike; the processor's seconds wait for nobody. transformers answers one after another, and as batches that are
 filled up to the longest and go on until the last is done. `--write` keeps the table in data/measured/serving.csv.
-256 requests take an hour on two cores; 24 take five minutes. Needs `transformers`, one of the test extras.
+What is recorded was made with --requests 16, which took the processor three minutes; the machine was busy with other
+work, so there the processor's seconds say more than those on the wall. Needs `transformers`, one of the test extras.
 """
 
 from __future__ import annotations

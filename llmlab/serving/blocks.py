@@ -93,7 +93,8 @@ class BlockPool:
     def forget(self, running: Iterable[Sequence]) -> None:
         """Let nobody find what the blocks hold now: the weights it was computed with have changed."""
         self.empty += self.idle
-        self.idle.clear(), self.holds.clear(), self.where.clear()
+        for table in (self.idle, self.holds, self.where):
+            table.clear()
         for sequence in running:
             sequence.parent = -1  # what it fills from here on follows what nobody can find
 

@@ -49,7 +49,10 @@ class Paged(Protocol):
     """What an engine steps: a PagedModel, or what only lets a step's time pass."""
 
     config: Config
-    version: int
+
+    @property
+    def version(self) -> int:
+        """A number that changes with the weights."""
 
     def logits(self, chunks: Iterable[Chunk], wanted: list[int]) -> Tensor | None:
         """Compute chunks, in order, and give the logits after the rows `wanted`, or None if there are no numbers."""
@@ -65,7 +68,8 @@ class PagedModel:
         pages = whole.make_caches(blocks, block)  # a block is to them a sequence of `block` tokens
         assert pages is not None
         for page in pages:  # what is masked counts 0 times, and 0 times a nan that lay in memory would be a nan
-            page.keys.zero_(), page.values.zero_()
+            page.keys.zero_()
+            page.values.zero_()
         self.pages = pages
 
     @property

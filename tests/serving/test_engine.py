@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -268,15 +270,15 @@ def serve_late(world: Any) -> Any:
 # --- tensor parallel --------------------------------------------------------------------------------------------------
 
 
+TIGHT = {"block": 4, "kv_blocks": 15, "max_tokens": 12}  # chunks, reuse and preemption, in few steps
+
+
 def serve_split(world: Any, seed: int, arrivals: bool) -> Any:
-    random = Random(seed)
-    options, requests = drawn_engine(random), draw_requests(random, n=4)
+    requests = draw_requests(Random(seed), n=4)
     if arrivals:
-        requests = [Request(**{**vars(request), "arrives": 0.01 * i}) for i, request in enumerate(requests)]
-    model = lab.tensor_parallel(make_fresh(), world)
-    engine = Engine(model, **options, world=world)
-    replies = engine.run(requests)
-    return [reply.tokens for reply in replies], engine.pool.used
+        requests = [replace(request, arrives=0.01 * i) for i, request in enumerate(requests)]
+    engine = Engine(lab.tensor_parallel(make_fresh(), world), **TIGHT, world=world)
+    return [reply.tokens for reply in engine.run(requests)], engine.pool.used
 
 
 def make_fresh() -> lab.Transformer:
@@ -287,12 +289,10 @@ def make_fresh() -> lab.Transformer:
 
 
 def wanted(seed: int) -> list[tuple[int, ...]]:
-    random = Random(seed)
-    drawn_engine(random)
-    return [alone(request) for request in draw_requests(random, n=4)]
+    return [alone(request) for request in draw_requests(Random(seed), n=4)]
 
 
-@pytest.mark.parametrize(("ranks", "seed"), [(2, 20), (4, 25)])  # on 4, ranks share a key head
+@pytest.mark.parametrize(("ranks", "seed"), [(2, 18), (4, 25)])  # on 4, ranks share a key head
 def test_simulated_ranks_serve_as_one(ranks: int, seed: int) -> None:
     run = lab.Simulator(ranks=ranks, kernels=False).run(serve_split, seed, True)
     assert run.results == [(wanted(seed), 0)] * ranks
@@ -300,15 +300,13 @@ def test_simulated_ranks_serve_as_one(ranks: int, seed: int) -> None:
 
 def test_two_processes_serve_as_one() -> None:
     with lab.Processes(ranks=2, timeout_s=120) as workers:
-        for seed, arrivals in ((22, False), (23, True)):
-            assert workers.run(serve_split, seed, arrivals).results == [(wanted(seed), 0)] * 2
+        assert workers.run(serve_split, 23, True).results == [(wanted(23), 0)] * 2
 
 
 def serve_laid_out(world: Any, layout: lab.Layout) -> Any:
-    random = Random(24)
-    options, requests = drawn_engine(random), draw_requests(random, n=4)
     step = lab.parallelize(make_fresh(), lambda params: lab.optim.SGD(params, lr=0.1), layout, world)
-    return [reply.tokens for reply in Engine(step, **options, world=world).run(requests)]
+    engine = Engine(step, **TIGHT, world=world)
+    return [reply.tokens for reply in engine.run(draw_requests(Random(24), n=4))]
 
 
 @pytest.mark.parametrize("layout", [lab.Layout(tp=2), lab.Layout(pp=2), lab.Layout(dp=2)])
@@ -455,3 +453,10 @@ def test_the_model_is_left_as_it_was() -> None:
     Engine(model, kv_blocks=10).run([Request([1, 2, 3], 2)])
     assert [block.attention.attend for block in model.blocks] == before and model.training
     model.eval()
+
+
+def test_the_engine_can_be_read_in_an_hour() -> None:
+    """At most 1,200 lines; the server beside it is not counted."""
+    names = ("requests", "blocks", "scheduler", "paged", "speculation", "engine", "measures")
+    files = [Path(lab.serving.__file__).with_name(f"{name}.py") for name in names]
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 1200
