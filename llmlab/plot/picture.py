@@ -151,7 +151,8 @@ def explore(draw: Callable[..., Any], alt: str | Callable[..., str] | None = Non
     for control in controls.values():
         control.observe(redraw, names="value")
     # side by side where the window is wide enough; no scrollbar for the last pixels
-    view.layout.width = said.layout.width = "100%"
+    for below in (view, said):
+        below.layout.width, below.layout.margin = "100%", "0"
     box = W.VBox([*controls.values(), view, said], layout=W.Layout(flex_flow="row wrap", overflow="visible"))
     show_live(box, figure, figure.alt)
     return box

@@ -16,8 +16,8 @@ from llmlab.plot.style import GREY, KIND_STYLE, KIND_WORDS, caption, text_on, th
 from llmlab.plot.timelines import describe_timeline, trace_of
 
 WIDTH, LEFT, RIGHT, ROW = 960, 130, 20, 26  # user units; the viewer scales them to the width there is
-TOP, AXIS, LINE, GAP, LEAST = 38, 29, 17, 8, 10  # above the rows; below them; a line of words; between ranks; a row
-SCREEN = 490  # as tall as a projector of 1280 x 720 shows of a notebook that is as wide as it
+TOP, AXIS, LINE, GAP, LEAST = 34, 29, 17, 6, 10  # above the rows; below them; a line of words; between ranks; a row
+SCREEN = 480  # as tall as a projector of 1280 x 720 shows of a notebook that is as wide as it
 
 # The hatches of KIND_STYLE as strokes on an 8 x 8 tile.
 STROKES = {
@@ -49,7 +49,7 @@ def timeline_svg(trace: Trace | Run, until: float | None = None, play_s: float =
     gaps = (len(laid.ranks) - 1) * GAP
     row = max(LEAST, min(ROW, (height - TOP - AXIS - LINE * len(below) - gaps) // len(laid.lanes)))
     story = TOP + row * len(laid.lanes) + gaps + AXIS + LINE - 4  # the base of the first line below the axis
-    labels, bars, y, before = [_legend(laid.kinds)], [], TOP, None
+    labels, bars, y, before = [_legend(laid.kinds)], [], float(TOP), None
     for lane in laid.lanes:
         y += GAP if before is not None and before != lane.rank else 0
         words, letters = (f"rank {lane.rank} {lane.stream}" if before != lane.rank else lane.stream), min(14, row)

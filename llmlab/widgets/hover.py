@@ -32,6 +32,6 @@ def timeline_hover(*runs: Run | Trace, names: Sequence[str] = (), play_s: float 
     titles = [f"<b>{escape(name)}</b>" for name in names] or [""] * len(runs)
     height = SCREEN if len(runs) == 1 else SCREEN / 2 - LINE  # each has its name above it
     drawings = [title + timeline_svg(run, ends, play_s, height=height) for title, run in zip(titles, runs, strict=True)]
-    live = W.HTML("".join(drawings) + status(figure.alt), layout=W.Layout(width="100%"))
+    live = W.HTML("".join(drawings) + status(figure.alt), layout=W.Layout(width="100%", margin="0"))
     show_live(live, figure, figure.alt)
     return live

@@ -25,7 +25,7 @@ def ward_round(runs: Mapping[str, Run]) -> W.VBox:
     letter = W.ToggleButtons(options=list(runs), description="patient", style={"button_width": "3em"})
     guess = W.Dropdown(options=[(ASK, ""), *((words, name) for name, words in CAUSES.items())], description="guess")
     guess.layout.width = "32em"
-    view, said = W.HTML(layout=W.Layout(width="100%")), W.HTML()
+    view, said = W.HTML(layout=W.Layout(width="100%", margin="0")), W.HTML()
 
     def examine(change: object = None) -> None:
         guess.value = ""
