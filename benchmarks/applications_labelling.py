@@ -101,7 +101,7 @@ def scores(seeds: tuple[int, ...] = (0,)) -> Iterator[Score]:
         settings = (
             f"encoder from scratch, {LAYERS} layer of width {WIDTH}, rotary; words met {OFTEN} times have vectors, "
             f"others their dictionary's tag or length; AdamW {RATE:g}, {STEPS} steps of {BATCH} sentences of up to "
-            f"{LONGEST} words; rate and steps tried on the tenth before"
+            f"{LONGEST} words; steps tried on the tenth before"
         )
         for kind in found:
             metric = "F1 of all spans, %" if kind == "all" else f"F1 of {kind}s, %"

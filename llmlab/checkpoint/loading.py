@@ -103,7 +103,7 @@ def _find(folder: Path, world: Group | None, step: int | None) -> tuple[Path, di
             f"load wants a checkpoint{'' if step is None else f' of step {step}'} in {folder.name}, got "
             + (f"those of steps {', '.join(str(step_of(folder / name)) for name in names)}" if names else "none there")
         )
-    complaints = []
+    complaints: list[str] = []
     for path in found:
         manifest, complaint = _whole(path, world)
         if complaint is None:

@@ -105,7 +105,7 @@ def file_of(rank: int) -> str:
 
 def single_numbers(run: Run) -> dict[str, Any]:
     """What an optimizer's state has of single numbers, such as Adam's step, by parameter: [value, dtype or None]."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, parameter in run.names.items():
         for word, value in run.state(run.owned(parameter)).items():
             if isinstance(value, Tensor) and value.dim() == 0:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ def step_of(path: Path) -> int:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Write safetensors, to the disk and not only to its cache; give the file's record: name, bytes, sha256."""
     digest, n_bytes = hashlib.sha256(), 0
+    chunks: Iterable[bytes | memoryview] = chain([header_of(tensors)], map(bytes_of, tensors.values()))
     with path.open("xb") as file:
-        for chunk in [header_of(tensors), *(bytes_of(x) for x in tensors.values())]:
+        for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
             n_bytes += len(chunk)

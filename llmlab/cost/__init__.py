@@ -10,12 +10,12 @@ from llmlab.cost.options import Options
 from llmlab.cost.planning import plan
 from llmlab.cost.plans import Prices, say_layout
 from llmlab.cost.prediction import RECOMPUTE, Prediction, predict
-from llmlab.cost.provenance import Source, provenance
 from llmlab.cost.published import check_rows
 from llmlab.cost.scaling import amdahl, fit_scaling, gustafson
 from llmlab.cost.serving import draw_requests, kv_bytes, serve
 from llmlab.cost.serving_step import Modelled
 from llmlab.cost.simulated import simulate
+from llmlab.cost.sources import Source, provenance
 from llmlab.cost.stack import Stack, stacks
 from llmlab.cost.thresholds import THRESHOLDS, Threshold, counted_only, threshold
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
-from typing import Any
 
 from llmlab.arguments import instances, real, whole
 from llmlab.comm.group import Group
@@ -22,6 +21,9 @@ from llmlab.hardware import cluster as find_cluster
 from llmlab.model import Config
 from llmlab.serving.engine import Engine
 from llmlab.serving.requests import Reply, Request
+from llmlab.serving.speculation import Draft, NGram
+
+Setting = int | float | str | bool | NGram | Draft | None  # of an engine or of what stands for its model
 
 
 def draw_requests(
@@ -50,7 +52,7 @@ def serve(
     gpus: int = 8,
     cluster: str | Cluster = "h100",
     prefill_gpus: int = 0,
-    **options: Any,
+    **options: Setting,
 ) -> list[Reply]:
     """Serve requests on modelled GPUs, all together, or `prefill_gpus` of them apart; times begin with the run's.
 
@@ -64,7 +66,7 @@ def serve(
     if not prefill_gpus:
         return _on(gpus, on, config, given, False, options)
     firsts = _on(prefill_gpus, on, config, [replace(r, max_new_tokens=1) for r in given], False, options)
-    wide = kv_bytes(config, options.get("precision", "bf16"))
+    wide = kv_bytes(config, str(options.get("precision", "bf16")))
     free, arrives = 0.0, {}
     for i in sorted(range(len(given)), key=lambda i: firsts[i].ended):
         nbytes = wide * len(given[i].tokens) / min(prefill_gpus, gpus - prefill_gpus)  # through each of the links
@@ -84,7 +86,7 @@ def serve(
 
 
 def _on(
-    gpus: int, cluster: Cluster, config: Config, requests: list[Request], brought: bool, options: dict[str, Any]
+    gpus: int, cluster: Cluster, config: Config, requests: list[Request], brought: bool, options: dict[str, Setting]
 ) -> list[Reply]:
     run = Simulator(gpus, cluster, numerics=False, fold=("world",)).run(
         _rank, cluster, config, requests, brought, options
@@ -98,11 +100,12 @@ def _on(
 
 
 def _rank(
-    world: Group, cluster: Cluster, config: Config, requests: list[Request], brought: bool, options: dict[str, Any]
+    world: Group, cluster: Cluster, config: Config, requests: list[Request], brought: bool, options: dict[str, Setting]
 ) -> tuple[list[Reply], float]:
     """Serve on one rank; give the replies, and when the first request could have come."""
     options = dict(options)
-    model = Modelled(config, world, cluster, options.pop("precision", "bf16"), options.pop("step_s", 0.0))
-    options.setdefault("kv_blocks", model.blocks_that_fit(options.get("block", 16)))
-    replies = Engine(model, world=world, **options).run(requests, brought=brought)
+    precision, step_s = options.pop("precision", "bf16"), options.pop("step_s", 0.0)
+    model = Modelled(config, world, cluster, precision, step_s)  # type: ignore[arg-type]  # which checks them
+    options.setdefault("kv_blocks", model.blocks_that_fit(options.get("block", 16)))  # type: ignore[arg-type]
+    replies = Engine(model, world=world, **options).run(requests, brought=brought)  # type: ignore[arg-type]
     return replies, replies[0].arrived - requests[0].arrives
