@@ -26,7 +26,7 @@ TARGET = Path(__file__).parents[1] / "data" / "recorded" / "staleness.csv"
 SIZES = lab.Config(vocab_size=256, d_model=32, n_layer=1, n_head=4, max_seq=32, dtype=torch.float64)
 WAYS = {"synchronous": 0, "at most 2 steps apart": 2, "asynchronous": None}
 WORKERS = {"one at a tenth": {3: 0.1}, "equal": {}}
-RATES = (0.5, 0.25, 0.12, 0.06)
+RATES = (0.5, 0.25, 0.12, 0.06, 0.03)
 SECONDS = (0.1, 0.2, 0.3)
 Batch = tuple[Tensor, Tensor]
 Pull = tuple[float, dict[str, Tensor]]  # when, and the weights
