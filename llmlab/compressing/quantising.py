@@ -102,7 +102,7 @@ class QuantizedLinear(nn.Module):
         """Refuse whoever wants to cut the matrix: a mode that splits one asks for its size first."""
         raise ValueError("rounded weights are not split among ranks: split the model as it was before `quantize`")
 
-    in_features = out_features
+    in_features = multiply = out_features
 
     def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
         return F.linear(x, self.stored.matrix(x.dtype), self.bias)

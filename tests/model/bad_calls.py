@@ -254,7 +254,7 @@ CALLS = [
     (lambda: scores.bleu("a b", "a b"), "bleu wants hypotheses as a list of values; got 'a b'"),
     (lambda: scores.bleu(["a"], ["a", "b"]), "bleu wants a list of hypotheses and as many references, got 1 and 2"),
     (lambda: scores.bleu([], []), "bleu wants a list of hypotheses and as many references, got 0 and 0"),
-    (lambda: scores.bleu([1], [2]), "tokenize_13a wants text as a str; got 1"),
+    (lambda: scores.bleu([1], [2]), "bleu wants the references of a text as a list of values; got 2"),
     (lambda: scores.bleu(["a b"], ["a b"], 0), "bleu wants tokenize as a function of (text); got 0"),
     (lambda: scores.bleu(None, ["a"]), "bleu wants hypotheses as a list of values; got None"),
     (lambda: scores.tokenize_13a(3), "tokenize_13a wants text as a str; got 3"),
