@@ -59,7 +59,8 @@ def save(
     (plain, `data_parallel`, `zero`, `tensor_parallel` ...).  extra: what else a run needs to go on, as JSON has it:
     where the data is, a scheduler's state_dict.  step: the number of updates so far (None: the step's own count; of a
     model, one more than the newest checkpoint's).  keep: delete all but so many of the newest, this one included.
-    asynchronous: return once the numbers are copied; `.wait()`, on every rank, or the next save waits for the disk.
+    asynchronous: return once the numbers are copied; `.wait()`, on every rank, or the next save waits for the disk. A
+    process that ends before that loses this checkpoint, never an older one: wait for the last.
 
     Weights, buffers, optimizer state, learning rates, loss scale, dropout's count and each rank's random state are
     saved. Raises ValueError, on every rank alike, for what cannot be saved, and for ranks whose copies differ; OSError,
