@@ -17,6 +17,7 @@ _NAMES = {
     "comm.processes": ["Processes", "Torchrun"],
     "comm.group": ["Group"],
     "comm.mesh": ["Mesh"],
+    "comm.faults": ["Dies", "SlowLink", "Lost"],
     "comm.trace": ["Event", "Trace", "Run"],
     "comm.errors": [
         "RankError", "RankDied", "RankTimeout", "DeadlockError", "MismatchError", "RaceError", "OutOfDeviceMemory",

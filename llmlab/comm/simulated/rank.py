@@ -107,6 +107,8 @@ class Rank:
 
     def start(self, group: Group, call: Call) -> Post:
         self.check_running()
+        if self.simulation.faults is not None:
+            self.simulation.faults.strike(self.number, self._device_clock)
         place = worker_line(sys._getframe(1))
         with unseen():
             for x in () if call.takes else call.tensors:
@@ -156,6 +158,11 @@ class Rank:
 
     def synchronize(self) -> None:
         self.host = self.simulation.timeline.latest(self.host, self.compute)
+
+    def _device_clock(self) -> float:
+        """The time once the device has done all that it was given; the host waits for it."""
+        self.synchronize()
+        return self.clock()
 
     def clock(self) -> float:
         self.host = settled(self.host)

@@ -25,6 +25,7 @@ from llmlab.comm.simulated.printing import Printing, Progress
 from llmlab.comm.simulated.rank import Rank
 from llmlab.comm.simulated.recorder import unseen
 from llmlab.comm.simulated.scheduler import Scheduler, Task
+from llmlab.comm.simulated.striking import Faults
 from llmlab.comm.simulated.surroundings import one_thread_at_a_time
 from llmlab.comm.trace import Run, Trace
 from llmlab.comm.turns import turn
@@ -52,6 +53,7 @@ class Simulation:
         if "world" in options.fold:
             self.folding = dict.fromkeys(range(options.ranks), 0)
         self.ranks: dict[int, Rank] = {}
+        self.faults = Faults(options.faults) if options.faults else None
         self._switches = 0
         self._progress = Progress(self.printing, options.ranks)
         self._runs: dict[matching.Key, frozenset[int]] = {}
@@ -264,6 +266,8 @@ class Simulation:
 
     def _fly(self, price: pricing.Price, ready: list[Time], posts: list[Post]) -> None:
         """Let the bytes of an operation go as soon as all its sides are ready, and say when they have arrived."""
+        if self.faults is not None:
+            price = self.faults.priced(price, [post.rank.number for post in posts])
         ends = [post.end for post in posts]  # not the posts: time may come to this long after their tensors should go
 
         def arrived(ps: int) -> None:
