@@ -2,7 +2,7 @@
 
 caller (a notebook's kernel)                 never forked
   nanny      imported torch, one thread      forks, reaps and kills ranks; ends with the caller
-    rank 0   gloo on loopback, or NCCL       its own process group, killed with the nanny
+    rank 0   shared memory, gloo, or NCCL    its own process group, killed with the nanny
     rank 1   ...
 """
 
@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 
 from llmlab.arguments import choice, flag, real, whole
+from llmlab.comm import shared
 from llmlab.comm.launched.launchers import Forks, Subprocesses
 from llmlab.comm.launched.pool import Pool
 from llmlab.comm.launched.shipping import pack_call
@@ -31,7 +32,7 @@ __all__ = ["Processes", "Torchrun"]
 
 
 class Processes:
-    """Real processes on this machine, one per rank: gloo on the CPU, NCCL where each rank can have a GPU.
+    """Real processes on this machine, one per rank: on the CPU, or over NCCL where each rank can have a GPU.
 
     `run` gives fresh ranks each time. Between `start()` and `close()`, or in a `with` block, the ranks stay alive, and
     with them what their modules hold; after a failure they are replaced by fresh ones.
@@ -52,6 +53,7 @@ class Processes:
         threads_per_rank: int = 1,
         strict: bool = False,
         launch: str | None = None,
+        transport: str | None = None,
     ):
         wants = "Processes"
         self.ranks = whole(wants, "ranks", ranks, least=1)
@@ -59,6 +61,7 @@ class Processes:
         self.threads_per_rank = whole(wants, "threads_per_rank", threads_per_rank, least=1)
         self.strict = flag(wants, "strict", strict)
         choice(wants, "launch", launch, (None, "fork", "warm"))
+        self.transport = choice(wants, "transport", transport, (None, "shared", "gloo"))
         if sys.platform == "win32":
             raise OSError("Processes wants Linux, WSL2 or macOS, got Windows: use WSL2, or Simulator")
         self.launch = launch or ("fork" if sys.platform == "linux" else "warm")
@@ -112,12 +115,13 @@ class Processes:
 
     def _backend(self) -> str:
         """NCCL wants a GPU for each rank; with fewer, say so and use the CPU."""
-        gpus = torch.cuda.device_count()
+        gpus = torch.cuda.device_count() if self.transport is None else 0
         if gpus >= self.ranks:
             return "nccl"
+        use, words = _transport(self.transport)
         if gpus:
-            print(f"{self.ranks} ranks and {gpus} GPU{'s' if gpus > 1 else ''}: running on the CPU over gloo")
-        return "gloo"
+            print(f"{self.ranks} ranks and {gpus} GPU{'s' if gpus > 1 else ''}: running on the CPU over {words}")
+        return use
 
     def _ready(self, backend: str) -> Pool:
         """Ranks for the next run: this object's live ones, the shared warm ones, or new ones."""
@@ -138,6 +142,17 @@ class Processes:
     def _open(self, backend: str) -> Pool:
         launcher = Forks.shared() if self.launch == "fork" else Subprocesses()
         return Pool(self.ranks, launcher, backend, self.threads_per_rank)
+
+
+def _transport(asked: str | None) -> tuple[str, str]:
+    """torch's name of the backend for CPU ranks, and ours. Raises OSError where what was asked for cannot be had."""
+    if asked == "gloo":
+        return "gloo", "gloo"
+    if shared.available():
+        return shared.NAME, "shared memory"
+    if asked == "shared":
+        raise OSError("transport='shared' wants Linux with memfd_create and /proc: use transport='gloo'")
+    return "gloo", "gloo"
 
 
 @atexit.register
