@@ -2,7 +2,7 @@
 
 caller (a notebook's kernel)                 never forked
   nanny      imported torch, one thread      forks, reaps and kills ranks; ends with the caller
-    rank 0   gloo on loopback, or NCCL       its own process group, killed with the nanny
+    rank 0   shared memory, gloo, or NCCL    its own process group, killed with the nanny
     rank 1   ...
 """
 
@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 
 from llmlab.arguments import choice, flag, real, whole
+from llmlab.comm import shared
 from llmlab.comm.errors import RankDied
 from llmlab.comm.launched.launchers import Forks, Subprocesses
 from llmlab.comm.launched.pool import Pool
@@ -33,7 +34,7 @@ __all__ = ["Processes", "Torchrun"]
 
 
 class Processes:
-    """Real processes on this machine, one per rank: gloo on the CPU, NCCL where each rank can have a GPU.
+    """Real processes on this machine, one per rank: on the CPU, or over NCCL where each rank can have a GPU.
 
     `run` gives fresh ranks each time. Between `start()` and `close()`, or in a `with` block, the ranks stay alive, and
     with them what their modules hold; after a failure they are replaced by fresh ones.
@@ -56,6 +57,7 @@ class Processes:
         threads_per_rank: int = 1,
         strict: bool = False,
         launch: str | None = None,
+        transport: str | None = None,
         restarts: int = 0,
     ):
         wants = "Processes"
@@ -65,6 +67,7 @@ class Processes:
         self.strict = flag(wants, "strict", strict)
         self.restarts = whole(wants, "restarts", restarts, least=0)
         choice(wants, "launch", launch, (None, "fork", "warm"))
+        self.transport = choice(wants, "transport", transport, (None, "shared", "gloo"))
         if sys.platform == "win32":
             raise OSError("Processes wants Linux, WSL2 or macOS, got Windows: use WSL2, or Simulator")
         self.launch = launch or ("fork" if sys.platform == "linux" else "warm")
@@ -126,12 +129,13 @@ class Processes:
 
     def _backend(self) -> str:
         """NCCL wants a GPU for each rank; with fewer, say so and use the CPU."""
-        gpus = torch.cuda.device_count()
+        gpus = torch.cuda.device_count() if self.transport is None else 0
         if gpus >= self.ranks:
             return "nccl"
+        use, words = _transport(self.transport)
         if gpus:
-            print(f"{self.ranks} ranks and {gpus} GPU{'s' if gpus > 1 else ''}: running on the CPU over gloo")
-        return "gloo"
+            print(f"{self.ranks} ranks and {gpus} GPU{'s' if gpus > 1 else ''}: running on the CPU over {words}")
+        return use
 
     def _ready(self, backend: str) -> Pool:
         """Ranks for the next run: this object's live ones, the shared warm ones, or new ones."""
@@ -152,6 +156,17 @@ class Processes:
     def _open(self, backend: str) -> Pool:
         launcher = Forks.shared() if self.launch == "fork" else Subprocesses()
         return Pool(self.ranks, launcher, backend, self.threads_per_rank)
+
+
+def _transport(asked: str | None) -> tuple[str, str]:
+    """torch's name of the backend for CPU ranks, and ours. Raises OSError where what was asked for cannot be had."""
+    if asked == "gloo":
+        return "gloo", "gloo"
+    if shared.available():
+        return shared.NAME, "shared memory"
+    if asked == "shared":
+        raise OSError("transport='shared' wants Linux with memfd_create and /proc: use transport='gloo'")
+    return "gloo", "gloo"
 
 
 @atexit.register

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from llmlab.arguments import choice, flag, instance, listing, real, string, whole
@@ -84,3 +85,19 @@ class Simulator:
     def run(self, worker: Callable[..., Any], *args: Any, **kwargs: Any) -> Run:
         """Run `worker(world, *args, **kwargs)` on every rank. Raises a rank's exception as a RankError."""
         return Simulation(self, worker, args, kwargs).run()
+
+    def run_torch(self, worker: Callable[..., Any], *args: Any, **kwargs: Any) -> Run:
+        """Run `worker(*args, **kwargs)`, which uses torch.distributed itself, on every rank.
+
+        Its default group is there, and its own init_process_group may make it again, whatever the backend. Tensors are
+        on the CPU (device="cpu"), or on meta with numerics=False. Raises a rank's exception as a RankError.
+        """
+        from llmlab.comm.simulated.torch_programs import running  # torch's DTensor takes a second to import
+
+        return running.run(self, worker, args, kwargs)
+
+    def run_script(self, path: str | Path, *argv: str) -> Run:
+        """Run a script that torchrun would start, with these arguments on its command line, on every rank."""
+        from llmlab.comm.simulated.torch_programs import scripts
+
+        return scripts.run(self, path, argv)

@@ -46,7 +46,7 @@ class Rank:
         self.device = torch.device("cpu" if options.numerics else "meta")
         capacity = self.hardware.memory_bytes if options.out_of_memory == "raise" else None
         self.meter = MemoryMeter(number, self.hardware.name, capacity)
-        self.recorder = Recorder(self)
+        self.recorder, self.interceptor = Recorder(self), Interceptor(self)
         self.task: Task = None  # type: ignore[assignment]  # set by start_rank
         self.host: Time = 0
         self.compute: Time = 0
@@ -76,7 +76,7 @@ class Rank:
                 if not simulation.options.numerics:
                     modes.enter_context(torch.device("meta"))
                 if simulation.options.kernels:
-                    modes.enter_context(Interceptor(self))
+                    modes.enter_context(self.interceptor)
                     modes.enter_context(self.recorder)
                 self.result = check_result(worker(world, *args, **kwargs))
         except Aborted:
