@@ -13,12 +13,14 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
 from llmlab.arguments import choice, flag, real, whole
 from llmlab.comm import shared
+from llmlab.comm.errors import RankDied
 from llmlab.comm.launched.launchers import Forks, Subprocesses
 from llmlab.comm.launched.pool import Pool
 from llmlab.comm.launched.shipping import pack_call
@@ -37,7 +39,9 @@ class Processes:
     `run` gives fresh ranks each time. Between `start()` and `close()`, or in a `with` block, the ranks stay alive, and
     with them what their modules hold; after a failure they are replaced by fresh ones.
 
-    timeout_s: seconds that a run may take.  threads_per_rank: torch's, within one operation.  strict: before each
+    timeout_s: seconds that a run may take.  restarts: how often a run begins anew, on fresh ranks, after a rank has
+    died: what it loses is up to the worker (`lab.checkpoint.Checkpoints`). Exceptions, deadlocks and time-outs would
+    come again, so they end it at once.  threads_per_rank: torch's, within one operation.  strict: before each
     collective the ranks compare what they are about to do, at the price of a message; without it a mismatch is found
     when a rank waits in vain, or at the end.  launch: "fork" (Linux), or "warm" (interpreters started once and kept for
     later runs, which are then not quite fresh); None: "fork" where it is safe.
@@ -54,12 +58,14 @@ class Processes:
         strict: bool = False,
         launch: str | None = None,
         transport: str | None = None,
+        restarts: int = 0,
     ):
         wants = "Processes"
         self.ranks = whole(wants, "ranks", ranks, least=1)
         self.timeout_s = real(wants, "timeout_s", timeout_s, above=0)
         self.threads_per_rank = whole(wants, "threads_per_rank", threads_per_rank, least=1)
         self.strict = flag(wants, "strict", strict)
+        self.restarts = whole(wants, "restarts", restarts, least=0)
         choice(wants, "launch", launch, (None, "fork", "warm"))
         self.transport = choice(wants, "transport", transport, (None, "shared", "gloo"))
         if sys.platform == "win32":
@@ -75,7 +81,15 @@ class Processes:
         MismatchError or RankTimeout.
         """
         with turn():
-            return self._run(pack_call(worker, args, kwargs))
+            payload, deaths = pack_call(worker, args, kwargs), list[str]()
+            while True:
+                try:
+                    return replace(self._run(payload), restarts=tuple(deaths))
+                except RankDied as death:
+                    if len(deaths) == self.restarts:
+                        raise
+                    deaths.append(str(death).partition("\n")[0])
+                    print(f"restart {len(deaths)} of {self.restarts}: {deaths[-1]}", file=sys.stderr, flush=True)
 
     def start(self) -> Processes:
         """Start ranks that stay alive from run to run."""
