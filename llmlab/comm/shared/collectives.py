@@ -44,6 +44,10 @@ class Collectives:
             found = self._plans[whole] = maker(self, *key)
         return found
 
+    def forget(self) -> None:
+        """Let go of all plans, and so of the memory that they refer to."""
+        self._plans.clear()
+
     def barrier(self) -> Plan:
         return Plan("barrier", kind_of("barrier", "", -1, torch.uint8, 0), 1, self._theirs)
 

@@ -81,6 +81,7 @@ class SharedMemoryGroup(dist.ProcessGroup):
 
     def shutdown(self) -> None:
         PROGRESS.forget((self._board, self._mailboxes))
+        self._collectives.forget()
 
     abort = shutdown
 
@@ -201,7 +202,7 @@ class SharedMemoryGroup(dist.ProcessGroup):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _begin(self, plan: Plan, tensors: Any, results: list[Tensor], back: Back, opts: Any) -> dist.Work:
-        attended = opts is not None and not opts.asyncOp  # its caller is about to wait for it
+        attended = not getattr(opts, "asyncOp", True)  # its caller is about to wait for it
         came: bool | None = False
         if attended and plan.rounds == 1 and not PROGRESS.active:
             came = PROGRESS.at_once(self._board, plan, tensors)

@@ -12,6 +12,7 @@ as something is under way and nobody is waiting, so that an operation ends altho
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from llmlab.comm.shared.memory import Memory
 from llmlab.comm.shared.waiting import Patience, alive, cores
 
 _LOOKS = 500  # at others' counters, some tens of nanoseconds each, before an operation is made to wait for them
+_YIELDS = 20  # of the core to other ranks, likewise
 _LOOK_S = 0.0002  # the helper's, while something moves
 _LONGEST_LOOK_S = 0.002
 _PARKS_S = 0.05  # without work, until it sleeps for good: waking it costs the caller more than a look
@@ -179,7 +181,9 @@ class Progress:
         """Try to do a collective without making an operation of it; see `Board.at_once`."""
         with self.lock:
             try:
-                came: bool | None = board.at_once(plan, tensors, 0 if self.crowded else _LOOKS)
+                # where ranks share cores, the one that is waited for may want this very core
+                how = (_YIELDS, os.sched_yield) if self.crowded else (_LOOKS, None)
+                came: bool | None = board.at_once(plan, tensors, *how)
             except Exception as error:
                 board.fail(error)
                 raise

@@ -85,11 +85,11 @@ class Board:
         """The numbers in a rank's slot, from `after` bytes on."""
         return self.memory.view(self._data + self.slot_bytes * (rank * SLOTS + slot) + after, dtype, numel)
 
-    def at_once(self, plan: Plan, tensors: Any, looks: int) -> bool | None:
+    def at_once(self, plan: Plan, tensors: Any, looks: int, pause: Callable[[], None] | None = None) -> bool | None:
         """Do a collective of one round here and now, as most are, without making an operation of it.
 
-        False: others are before it, nothing was done. None: this rank's part is written, the others' did not come while
-        it looked so many times.
+        looks: at the others' counters, with a pause after each.  False: others are before it, nothing was done.  None:
+        this rank's part is written, the others' did not come in time.
         """
         now, memory = self._written, self.memory
         words = memory.words
@@ -101,6 +101,8 @@ class Board:
                 looks -= 1
                 if looks < 0:
                     return None
+                if pause is not None:
+                    pause()
         self._read_round(now, plan, tensors, 0)
         return True
 
