@@ -1,4 +1,4 @@
-"""What a practitioner asks of a run, on one page: how long, what is exposed, what is held at the peak, what is left out.
+"""What a practitioner asks of a run, on one page: how long, what is exposed, what is held at the peak, what is left.
 
 `print(lab.report(run))`; the picture beside it is `lab.plot.timeline(run.trace)`, and `run.trace.to_chrome(path)` opens
 in ui.perfetto.dev.
@@ -20,8 +20,8 @@ Traffic = tuple[str, str]  # operation and axis: ("all_gather", "dp")
 class Report:
     """One run. exposed: seconds of each operation that no kernel hides, by (operation, axis), a rank's mean.
 
-    handed_over: bytes, alike.  busiest: the rank whose memory is the fullest, and what it holds at its peak.  computing:
-    seconds in which a rank's device runs a kernel, the mean of ranks.
+    computing: seconds in which a rank's device runs a kernel, the mean of ranks.  travelling: seconds, hidden or not.
+    handed_over: bytes.  busiest: the rank whose memory is the fullest, and what it holds at its peak.
     """
 
     ranks: int

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmlab.arguments import choice, flag, instance, listing, real, string, whole
+from llmlab.comm.faults import Dies, Fault, Lost, SlowLink
 from llmlab.comm.simulated.rank import COST_BYTES
 from llmlab.comm.simulated.simulation import Simulation
 from llmlab.comm.trace import Run
@@ -33,7 +34,7 @@ class Simulator:
     kernels: False leaves them out: computing takes no time, is not recorded, and holds no memory; only messages count.
     Tests that want many runs' numbers use it.
     jitter: kernels last up to this share longer, drawn from the seed.  comm_slows_matmul: share of a matrix product's
-    speed lost while a collective of its rank is under way.
+    speed lost while a collective of its rank is under way.  faults: what goes wrong, of `comm.faults`.
     """
 
     ranks: int
@@ -47,6 +48,7 @@ class Simulator:
     kernels: bool = True
     jitter: float = 0.0
     comm_slows_matmul: float = 0.0
+    faults: Sequence[Fault] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,11 +69,16 @@ class Simulator:
             real(wants, "each speed", factor, above=0)
         for device in self.devices.values():
             instance(wants, "each device", device, Device, "see lab.hardware.device(name)")
+        for fault in listing(wants, "faults", self.faults, "faults"):
+            instance(wants, "each fault", fault, (Dies, SlowLink, Lost), "see lab.comm.faults")
+            whole(wants, "each fault's rank", fault.rank, least=0, most=self.ranks - 1)
         find_cluster(self.cluster)
 
     def _check_combination(self, fold: list[str]) -> None:
         if fold and self.numerics:
             raise ValueError("fold runs one rank for many alike, which only their cost is: it wants numerics=False")
+        if fold and self.faults:
+            raise ValueError("fold lets one rank run for many alike, and a fault makes one unlike: leave fold out")
         if not self.kernels and not self.numerics:
             raise ValueError("without kernels and without numerics nothing is left: one of them must be True")
 

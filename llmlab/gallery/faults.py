@@ -13,7 +13,7 @@ from llmlab.gallery.examining import Finding, examine
 
 @dataclass(frozen=True)
 class Fault:
-    """A program with a fault. kind: what `examine` finds it as.  says: words of its evidence.  cure: in one sentence."""
+    """A program with a fault. kind: what `examine` finds.  says: words of its evidence.  cure: in one sentence."""
 
     program: Callable[..., Any]
     kind: str

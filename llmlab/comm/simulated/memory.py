@@ -20,7 +20,7 @@ from llmlab.comm.trace import Memory
 CATEGORIES = ("parameters", "gradients", "optimizer state", "activations", "communication")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Live:
     nbytes: int
     category: str
@@ -62,7 +62,7 @@ class MemoryMeter:
         live = self._live.get(key)
         if live is None:
             self._host.pop(key, None)
-            parameter = isinstance(x, nn.Parameter)
+            parameter = type(x) is not Tensor and isinstance(x, nn.Parameter)
             if parameter and x.requires_grad:
                 self._watch_gradient(x)
             self._add(key, storage, category or ("parameters" if parameter else "activations"))
@@ -119,7 +119,8 @@ class MemoryMeter:
         self._note_peak(category)
 
     def _note_peak(self, category: str) -> None:
-        self.peaks[category] = max(self.peaks[category], self.held[category])
+        if self.held[category] > self.peaks[category]:
+            self.peaks[category] = self.held[category]
         if self.total > self.peak:
             self.peak = self.total
             self.at_peak = dict(self.held)

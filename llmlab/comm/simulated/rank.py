@@ -21,7 +21,7 @@ from llmlab.comm.copying import check_result
 from llmlab.comm.errors import RaceError, RankError, rank_error
 from llmlab.comm.group import Group
 from llmlab.comm.simulated import matching
-from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, When, known, picoseconds, settled
+from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, When, known, least, picoseconds, settled
 from llmlab.comm.simulated.matching import Post
 from llmlab.comm.simulated.memory import MemoryMeter
 from llmlab.comm.simulated.recorder import Interceptor, Recorder, unseen
@@ -107,25 +107,28 @@ class Rank:
 
     def start(self, group: Group, call: Call) -> Post:
         self.check_running()
+        if self.simulation.faults is not None:
+            self.simulation.faults.strike(self.number, self._device_clock)
         place = worker_line(sys._getframe(1))
         with unseen():
             for x in () if call.takes else call.tensors:
                 self.meter.place(x)
             post = self._post(group, call, place)
-        self.handles[id(post)] = post
-        self._or_fail(lambda: self.simulation.post(post))
+            self.handles[id(post)] = post
+            self._or_fail(self.simulation.post, post)
         return post
 
     def _post(self, group: Group, call: Call, place: Place) -> Post:
         """Make this rank's side of an operation: it is ready when host, compute and the group's last one are."""
-        to_one = call.is_message
-        before = 0 if to_one else self.streams.get(self.simulation.matcher.key_of(group), 0)
+        key = self.simulation.matcher.key_of(group)
         self._spend_launch()
-        post = Post(self, group, call, place, self.simulation.timeline.latest(self.host, self.compute, before))
-        if not to_one:
-            post.result = matching.result_like(call, group.size, group.rank)
-            if post.result is not None:
-                self.meter.place(post.result, None if call.out is not None else "communication")
+        ready, result = [self.host, self.compute], None
+        if not call.is_message:
+            ready.append(self.streams.get(key, 0))
+            result = matching.result_like(call, group.size, group.rank)
+            if result is not None:
+                self.meter.place(result, None if call.out is not None else "communication")
+        post = Post(self, group, call, key, place, self.simulation.timeline.latest(*ready), self.compute, result)
         if call.out is not None:
             self.in_flight[call.out.untyped_storage()._cdata] = post
         return post
@@ -142,11 +145,15 @@ class Rank:
         if post.call.out is not None:
             self.in_flight.pop(post.call.out.untyped_storage()._cdata, None)
         if not post.waited:
-            self._or_fail(lambda: self.check_unchanged(post))
+            with torch._C.DisableTorchFunction():
+                self._or_fail(self.check_unchanged, post)
             post.waited = True
             post.versions = []
         timeline = self.simulation.timeline
-        self.compute = timeline.latest(self.compute, post.end)
+        if self.compute is post.compute:  # which it ends after
+            self.compute = settled(post.end)
+        else:
+            self.compute = timeline.latest(self.compute, post.end)
         if self.hardware.one_clock or post.call.op == "barrier":
             self.host = timeline.latest(self.host, post.end)
         return post.result
@@ -156,6 +163,11 @@ class Rank:
 
     def synchronize(self) -> None:
         self.host = self.simulation.timeline.latest(self.host, self.compute)
+
+    def _device_clock(self) -> float:
+        """The time once the device has done all that it was given; the host waits for it."""
+        self.synchronize()
+        return self.clock()
 
     def clock(self) -> float:
         self.host = settled(self.host)
@@ -195,7 +207,8 @@ class Rank:
             self.compute = start + duration
             self._log("compute", name, "", nbytes, flops, start, self.compute)
         else:
-            begin, end = timeline.latest(self.host, self.compute), When()
+            begin = timeline.latest(self.host, self.compute)
+            end = When(least(begin) + duration)
 
             def done(start: int, stop: int) -> None:
                 self._log("compute", name, "", nbytes, flops, start, stop)
@@ -242,22 +255,22 @@ class Rank:
 
     def received(self, post: Post) -> None:
         """Take note of a result: whose memory it is, and that writing it was us."""
-        results = post.result if isinstance(post.result, list) else [post.result]
-        for x in results:
-            if isinstance(x, Tensor) and post.call.out is None:
-                self.meter.place(x, "communication")
-        if not post.changed or post.call.out is not None:
+        if post.call.out is not None:
             post.versions = [(x, x._version) for x, _ in post.versions]
+            return
+        for x in post.result if isinstance(post.result, list) else [post.result]:
+            if x is not None:
+                self.meter.place(x, "communication")
 
     def log_comm(self, post: Post) -> None:
-        call, group, ready = post.call, post.group, post.ready
-        peer = None if call.peer is None else group.members[call.peer]
+        call, axis, ready, end = post.call, post.group.axis, post.ready, post.end
+        peer = None if call.peer is None else post.group.members[call.peer]
         op, nbytes = call.name, call.nbytes  # not the call: time may come to this long after its tensors go
 
-        def log(ps: int) -> None:
-            self._log("comm", op, group.axis, nbytes, 0, known(ready), ps, peer)
+        def log() -> None:
+            self._log("comm", op, axis, nbytes, 0, known(ready), known(end), peer)
 
-        self.simulation.timeline.after([ready, post.end], log)
+        end.waiters.append(log)  # by then it is known when it was ready
 
     def check_unchanged(self, post: Post) -> None:
         """Raise RaceError if a buffer in flight was written to."""
@@ -276,10 +289,10 @@ class Rank:
     def _race(self, text: str, post: Post) -> RaceError:
         return RaceError(f"{text}\n  begun: {post.side}\nall ranks:\n{self.simulation.all_doing()}", self.number)
 
-    def _or_fail(self, action: Callable[[], None]) -> None:
+    def _or_fail(self, action: Callable[[Post], None], post: Post) -> None:
         """Do something whose failure ends the run for all ranks, whatever the worker catches."""
         try:
-            action()
+            action(post)
         except RankError as error:
             self.simulation.scheduler.fail(error)
             raise Aborted from None
