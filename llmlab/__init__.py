@@ -17,6 +17,7 @@ _NAMES = {
     "comm.processes": ["Processes", "Torchrun"],
     "comm.group": ["Group"],
     "comm.mesh": ["Mesh"],
+    "comm.faults": ["Dies", "SlowLink", "Lost"],
     "comm.trace": ["Event", "Trace", "Run"],
     "comm.errors": [
         "RankError", "RankDied", "RankTimeout", "DeadlockError", "MismatchError", "RaceError", "OutOfDeviceMemory",
@@ -24,6 +25,7 @@ _NAMES = {
     "model": ["Classifier", "Config", "Transformer", "add_lora", "lora_state", "merge_lora"],
     "model.pretrained": ["load_pretrained"],
     "finite": ["check_finite"],
+    "agreeing": ["check_alike", "RanksDiffer"],
     "generation": ["generate"],
     "parallel.data": ["data_parallel"],
     "parallel.agreement": ["disagreement"],
@@ -36,6 +38,7 @@ _NAMES = {
     "parallel.schedules": ["Schedule", "make_schedule"],
     "parallel.zero": ["zero"],
     "parallel.task": ["map_tasks", "TasksFailed"],
+    "parallel.cleaning": ["clean_documents"],
     "parallel.server": ["parameter_server"],
     "parallel.local_sgd": ["local_sgd", "diloco", "average_weights"],
     "parallel.compression": ["compress_gradients", "TopK", "EightBit"],

@@ -9,6 +9,7 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
@@ -163,7 +164,8 @@ def measure(
 ) -> Table:
     """Run `worker(world, *args)` on each number of ranks, `repeats` times, and tabulate seconds and speed-ups.
 
-    engine: called as engine(ranks=n), gives what has a `run`: lab.Simulator, lab.Processes, or a partial of one.
+    engine: called as engine(ranks=n), gives what has a `run`: lab.Simulator, lab.Processes, or a partial of one. What
+    can be started, as processes can, is started once for each number of ranks and not for each repeat.
     work: "strong" if the whole work is the same on any number of ranks, "weak" if each rank's is.
     seconds: what to take from a Run instead of its `seconds`, such as a time the worker took with world.clock().
     processors: how many ranks can truly run at once; None: this machine's cores.
@@ -179,10 +181,17 @@ def measure(
     whole("measure", "repeats", repeats, least=1)
     flag("measure", "progress", progress)
     _check("measure", work, seconds, processors)
-    with tqdm(total=len(counts) * repeats, desc=_name(worker), unit="run", disable=not progress) as bar:
+    with (
+        tqdm(total=len(counts) * repeats, desc=_name(worker), unit="run", disable=not progress) as bar,
+        ExitStack() as started,
+    ):
+        engines = {n: engine(ranks=n) for n in counts}
+        for each in engines.values():
+            if isinstance(each, AbstractContextManager):
+                started.enter_context(each)
         for repeat in range(repeats):
             for n in counts if repeat % 2 == 0 else reversed(counts):
-                runs.append(engine(ranks=n).run(worker, *args))
+                runs.append(engines[n].run(worker, *args))
                 bar.update()
             if runs[-1].clock == "virtual":
                 bar.total = len(runs)  # the other repeats would be equal to the bit

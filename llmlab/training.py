@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,19 @@ def trained(model: nn.Module) -> list[Tensor]:
     """What an optimizer may step: the model's parameters, or the shards that ZeRO has made of them."""
     sharded = getattr(model, "zero", None)
     return list(model.parameters()) if sharded is None else list(sharded.owned.values())
+
+
+class Checkpoints(Protocol):
+    """Where a run goes on from, and when it saves: `lab.checkpoint.Checkpoints`."""
+
+    def resume(
+        self, target: Any, optimizer: torch.optim.Optimizer | None = None, *, last: float = ...
+    ) -> dict[str, Any] | None: ...
+    def after(
+        self, n_step: int, target: Any, optimizer: torch.optim.Optimizer | None, extra: Callable[[], Any], *, last: bool
+    ) -> None: ...
+    def of_each(self, value: Any) -> list[Any]: ...
+    def mine(self, values: list[Any]) -> Any: ...
 
 
 class EarlyStop:
@@ -108,13 +121,16 @@ class Trainer:
         limit_s: float | None = None,
         on_step: Callable[..., object] | None = None,
         progress: bool = True,
+        checkpoints: Checkpoints | None = None,
     ) -> Curves:
         """Train until `steps` updates are made, `limit_s` seconds are over, the batches end or patience does.
 
         valid: what to validate on, every `valid_every` steps and after the last.  on_step: called after each step as
         on_step(train=..., valid=...), the latter only where there is one: `widgets.LiveCurve.add` draws them (and has a
-        progress bar of its own).  Returns the curves, those of earlier calls included.  To go on where another run
-        stopped, give batches that start at `n_batch`.
+        progress bar of its own).  checkpoints: `lab.checkpoint.Checkpoints(folder, every=...)`, to save on the way and,
+        when the program is started again with the same batches from their first, to go on from the newest as if never
+        stopped; `steps` then counts from the first start. A folder is for one call.  Returns the curves, those of
+        earlier calls included.  To go on by `load_state_dict`, give batches that start at `n_batch`.
         """
         if steps is not None:
             whole("fit", "steps (or None, to go on while there are batches)", steps, least=1)
@@ -128,14 +144,18 @@ class Trainer:
             raise ValueError(f"fit wants batches, (tokens, targets) each; got a {type(batches).__name__}")
         if self.early_stop and valid is None:
             raise ValueError("patience wants batches to validate on, got valid=None")
-        stream = iter(batches)
-        last = math.inf if steps is None else self.n_step + steps
+        begin, stream = self.n_step, iter(batches)
+        last = math.inf if steps is None else begin + steps
         deadline = math.inf if limit_s is None else time.monotonic() + limit_s
-        group = self._next(stream)
-        if not group:
+        if checkpoints is not None and self._resumed(checkpoints, last):
+            for _ in islice(stream, (self.n_step - begin) * self.accumulate):
+                pass  # seen before
+        group = [] if self.n_step >= last or (self.early_stop and self.early_stop.stopped) else self._next(stream)
+        if not group and self.n_step == begin:
             raise ValueError("fit wants at least one batch, got none")
         self.model.train()
-        with tqdm(total=steps, desc="training", unit="step", disable=not progress) as bar:
+        done = self.n_step - begin
+        with tqdm(total=steps, initial=done, desc="training", unit="step", disable=not progress) as bar:
             while group:
                 losses = {"train": self.step(group)}
                 over = self.n_step >= last or time.monotonic() >= deadline
@@ -145,7 +165,9 @@ class Trainer:
                 self._note(losses, bar, on_step)
                 if self.early_stop and self.early_stop.stopped:
                     self.model.load_state_dict(self.early_stop.weights)
-                    break
+                    group = []
+                if checkpoints is not None:
+                    self._save(checkpoints, last=not group)
         return self.curves
 
     def step(self, batches: Sequence[Batch]) -> float:
@@ -177,12 +199,10 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Give all that a later run needs: tensors and plain numbers, which `torch.load(weights_only=True)` takes."""
-        stop = self.early_stop
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": None if self.schedule is None else self.schedule.state_dict(),
-            "early_stop": None if stop is None else {k: v for k, v in vars(stop).items() if k != "patience"},
+            **self._rules(),
             "forwards": [(place.base, dict(place.drawn)) for place in places(self.model)],  # of dropout
             "progress": (self.n_step, self.n_batch, self.n_token),
             "curves": self.curves,
@@ -192,20 +212,56 @@ class Trainer:
         """Go on from there. Raises ValueError if one of the two has a schedule or a patience and the other has none."""
         if not isinstance(state, dict) or not {"model", "optimizer", "schedule", "early_stop"} <= set(state):
             raise ValueError(f"load_state_dict wants what Trainer.state_dict gave, got {_kind(state)}")
-        for name in ("schedule", "early_stop"):
-            here, there = ("none" if x is None else "one" for x in (getattr(self, name), state[name]))
-            if here != there:
-                raise ValueError(f"{name}: the trainer wants {here}, the state has {there}")
+        self._check_rules(state)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule is not None:
-            self.schedule.load_state_dict(state["schedule"])
-        if self.early_stop is not None:
-            vars(self.early_stop).update(state["early_stop"])
+        self._set_rules(state)
         for place, forwards in zip(places(self.model), state["forwards"], strict=True):
             place.resume(*forwards)
         self.n_step, self.n_batch, self.n_token = state["progress"]
         self.curves = {name: dict(curve) for name, curve in state["curves"].items()}
+
+    def _rules(self) -> dict[str, Any]:
+        """What decides over rates and the end, alike on every rank."""
+        stop = self.early_stop
+        return {
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "early_stop": None if stop is None else {k: v for k, v in vars(stop).items() if k != "patience"},
+        }
+
+    def _check_rules(self, state: dict[str, Any]) -> None:
+        for name in ("schedule", "early_stop"):
+            here, there = ("none" if x is None else "one" for x in (getattr(self, name), state[name]))
+            if here != there:
+                raise ValueError(f"{name}: the trainer wants {here}, the state has {there}")
+
+    def _set_rules(self, state: dict[str, Any]) -> None:
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        if self.early_stop is not None:
+            vars(self.early_stop).update(state["early_stop"])
+
+    def _save(self, checkpoints: Checkpoints, last: bool) -> None:
+        def extra() -> dict[str, Any]:
+            curves = {name: list(map(list, curve.items())) for name, curve in self.curves.items()}
+            of_each = checkpoints.of_each([self.n_batch, self.n_token, curves])  # ranks may see batches of their own
+            return {"trainer": self._rules(), "of each rank": of_each}
+
+        checkpoints.after(self.n_step, self.model, self.optimizer, extra, last=last)
+
+    def _resumed(self, checkpoints: Checkpoints, last: float) -> bool:
+        """Load the newest checkpoint, if there is one."""
+        found = checkpoints.resume(self.model, self.optimizer, last=last)
+        if found is None:
+            return False
+        if "trainer" not in found:
+            raise ValueError("fit wants a folder that fit has saved into, got checkpoints of another loop")
+        self._check_rules(found["trainer"])
+        self._set_rules(found["trainer"])
+        self.n_step = found["step"]
+        self.n_batch, self.n_token, curves = checkpoints.mine(found["of each rank"])
+        self.curves = {name: {int(step): loss for step, loss in curve} for name, curve in curves.items()}
+        return True
 
     def _next(self, stream: Iterator[Batch]) -> list[Batch]:
         return list(islice(stream, self.accumulate))

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 
 import hypothesis
+import jaxtyping
 import numpy
 import pytest
 
@@ -29,6 +30,16 @@ def same_random_numbers() -> None:
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def checked_shapes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Check the shapes in signatures; of a test of many cases in the first few only: it takes a third of the time."""
+    case = getattr(request.node, "callspec", None)
+    late = case is not None and sum(case.indices.values()) >= 3
+    jaxtyping.config.update("jaxtyping_disable", late)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

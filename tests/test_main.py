@@ -11,12 +11,16 @@ import sys
 import pytest
 
 from llmlab.commands import main
+from llmlab.commands.asking import STACKS
 from llmlab.cost.models import find_config, model_names
+from llmlab.cost.options import Options
 from llmlab.cost.planning import plan
 from llmlab.cost.prediction import predict
+from llmlab.cost.sources import provenance
 from llmlab.cost.stack import stacks
 from llmlab.hardware import clusters
 from llmlab.parallel.layout import Layout
+from llmlab.parallel.schedules import NAMES
 
 STEP = "--model gpt2 --device a100 --global-batch 16 --seq 1024".split()
 PLAN = ["plan", *STEP, "--gpus", "8"]
@@ -95,6 +99,39 @@ def test_one_layout_is_predicted(capsys):
     assert main(["predict", *STEP, "--dp", "2"]) == 0
     printed = capsys.readouterr().out
     assert "dp=2 m=8" in printed and "Modelled, not measured. Memory: fits." in printed
+
+
+def test_what_a_run_does_otherwise_is_said_on_the_command_line(capsys):
+    said = "--tp-overlap --no-ep-overlap --shard-group 2 --devices-per-slice 4 --recomputed-layers 0.5 --release 26.04"
+    asked = ["predict", *STEP, *"--dp 2 --tp 2 --zero 3 --recompute full".split(), *said.split(), "--json"]
+    assert main(asked) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    options = Options("26.04", True, False, shard_group=2, devices_per_slice=4, recomputed_layers=0.5)
+    step = {"global_batch": 16, "seq": 1024, "recompute": "full"}
+    layout = Layout(dp=2, tp=2, zero=3, microbatches=8)
+    assert row["seconds"] == predict("gpt2", layout, "a100", **step, options=options).seconds
+    assert row["seconds"] != predict("gpt2", layout, "a100", **step).seconds
+    assert main([*PLAN, "--top", "1", "--matmul-tflops", "100", "--json"]) == 0
+    slower = plan("gpt2", "a100", gpus=8, global_batch=16, seq=1024, options=Options(matmul_tflops=100))
+    assert json.loads(capsys.readouterr().out)[0]["seconds"] == slower[0].prediction.seconds
+
+
+def test_each_cause_has_its_constant_and_says_how_it_was_found(capsys):
+    main(["predict", *STEP, "--dp", "2", "--tp", "2", "--pp", "2", "--stack", "nemo"])
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.strip().startswith("matmul"))
+    source = next(source for source in provenance("nemo", "a100") if source.term == "matmul")
+    assert f"matmul {source.value:.3g} (x or / {source.uncertainty:.2f})" in line and "FITTED: software nemo" in line
+    assert "ASSUMED: as everyone" in printed and "COUNTED" in printed
+
+
+@pytest.mark.parametrize("command", ["plan", "predict"])
+def test_help_names_every_schedule_and_stack(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*NAMES, "megatron-2022", "nanotron"))
+    assert STACKS == ", ".join(stacks())  # the help is printed without importing what knows them
 
 
 def test_models_clusters_and_stacks_are_listed(capsys):

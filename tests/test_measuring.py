@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from itertools import count as counter
 
 import pytest
@@ -21,13 +22,25 @@ class Recorder:
         self.clock, self.order, self.drift = clock, [], counter()
 
     def __call__(self, ranks):
-        self.ranks = ranks
-        return self
+        made = copy(self)  # which shares the lists
+        made.ranks = ranks
+        return made
 
     def run(self, worker, *args):
         self.order.append(self.ranks)
         worker(self.ranks, *args)
         return a_run(self.ranks, 1 / self.ranks + next(self.drift) * 1e-3, self.clock)
+
+
+class Startable(Recorder):
+    """One that can be kept alive from run to run."""
+
+    def __enter__(self):
+        self.order.append(f"start {self.ranks}")
+        return self
+
+    def __exit__(self, *_):
+        self.order.append(f"close {self.ranks}")
 
 
 def train(world, *args):
@@ -39,6 +52,15 @@ def test_repeats_are_interleaved_there_and_back():
     table = measure(train, ranks=[4, 1, 2], engine=engine, repeats=3, progress=False)
     assert engine.order == [1, 2, 4, 4, 2, 1, 1, 2, 4]
     assert [(row.ranks, row.repeat) for row in table] == [(n, r) for n in (1, 2, 4) for r in range(3)]
+
+
+def test_what_can_be_started_is_started_once_and_closed_also_after_a_failure():
+    engine = Startable()
+    measure(train, ranks=[1, 2], engine=engine, repeats=2, progress=False)
+    assert engine.order == ["start 1", "start 2", 1, 2, 2, 1, "close 2", "close 1"]
+    with pytest.raises(ZeroDivisionError):
+        measure(lambda world: 1 / 0, ranks=[1, 2], engine=(engine := Startable()), progress=False)
+    assert engine.order == ["start 1", "start 2", 1, "close 2", "close 1"]
 
 
 def test_a_virtual_clock_runs_once_however_many_repeats_are_asked_for():

@@ -13,7 +13,8 @@ tensor they belong, so that others may cut it otherwise (the idea of torch.distr
 """
 
 from llmlab.checkpoint.loading import load
+from llmlab.checkpoint.resuming import Checkpoints
 from llmlab.checkpoint.saving import Saving, save
 from llmlab.checkpoint.storing import newest
 
-__all__ = ["Saving", "load", "newest", "save"]
+__all__ = ["Checkpoints", "Saving", "load", "newest", "save"]

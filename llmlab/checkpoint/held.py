@@ -19,6 +19,7 @@ from llmlab.parallel.placement import shard_of
 from llmlab.parallel.step import Step
 from llmlab.parallel.zero import ZeRO
 
+REMEMBERS = {"diloco": "the outer optimizer's state", "compress_gradients": "what the last gradients left out"}
 STEP_WANTED = "the step that `parallelize` gave, or a model and its optimizer"
 
 
@@ -55,6 +56,8 @@ class Run:
         instance(call, "target", target, nn.Module, STEP_WANTED)
         if optimizer is not None:
             instance(call, "optimizer", optimizer, torch.optim.Optimizer, STEP_WANTED)
+            if (mode := vars(optimizer).get("mode")) in REMEMBERS:
+                raise ValueError(f"{call} cannot keep {REMEMBERS[mode]}, which {mode} has hidden in its step")
         if world is not None:
             instance(call, "world", world, Group, "the worker's first argument")
         _check_by_hand(call, target, world)
@@ -129,6 +132,8 @@ def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
 
 def _check_by_hand(call: str, model: nn.Module, world: Group | None) -> None:
     """Refuse a model of which we could not say whose names its blocks have, or who else holds it."""
+    if "server" in vars(model):
+        raise ValueError(f"{call} wants weights and optimizer state together; got a part of a parameter server")
     if "layout" in vars(model):
         raise ValueError(f"{call} wants, of a model that parallelize has laid out, {STEP_WANTED.split(',')[0]}")
     if getattr(getattr(model, "whole", None), "pp", None) is not None:

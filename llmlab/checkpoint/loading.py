@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab.checkpoint.content import optimizer_options, with_tensors
 from llmlab.checkpoint.exchange import everyones
 from llmlab.checkpoint.held import Part, Run
-from llmlab.checkpoint.pieces import of_record, whole_of
-from llmlab.checkpoint.plan import DTYPE, file_of, optimizer_options
+from llmlab.checkpoint.pieces import all_of, of_record, whole_of
+from llmlab.checkpoint.plan import DTYPE, file_of
 from llmlab.checkpoint.random_state import PREFIX, set_random_state
 from llmlab.checkpoint.storing import damage, listed, manifest_of, step_of
 from llmlab.comm.group import Group
@@ -51,7 +52,7 @@ def load(
     run.publish()
     _fill_optimizer(run, source)
     _fill_rest(run, source)
-    return {"step": manifest["step"], **manifest["extra"]}
+    return {"step": manifest["step"], **with_tensors(manifest["extra"], source.whole)}
 
 
 class Source:
@@ -77,6 +78,11 @@ class Source:
                 if ahead is not None:
                     coming.append(disk.submit(self.piece, ahead))
                 yield part, values
+
+    def whole(self, key: str) -> Tensor:
+        """A tensor that was saved whole, in its shape."""
+        shape = tuple(self.tensors[key]["shape"])
+        return self.piece(Part(key, shape, all_of(shape), torch.empty(0))).view(shape)
 
     def piece(self, part: Part) -> Tensor:
         """The elements of a piece, flat: as they were saved, or cut out of a whole that is put together first."""

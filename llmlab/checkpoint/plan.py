@@ -6,8 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
+from llmlab.checkpoint.content import Content
 from llmlab.checkpoint.exchange import agreed, everyones
 from llmlab.checkpoint.held import Part, Run
 from llmlab.checkpoint.pieces import as_record
@@ -35,10 +34,8 @@ class Plan:
         self.mine = {key: parts[key].owned for (key, _), other in self.writer.items() if other == rank}
 
     @classmethod
-    def of(cls, run: Run) -> Plan:
-        parts = {part.key: part for part in run.parts()}
-        for part in parts.values():
-            bytes_of(part.owned[:0] if part.owned.dim() else part.owned)  # refuses what cannot be written
+    def of(cls, run: Run, content: Content) -> Plan:
+        parts = content.parts
         told = [
             (p.key, list(p.shape), str(p.owned.dtype).removeprefix("torch."), as_record(p.piece))
             for p in parts.values()
@@ -61,7 +58,7 @@ class Plan:
                         "drift apart with lab.disagreement"
                     )
 
-    def manifest(self, run: Run, step: int, extra: Any) -> dict[str, Any]:
+    def manifest(self, run: Run, step: int, content: Content) -> dict[str, Any]:
         """All that is known now; the files' hashes come when they are written."""
         tensors: dict[str, Any] = {
             key: {"shape": shape, "dtype": dtype, "pieces": []} for key, (shape, dtype) in self.shapes.items()
@@ -69,18 +66,18 @@ class Plan:
         for (key, record), rank in sorted(self.writer.items()):
             tensors[key]["pieces"].append([rank, *record])
         numbers: dict[str, Any] = {}
-        for found in everyones(run.world, single_numbers(run)):
+        for found in everyones(run.world, content.numbers):
             numbers = found | numbers
         return {
             "format": FORMAT,
             "step": step,
             "ranks": self.n_rank,
             "tensors": tensors,
-            "optimizer": agreed(run.world, "save", optimizer_options(run)),
+            "optimizer": agreed(run.world, "save", content.options),
             "numbers": numbers,
             "forwards": max(everyones(run.world, run.forwards)),
             "scaler": None if run.scaler is None else run.scaler.state_dict(),
-            "extra": agreed(run.world, "save: extra", extra),
+            "extra": agreed(run.world, "save: extra", content.extra),
         }
 
 
@@ -101,33 +98,3 @@ def dealt(holders: Mapping[tuple[str, Any], Sequence[int]], itemsize: Mapping[st
 
 def file_of(rank: int) -> str:
     return f"rank-{rank:05d}.safetensors"
-
-
-def single_numbers(run: Run) -> dict[str, Any]:
-    """What an optimizer's state has of single numbers, such as Adam's step, by parameter: [value, dtype or None]."""
-    found: dict[str, Any] = {}
-    for name, parameter in run.names.items():
-        for word, value in run.state(run.owned(parameter)).items():
-            if isinstance(value, Tensor) and value.dim() == 0:
-                found[f"{word}/{name}"] = [value.item(), str(value.dtype).removeprefix("torch.")]
-            elif isinstance(value, (int, float, bool)) or value is None:
-                found[f"{word}/{name}"] = [value, None]
-            elif not isinstance(value, Tensor):
-                raise ValueError(
-                    f"save wants optimizer state of tensors and numbers, got {word}: a {type(value).__name__}"
-                )
-    return found
-
-
-def optimizer_options(run: Run) -> dict[str, Any] | None:
-    """An optimizer's kind, and what each of its groups is set to: learning rates, betas ..."""
-    if run.optimizer is None:
-        return None
-    groups = [{k: _option(v) for k, v in group.items() if k != "params"} for group in run.optimizer.param_groups]
-    return {"kind": type(run.optimizer).__name__, "groups": groups}
-
-
-def _option(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dim() == 0:
-        return value.item()
-    return list(value) if isinstance(value, tuple) else value

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from llmlab.arguments import flag, instance, whole
+from llmlab.checkpoint.content import Content
 from llmlab.checkpoint.exchange import everyones
 from llmlab.checkpoint.held import Run
 from llmlab.checkpoint.plan import Plan, file_of
@@ -56,9 +57,10 @@ def save(
     """Save a run into a folder that all ranks see; every rank calls it. Loads into any other layout: see `load`.
 
     target: what `parallelize` gave, alone; or a model, with its optimizer and, where several ranks hold it, `world`
-    (plain, `data_parallel`, `zero`, `tensor_parallel` ...).  extra: what else a run needs to go on, as JSON has it:
-    where the data is, a scheduler's state_dict.  step: the number of updates so far (None: the step's own count; of a
-    model, one more than the newest checkpoint's).  keep: delete all but so many of the newest, this one included.
+    (plain, `data_parallel`, `zero`, `tensor_parallel` ...).  extra: what else a run needs to go on, the same on every
+    rank, as numbers, texts, tensors, lists and dicts of them: where the data is, a scheduler's state_dict.  step: the
+    number of updates so far (None: the step's own count; of a model, one more than the newest checkpoint's).  keep:
+    delete all but so many of the newest, this one included.
     asynchronous: return once the numbers are copied; `.wait()`, on every rank, or the next save waits for the disk. A
     process that ends before that loses this checkpoint, never an older one: wait for the last.
 
@@ -71,11 +73,12 @@ def save(
     for name, value, least in (("step", step, 0), ("keep", keep, 1)):
         if value is not None:
             whole("save", name, value, least=least)
+    instance("save", "extra", {} if extra is None else extra, Mapping, 'extra={"position": 120}')
     run = Run.of("save", target, optimizer, world)
-    more = _as_json(extra or {})
+    content = Content.of(run, extra or {})
     if (before := UNDER_WAY.pop(run.model, None)) is not None:
         before.wait()
-    saving = Saving(Path(folder), run, _number(Path(folder), run, step), keep, more)
+    saving = Saving(Path(folder), run, content, _number(Path(folder), run, step), keep)
     saving.begin(asynchronous)
     if asynchronous:
         UNDER_WAY[run.model] = saving
@@ -90,12 +93,12 @@ class Saving:
     n_bytes: what this rank writes.  path: the checkpoint, once it is there.
     """
 
-    def __init__(self, folder: Path, run: Run, step: int, keep: int | None, extra: Any):
-        self.folder, self.world, self.step, self.keep, self.extra = folder, run.world, step, keep, extra
+    def __init__(self, folder: Path, run: Run, content: Content, step: int, keep: int | None):
+        self.folder, self.world, self.step, self.keep = folder, run.world, step, keep
         self.rank = 0 if run.world is None else run.world.rank
         self.path: Path | None = None
         self.n_bytes = 0
-        self._run: Run | None = run
+        self._content: tuple[Run, Content] | None = run, content
         self._failed: str | None = None
         self._waited = False
         self._stop = threading.Event()
@@ -106,13 +109,14 @@ class Saving:
 
     def begin(self, copied: bool) -> None:
         """Agree with the other ranks, copy what is to be copied, and let the threads write."""
-        assert self._run is not None
-        plan = Plan.of(self._run)
-        manifest = plan.manifest(self._run, self.step, self.extra)
+        assert self._content is not None
+        run, content = self._content
+        plan = Plan.of(run, content)
+        manifest = plan.manifest(run, self.step, content)
         tensors = plan.mine | random_state(self.world)
         if copied:
             tensors = {name: x.detach().to("cpu", copy=True) for name, x in tensors.items()}
-        self._run = None  # what is not copied may be freed once it is written
+        self._content = None  # what is not copied may be freed once it is written
         self.writing = self._room()
         self.n_bytes = sum(x.numel() * x.element_size() for x in tensors.values())
         self._start(self._write, tensors)
@@ -195,13 +199,3 @@ def _number(folder: Path, run: Run, step: int | None) -> int:
         newest = next(iter(listed(folder)), None)
         step = run.step.n_step if run.step is not None else 1 + (0 if newest is None else step_of(newest))
     return int(everyones(run.world, step)[0])
-
-
-def _as_json(extra: Any) -> Any:
-    """What comes back from a checkpoint, which is what JSON makes of it. ValueError for what it cannot say."""
-    instance("save", "extra", extra, Mapping, 'extra={"position": 120}')
-    try:
-        text = json.dumps(dict(extra))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"save wants extra of numbers, texts, lists and dicts of them (JSON); {error}") from None
-    return json.loads(text)

@@ -2,7 +2,7 @@
 
 caller (a notebook's kernel)                 never forked
   nanny      imported torch, one thread      forks, reaps and kills ranks; ends with the caller
-    rank 0   gloo on loopback, or NCCL       its own process group, killed with the nanny
+    rank 0   shared memory, gloo, or NCCL    its own process group, killed with the nanny
     rank 1   ...
 """
 
@@ -13,11 +13,14 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
 from llmlab.arguments import choice, flag, real, whole
+from llmlab.comm import shared
+from llmlab.comm.errors import RankDied
 from llmlab.comm.launched.launchers import Forks, Subprocesses
 from llmlab.comm.launched.pool import Pool
 from llmlab.comm.launched.shipping import pack_call
@@ -31,12 +34,14 @@ __all__ = ["Processes", "Torchrun"]
 
 
 class Processes:
-    """Real processes on this machine, one per rank: gloo on the CPU, NCCL where each rank can have a GPU.
+    """Real processes on this machine, one per rank: on the CPU, or over NCCL where each rank can have a GPU.
 
     `run` gives fresh ranks each time. Between `start()` and `close()`, or in a `with` block, the ranks stay alive, and
     with them what their modules hold; after a failure they are replaced by fresh ones.
 
-    timeout_s: seconds that a run may take.  threads_per_rank: torch's, within one operation.  strict: before each
+    timeout_s: seconds that a run may take.  restarts: how often a run begins anew, on fresh ranks, after a rank has
+    died: what it loses is up to the worker (`lab.checkpoint.Checkpoints`). Exceptions, deadlocks and time-outs would
+    come again, so they end it at once.  threads_per_rank: torch's, within one operation.  strict: before each
     collective the ranks compare what they are about to do, at the price of a message; without it a mismatch is found
     when a rank waits in vain, or at the end.  launch: "fork" (Linux), or "warm" (interpreters started once and kept for
     later runs, which are then not quite fresh); None: "fork" where it is safe.
@@ -52,13 +57,17 @@ class Processes:
         threads_per_rank: int = 1,
         strict: bool = False,
         launch: str | None = None,
+        transport: str | None = None,
+        restarts: int = 0,
     ):
         wants = "Processes"
         self.ranks = whole(wants, "ranks", ranks, least=1)
         self.timeout_s = real(wants, "timeout_s", timeout_s, above=0)
         self.threads_per_rank = whole(wants, "threads_per_rank", threads_per_rank, least=1)
         self.strict = flag(wants, "strict", strict)
+        self.restarts = whole(wants, "restarts", restarts, least=0)
         choice(wants, "launch", launch, (None, "fork", "warm"))
+        self.transport = choice(wants, "transport", transport, (None, "shared", "gloo"))
         if sys.platform == "win32":
             raise OSError("Processes wants Linux, WSL2 or macOS, got Windows: use WSL2, or Simulator")
         self.launch = launch or ("fork" if sys.platform == "linux" else "warm")
@@ -72,7 +81,15 @@ class Processes:
         MismatchError or RankTimeout.
         """
         with turn():
-            return self._run(pack_call(worker, args, kwargs))
+            payload, deaths = pack_call(worker, args, kwargs), list[str]()
+            while True:
+                try:
+                    return replace(self._run(payload), restarts=tuple(deaths))
+                except RankDied as death:
+                    if len(deaths) == self.restarts:
+                        raise
+                    deaths.append(str(death).partition("\n")[0])
+                    print(f"restart {len(deaths)} of {self.restarts}: {deaths[-1]}", file=sys.stderr, flush=True)
 
     def start(self) -> Processes:
         """Start ranks that stay alive from run to run."""
@@ -112,12 +129,13 @@ class Processes:
 
     def _backend(self) -> str:
         """NCCL wants a GPU for each rank; with fewer, say so and use the CPU."""
-        gpus = torch.cuda.device_count()
+        gpus = torch.cuda.device_count() if self.transport is None else 0
         if gpus >= self.ranks:
             return "nccl"
+        use, words = _transport(self.transport)
         if gpus:
-            print(f"{self.ranks} ranks and {gpus} GPU{'s' if gpus > 1 else ''}: running on the CPU over gloo")
-        return "gloo"
+            print(f"{self.ranks} ranks and {gpus} GPU{'s' if gpus > 1 else ''}: running on the CPU over {words}")
+        return use
 
     def _ready(self, backend: str) -> Pool:
         """Ranks for the next run: this object's live ones, the shared warm ones, or new ones."""
@@ -138,6 +156,17 @@ class Processes:
     def _open(self, backend: str) -> Pool:
         launcher = Forks.shared() if self.launch == "fork" else Subprocesses()
         return Pool(self.ranks, launcher, backend, self.threads_per_rank)
+
+
+def _transport(asked: str | None) -> tuple[str, str]:
+    """torch's name of the backend for CPU ranks, and ours. Raises OSError where what was asked for cannot be had."""
+    if asked == "gloo":
+        return "gloo", "gloo"
+    if shared.available():
+        return shared.NAME, "shared memory"
+    if asked == "shared":
+        raise OSError("transport='shared' wants Linux with memfd_create and /proc: use transport='gloo'")
+    return "gloo", "gloo"
 
 
 @atexit.register

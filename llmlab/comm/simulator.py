@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from llmlab.arguments import choice, flag, instance, listing, real, string, whole
+from llmlab.comm.faults import Dies, Fault, Lost, SlowLink
 from llmlab.comm.simulated.rank import COST_BYTES
 from llmlab.comm.simulated.simulation import Simulation
 from llmlab.comm.trace import Run
@@ -32,7 +34,7 @@ class Simulator:
     kernels: False leaves them out: computing takes no time, is not recorded, and holds no memory; only messages count.
     Tests that want many runs' numbers use it.
     jitter: kernels last up to this share longer, drawn from the seed.  comm_slows_matmul: share of a matrix product's
-    speed lost while a collective of its rank is under way.
+    speed lost while a collective of its rank is under way.  faults: what goes wrong, of `comm.faults`.
     """
 
     ranks: int
@@ -46,6 +48,7 @@ class Simulator:
     kernels: bool = True
     jitter: float = 0.0
     comm_slows_matmul: float = 0.0
+    faults: Sequence[Fault] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,14 +69,35 @@ class Simulator:
             real(wants, "each speed", factor, above=0)
         for device in self.devices.values():
             instance(wants, "each device", device, Device, "see lab.hardware.device(name)")
+        for fault in listing(wants, "faults", self.faults, "faults"):
+            instance(wants, "each fault", fault, (Dies, SlowLink, Lost), "see lab.comm.faults")
+            whole(wants, "each fault's rank", fault.rank, least=0, most=self.ranks - 1)
         find_cluster(self.cluster)
 
     def _check_combination(self, fold: list[str]) -> None:
         if fold and self.numerics:
             raise ValueError("fold runs one rank for many alike, which only their cost is: it wants numerics=False")
+        if fold and self.faults:
+            raise ValueError("fold lets one rank run for many alike, and a fault makes one unlike: leave fold out")
         if not self.kernels and not self.numerics:
             raise ValueError("without kernels and without numerics nothing is left: one of them must be True")
 
     def run(self, worker: Callable[..., Any], *args: Any, **kwargs: Any) -> Run:
         """Run `worker(world, *args, **kwargs)` on every rank. Raises a rank's exception as a RankError."""
         return Simulation(self, worker, args, kwargs).run()
+
+    def run_torch(self, worker: Callable[..., Any], *args: Any, **kwargs: Any) -> Run:
+        """Run `worker(*args, **kwargs)`, which uses torch.distributed itself, on every rank.
+
+        Its default group is there, and its own init_process_group may make it again, whatever the backend. Tensors are
+        on the CPU (device="cpu"), or on meta with numerics=False. Raises a rank's exception as a RankError.
+        """
+        from llmlab.comm.simulated.torch_programs import running  # torch's DTensor takes a second to import
+
+        return running.run(self, worker, args, kwargs)
+
+    def run_script(self, path: str | Path, *argv: str) -> Run:
+        """Run a script that torchrun would start, with these arguments on its command line, on every rank."""
+        from llmlab.comm.simulated.torch_programs import scripts
+
+        return scripts.run(self, path, argv)

@@ -159,6 +159,7 @@ class Run:
     output: list[str]
     hardware: str = ""
     not_modelled: tuple[str, ...] = ()
+    restarts: tuple[str, ...] = ()  # what ended each attempt before this one
 
     @property
     def ranks(self) -> int:

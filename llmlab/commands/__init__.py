@@ -8,21 +8,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from llmlab.commands import listing, planning, serving
+from llmlab.commands import listing, planning, running, serving
 from llmlab.commands.asking import Parser
 
-GROUPS = (planning, listing, serving)
+GROUPS = (planning, listing, running, serving)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; give its exit code."""
     asked = parser().parse_args(arguments)
     try:
-        asked.run(asked)
+        code = asked.run(asked)
     except ValueError as error:
         print(f"llmlab {asked.command}: {error}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 def parser() -> Parser:

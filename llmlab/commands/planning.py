@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from llmlab.commands.asking import add_layout, add_output, add_step, count, prices
+from llmlab.commands.asking import SCHEDULES, add_layout, add_options, add_output, add_step, count, options, prices
 from llmlab.commands.tables import (
     LEGEND,
     MODELLED,
@@ -12,6 +12,7 @@ from llmlab.commands.tables import (
     machine_readable,
     print_parts,
     ranking,
+    sources,
     suspects,
     title,
 )  # fmt: skip
@@ -30,7 +31,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     planning.add_argument("--zero", type=int, nargs="+", default=[0, 1, 2, 3], metavar="STAGE", help="stages to try")
     planning.add_argument("--memory-share", type=float, default=0.9, help="of a device that may be used (default: 0.9)")
     planning.add_argument("--schedules", nargs="+", default=["1f1b", "interleaved", "zb_h1"], metavar="NAME",
-                          help="of a pipeline, to try (default: 1f1b interleaved zb_h1)")  # fmt: skip
+                          help=f"of a pipeline, to try: {SCHEDULES} (default: 1f1b interleaved zb_h1)")  # fmt: skip
     planning.add_argument(
         "--contexts", nargs="+", default=["ring"], metavar="NAME", help="ring, ulysses (default: ring)"
     )
@@ -38,12 +39,14 @@ def register(commands: argparse._SubParsersAction) -> None:
     planning.add_argument("--every", action="store_true", help="show near-duplicates too, not the best of each split")
     planning.add_argument("--emit", metavar="SOFTWARE", help="print the best as its configuration: torchtitan, "
                           "megatron or deepspeed")  # fmt: skip
+    add_options(planning)
     add_output(planning)
     planning.set_defaults(run=run_plan)
     predicting = commands.add_parser("predict", help="predict one layout", description=run_predict.__doc__)
     add_step(predicting)
     add_layout(predicting)
     predicting.add_argument("--measured", type=float, metavar="SECONDS", help="your step: says what may be off")
+    add_options(predicting)
     add_output(predicting)
     predicting.set_defaults(run=run_predict)
 
@@ -56,9 +59,9 @@ def run_plan(asked: argparse.Namespace) -> None:
 
     found = plan(
         asked.model, asked.device, gpus=asked.gpus, global_batch=asked.global_batch, seq=asked.seq,
-        precision=asked.precision, recompute=asked.recompute, stack=asked.stack, zero=asked.zero,
-        schedules=asked.schedules, contexts=asked.contexts, memory_share=asked.memory_share, tokens=asked.tokens,
-        prices=prices(asked), limit=1000 if asked.emit else asked.top,
+        precision=asked.precision, recompute=asked.recompute, stack=asked.stack, options=options(asked),
+        zero=asked.zero, schedules=asked.schedules, contexts=asked.contexts, memory_share=asked.memory_share,
+        tokens=asked.tokens, prices=prices(asked), limit=1000 if asked.emit else asked.top,
     )  # fmt: skip
     if asked.emit:
         print(emit(found, asked.emit))
@@ -68,7 +71,10 @@ def run_plan(asked: argparse.Namespace) -> None:
     best = f"The best by cause: {say_layout(found[0].layout)}, recompute {found[0].recompute}"
     shown = found.rows if asked.every else found.shortlist
     tight = [found.tight(row) for row in shown]
-    print_parts(ranking(title(asked, asked.gpus), shown, tight, alike=not asked.every), breakdown(best, found[0]))
+    print_parts(
+        ranking(title(asked, asked.gpus), shown, tight, alike=not asked.every),
+        breakdown(best, found[0], sources(asked)),
+    )
     print_parts(f"{MODELLED}. {found.fitting:,} layouts fit; {found.refused}.", LEGEND)
     print_parts(*[TIED] * any(row.tied for row in shown[1:]), *[SHORT] * (not asked.every), *[TIGHT] * any(tight))
     print_parts(*[f"To tell the first from its rivals, measure {each}." for each in found.measure])
@@ -87,12 +93,12 @@ def run_predict(asked: argparse.Namespace) -> None:
     )  # fmt: skip
     row = price_layout(
         asked.model, layout, asked.device, global_batch=asked.global_batch, seq=asked.seq,
-        precision=asked.precision, recompute=asked.recompute, stack=asked.stack, tokens=asked.tokens,
-        prices=prices(asked),
+        precision=asked.precision, recompute=asked.recompute, stack=asked.stack, options=options(asked),
+        tokens=asked.tokens, prices=prices(asked),
     )  # fmt: skip
     if machine_readable(asked, [record(row)]):
         return
-    print_parts(ranking(title(asked, layout.ranks), [row]), breakdown("By cause", row))
+    print_parts(ranking(title(asked, layout.ranks), [row]), breakdown("By cause", row, sources(asked)))
     if asked.measured is not None:
         print_parts(suspects(row.prediction, asked.measured))
     print_parts(f"{MODELLED}. Memory: {row.prediction.verdict}.", LEGEND)

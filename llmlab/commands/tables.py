@@ -6,7 +6,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmlab.commands.asking import UNITS
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: `--help` does without
 
     from llmlab.cost.plans import Planned
     from llmlab.cost.prediction import Prediction
+    from llmlab.cost.sources import Source
 
 MODELLED = "Modelled, not measured"
 LEGEND = (
@@ -65,26 +66,47 @@ def _amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def breakdown(title: str, row: Planned) -> Table:
-    """Seconds by cause and memory by category, side by side, the largest first; traffic with what of it is hidden."""
-    from llmlab.cost.explaining import LOOK
+def sources(asked: argparse.Namespace) -> dict[str, Source]:
+    """Where each term's constant is from, for the software and the cluster that were asked for."""
+    from llmlab.commands.asking import options
+    from llmlab.cost.sources import provenance
+    from llmlab.cost.stack import stack
+
+    said = options(asked)
+    return {source.term: source for source in provenance(said.stack(stack(asked.stack)), said.cluster(asked.device))}
+
+
+def breakdown(title: str, row: Planned, sources: Mapping[str, Source]) -> Table:
+    """Seconds by cause and memory by category, side by side, the largest first; traffic with what of it is hidden.
+
+    Each cause with its constant: a factor on what is published of the device or the link, how far it may be off, and
+    whether it was MEASURED alone, FITTED to whole steps, or ASSUMED.
+    """
     from llmlab.cost.plans import gib
 
     p, hidden = row.prediction, row.prediction.hidden
     table = make_table(
-        title, ["cause", "seconds", "of the step", "hidden", "follows", "memory of a GPU", ""], (0, 4, 5)
+        title, ["cause", "seconds", "of the step", "hidden", "constant", "found", "memory of a GPU", ""], (0, 4, 5, 6)
     )
     causes = [cause for cause, seconds in p.breakdown.items() if seconds > 0 or hidden.get(cause, 0) > 0]
     causes.sort(key=lambda cause: -p.breakdown[cause])
     held = sorted((item for item in p.memory.items() if item[1] > 0), key=lambda item: -item[1])
     for i in range(max(len(causes), len(held))):
-        time = [""] * 5
+        time = [""] * 6
         if i < len(causes):
             seconds, behind = p.breakdown[causes[i]], hidden.get(causes[i], 0)
             shown = [f"{seconds:.4g}", f"{seconds / p.seconds:.1%}", f"{behind:.4g}" if behind > 0 else ""]
-            time = [causes[i], *shown, LOOK[causes[i]][0] or "balance of stages"]
+            time = [causes[i], *shown, *constant(sources.get(causes[i]))]
         table.add_row(*time, *([held[i][0], gib(held[i][1])] if i < len(held) else ["", ""]))
     return table
+
+
+def constant(source: Source | None) -> tuple[str, str]:
+    """Say a term's constant with its uncertainty, and how it was found; a bubble has none: it is counted."""
+    if source is None:
+        return "balance of stages", "COUNTED"
+    value = f"{source.constant} {source.value:.3g} (x or / {source.uncertainty:.2f})"
+    return value, f"{source.status}: {source.owners}"
 
 
 def suspects(p: Prediction[float], measured_s: float) -> Table:

@@ -3,6 +3,7 @@
 from llmlab.cost import compute_optimal, scoring
 from llmlab.cost.calibration import Measured, calibrate
 from llmlab.cost.emitting import emit
+from llmlab.cost.failures import daly, draw_time_lost, time_lost, young
 from llmlab.cost.growing import grow
 from llmlab.cost.kernels import layer_kernels
 from llmlab.cost.modes.pipeline import pipeline_bytes
@@ -21,7 +22,8 @@ from llmlab.cost.thresholds import THRESHOLDS, Threshold, counted_only, threshol
 
 __all__ = [
     "Measured", "Modelled", "Options", "Prediction", "Prices", "RECOMPUTE", "Source", "Stack", "THRESHOLDS",
-    "Threshold", "amdahl", "calibrate", "check_rows", "compute_optimal", "counted_only", "draw_requests", "emit",
+    "Threshold", "amdahl", "calibrate", "check_rows", "compute_optimal", "counted_only", "daly", "draw_requests",
+    "draw_time_lost", "emit",
     "fit_scaling", "grow", "gustafson", "kv_bytes", "layer_kernels", "pipeline_bytes", "plan", "predict",
-    "provenance", "say_layout", "scoring", "serve", "simulate", "stacks", "threshold",
+    "provenance", "say_layout", "scoring", "serve", "simulate", "stacks", "threshold", "time_lost", "young",
 ]  # fmt: skip

@@ -14,8 +14,9 @@ from typing import Any, overload
 
 import numpy as np
 
-from llmlab.arguments import choices, listing, whole, wholes
+from llmlab.arguments import choices, instance, listing, whole, wholes
 from llmlab.cost.arrays import LAYOUT_FIELDS, LayoutColumns, ModelLike, Numbers, columns
+from llmlab.cost.options import USUAL, Options
 from llmlab.cost.prediction import Prediction, predict
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
@@ -38,9 +39,11 @@ class Workload:
     seq: int
     precision: str = "bf16"
     stack: str | Stack = "typical"
+    options: Options = USUAL
 
     def __post_init__(self) -> None:
         wholes("plan", 1, gpus=self.gpus, global_batch=self.global_batch, seq=self.seq)
+        instance("plan", "options", self.options, Options, "lab.Options(tp_overlap=True)")
 
     @overload
     def predict(self, layout: Layout, recompute: str | Sequence[str]) -> Prediction[float]: ...
@@ -52,7 +55,7 @@ class Workload:
         """Predict the step of one layout, or of columns of them."""
         return predict(
             self.config, layout, self.cluster, global_batch=self.global_batch, seq=self.seq,
-            precision=self.precision, recompute=recompute, stack=self.stack,
+            precision=self.precision, recompute=recompute, stack=self.stack, options=self.options,
         )  # fmt: skip
 
     def illegal(self, layout: Layout) -> str:

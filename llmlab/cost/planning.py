@@ -19,6 +19,7 @@ from llmlab.cost.candidates import Choices, Workload, candidates
 from llmlab.cost.comparing import doubt, exposure, tied
 from llmlab.cost.models import find_sizes
 from llmlab.cost.nearest import nearest_batch, nearest_gpus
+from llmlab.cost.options import USUAL, Options
 from llmlab.cost.plans import TIGHT, Plan, Planned, Prices, Refused, gib
 from llmlab.cost.prediction import A_LAYOUT, CLUSTER, MARGIN, RECOMPUTE, Prediction
 from llmlab.cost.stack import Stack
@@ -40,6 +41,7 @@ def plan(
     precision: str = "bf16",
     recompute: str | Sequence[str] | None = None,
     stack: str | Stack = "typical",
+    options: Options = USUAL,
     zero: Sequence[int] = (0, 1, 2, 3),
     schedules: Sequence[str] = ("1f1b", "interleaved", "zb_h1"),
     virtual_stages: Sequence[int] | None = None,
@@ -59,9 +61,10 @@ def plan(
     `config`: sizes, or a published model's name (`python -m llmlab models`). `recompute`: one, some, or None for all.
     `virtual_stages`: None for all that give ranks equal chunks of layers. `microbatch_sizes`: in sequences, None for
     every power of two. `memory_share`: of a device that may be used, less than all since what an allocator loses is not
-    modelled. `tokens`: of the whole training, for GPU-hours, money and energy. `prices`:
-    see `lab.Prices`. `limit`: rows kept, None for all. One that fills more than 95% of what may be used is ranked as
-    if it were 5% slower, since memory is predicted no better than that.
+    modelled. `options`: what the run does otherwise than its stack's habits, see `lab.Options`. `tokens`: of the whole
+    training, for GPU-hours, money and energy. `prices`: see `lab.Prices`. `limit`: rows kept, None for all. One that
+    fills more than 95% of what may be used is ranked as if it were 5% slower, since memory is predicted no better than
+    that.
 
     Raises ValueError where nothing is possible, naming the nearest request that is.
     """
@@ -70,7 +73,7 @@ def plan(
     real("plan", "tokens", tokens, above=0)
     if limit is not None:
         whole("plan", "limit", limit, least=1)
-    workload = Workload(find_sizes(config), on, gpus, global_batch, seq, precision, stack)
+    workload = Workload(find_sizes(config), on, gpus, global_batch, seq, precision, stack, options)
     prices = _prices("plan", prices, on)
     choices = Choices(zero, schedules, virtual_stages, contexts, microbatch_sizes=microbatch_sizes)
     asked = RECOMPUTE if recompute is None else [recompute] if isinstance(recompute, str) else recompute
@@ -109,12 +112,13 @@ def price_layout(
     precision: str = "bf16",
     recompute: str = "none",
     stack: str | Stack = "typical",
+    options: Options = USUAL,
     tokens: float = 1e9,
     prices: Prices | None = None,
 ) -> Planned:
     """Predict one layout, whether it fits or not, with what `tokens` of training would cost on it; see `plan`."""
     ranks = instance("price_layout", "layout", layout, Layout, A_LAYOUT).ranks
-    workload = Workload(find_sizes(config), find_cluster(cluster), ranks, global_batch, seq, precision, stack)
+    workload = Workload(find_sizes(config), find_cluster(cluster), ranks, global_batch, seq, precision, stack, options)
     prices = _prices("price_layout", prices, workload.cluster)
     return _priced(layout, recompute, workload.predict(layout, recompute), tokens, prices)
 

@@ -8,6 +8,7 @@ from llmlab.plot.blocks import block, encoder_decoder
 from llmlab.plot.break_even import threshold, thresholds
 from llmlab.plot.budgets import losses_by_size
 from llmlab.plot.curves import alpha_beta, bars, lines, losses
+from llmlab.plot.failures import checkpoint_interval
 from llmlab.plot.gantts import gantt
 from llmlab.plot.growths import growth
 from llmlab.plot.heads import head
@@ -37,7 +38,8 @@ from llmlab.plot.validations import errors, parity
 
 __all__ = [
     "Matrix", "Picture", "all_reduce_messages", "all_reduce_step", "alpha_beta", "bars", "block", "by_cause",
-    "causes", "compare_timelines", "descent", "encoder_decoder", "errors", "explore", "gantt", "grids", "growth",
+    "causes", "checkpoint_interval", "compare_timelines",
+    "descent", "encoder_decoder", "errors", "explore", "gantt", "grids", "growth",
     "head", "lines", "logit_lens", "losses", "losses_by_size", "memory", "memory_bars", "memory_card", "mesh", "parity",
     "placement", "prediction", "products", "roofline", "say_bytes", "say_memory", "say_seconds", "scaling",
     "schedule", "shards", "show", "speedup", "stash", "threshold", "thresholds", "timeline", "timeline_svg",

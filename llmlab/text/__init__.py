@@ -14,6 +14,7 @@ from .quality import CHINESE, STOP_WORDS, Limits, content_words, faults
 from .ranking import BM25
 from .segmentation import Segmenter, join_words, words
 from .sentencepiece import SentencePiece
+from .shards import ShardedBatches, Shards, write_shards
 from .tokenizers import CharTokenizer, WordTokenizer
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "LabelledBatches",
     "Limits",
     "Segmenter",
+    "ShardedBatches",
+    "Shards",
     "SentencePiece",
     "WordTokenizer",
     "batches",
@@ -59,4 +62,5 @@ __all__ = [
     "tagged",
     "tokenizer_json",
     "words",
+    "write_shards",
 ]

@@ -14,6 +14,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence, Set
 from functools import lru_cache
+from hashlib import blake2b
 from zlib import crc32
 
 import numpy as np
@@ -66,6 +67,11 @@ def near_duplicates(documents: Sequence[str], threshold: float = 0.8) -> list[tu
         for band in bands:
             buckets[band].append(j)
     return found
+
+
+def exact_hash(text: str) -> bytes:
+    """Return 16 bytes that are the same for what `deduplicate` takes to be equal."""
+    return blake2b(_canonical(text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def shingles(text: str) -> frozenset[int]:

@@ -90,16 +90,19 @@ def rows_of(documents: Documents, seq: int, end: int | None = None) -> Rows:
             f"a target is the next token of the same document: wants two tokens or more, got {len(stream)}"
         )
     seq = whole("pack", "seq (below the number of tokens)", seq, least=1, most=len(stream) - 1)
-    last = np.append(starts[1:], len(stream)) - 1  # of each document: no target
-    n_row = -(-len(stream) // seq)
-    filled = np.full(n_row, seq)
-    filled[-1] = len(stream) - (n_row - 1) * seq
-    asking = np.flatnonzero(
-        np.bincount(last // seq, minlength=n_row) < filled
-    )  # a row that asks nothing teaches nothing
+    asking = asking_rows(len(stream), starts, seq)
     if not len(asking):
         raise ValueError("a target is the next token of the same document, but no document has two tokens")
     return Rows(stream, starts, seq, asking)
+
+
+def asking_rows(n_token: int, starts: NDArray[np.int64], seq: int) -> NDArray[np.int64]:
+    """Return the numbers of the rows that have a target: a row that asks nothing teaches nothing."""
+    last = np.append(starts[1:], n_token) - 1  # of each document: no target
+    n_row = -(-n_token // seq)
+    filled = np.full(n_row, seq)
+    filled[-1] = n_token - (n_row - 1) * seq
+    return np.flatnonzero(np.bincount(last // seq, minlength=n_row) < filled)
 
 
 def pack(documents: Documents, seq: int, end: int | None = None) -> Batch:

@@ -191,8 +191,12 @@ def test_another_model_or_optimizer_is_refused_and_left_alone(tmp_path, model, m
 
 def test_what_cannot_be_saved_is_refused(tmp_path) -> None:
     model, optimizer = other_model()
-    with pytest.raises(ValueError, match="wants extra of numbers, texts, lists"):
-        checkpoint.save(tmp_path, model, extra={"tokens": torch.ones(2)})
+    with pytest.raises(ValueError, match="wants extra of numbers, texts, tensors"):
+        checkpoint.save(tmp_path, model, extra={"tokens": {1, 2}})
+    with pytest.raises(ValueError, match="wants names in extra as texts"):
+        checkpoint.save(tmp_path, model, extra={"curve": {1: 0.5}})
+    with pytest.raises(ValueError, match="keeps the name __tensor__ for itself"):
+        checkpoint.save(tmp_path, model, extra={"a": [{"__tensor__": "model/weight"}]})
     with pytest.raises(ValueError, match="save wants keep as a whole number of at least 1; got 0"):
         checkpoint.save(tmp_path, model, keep=0)
     with pytest.raises(ValueError, match="save wants target as"):

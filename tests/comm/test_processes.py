@@ -599,8 +599,8 @@ def test_more_ranks_than_gpus_says_that_it_runs_on_the_cpu(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     run = Processes(2).run(lambda world: str(world.device))
     assert run.results == ["cpu", "cpu"]
-    assert "2 ranks and 1 GPU: running on the CPU over gloo" in capsys.readouterr().out
-    assert "gloo" in run.hardware
+    assert "2 ranks and 1 GPU: running on the CPU over shared memory" in capsys.readouterr().out
+    assert run.hardware.startswith("2 processes over shared memory, ")
 
 
 @pytest.mark.gpu

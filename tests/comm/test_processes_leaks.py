@@ -110,7 +110,8 @@ def test_what_a_worker_starts_ends_with_it(tmp_path):
     assert not any(os.path.exists(folder) for folder in folders)
 
 
-def test_only_loopback_is_listened_on_whatever_the_environment_says(monkeypatch):
+@pytest.mark.parametrize("transport", ["shared", "gloo"])
+def test_at_most_loopback_is_listened_on_whatever_the_environment_says(monkeypatch, transport):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
 
     def worker(world):
@@ -128,11 +129,11 @@ def test_only_loopback_is_listened_on_whatever_the_environment_says(monkeypatch)
     looker = threading.Thread(target=look)
     looker.start()
     try:
-        Processes(2).run(worker)
+        Processes(2, transport=transport).run(worker)
     finally:
         done.set()
         looker.join()
-    assert seen, "gloo's own sockets are seen"
+    assert bool(seen) == (transport == "gloo"), "gloo's own sockets are seen, and shared memory needs none"
     assert all(address.startswith("0100007F:") for address in seen), seen  # 127.0.0.1, low byte first
 
 

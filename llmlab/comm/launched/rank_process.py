@@ -28,6 +28,7 @@ from llmlab.comm.launched.shipping import Failure, know_sources, pack_failure, p
 from llmlab.comm.launched.torch_engine import TorchEngine
 from llmlab.comm.launched.wire import Channel
 from llmlab.comm.seeding import seed_process
+from llmlab.comm.shared import register
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -39,7 +40,7 @@ class Settings:
     rank: int
     ranks: int
     folder: str  # private (0700), this pool's own: the meeting place, temporary files, reports of crashes
-    backend: str  # "gloo" or "nccl"
+    backend: str  # "llmlab" (shared memory), "gloo" or "nccl"
     threads: int
     environment: dict[str, str]
     directory: str
@@ -136,6 +137,7 @@ def _meet(settings: Settings, ledger: Ledger) -> TorchEngine:
         device = torch.device("cuda", settings.rank)
         torch.cuda.set_device(device)
     store = dist.FileStore(os.path.join(settings.folder, "store"), settings.ranks)
+    register()
     forever = timedelta(days=7)  # the caller watches the clock
     dist.init_process_group(
         settings.backend, store=store, rank=settings.rank, world_size=settings.ranks, timeout=forever

@@ -1,4 +1,4 @@
-"""One rank's way to the others over torch.distributed: gloo on the CPU, NCCL with a GPU each.
+"""One rank's way to the others over torch.distributed: shared memory or gloo on the CPU, NCCL with a GPU each.
 
 Used by real processes on this machine and by torchrun jobs. Every operation is written down in the rank's ledger, from
 which the trace is made, and which shows what the rank waits in while it waits. The end of an asynchronous operation is
@@ -121,14 +121,14 @@ class TorchEngine:
         return self._links[key]
 
     def _make_link(self, group: Group, key: Key) -> Link:
-        gloo = dist.get_backend() == "gloo"
+        backend = str(dist.get_backend())
         made = dist.group.WORLD
         if key != ("world", self._everyone):
             with self._waiting(self.ledger.open_setup(key)):
                 made = dist.new_group(list(group.members), use_local_synchronization=True)
         assert isinstance(made, dist.ProcessGroup) and isinstance(dist.group.WORLD, dist.ProcessGroup)
         thread = ThreadPoolExecutor(1, thread_name_prefix=f"llmlab-{group.axis}")  # started when first used
-        return Link(group, made, dist.group.WORLD if gloo else made, thread, gloo)
+        return Link(group, made, made if backend == "nccl" else dist.group.WORLD, thread, backend)
 
     def _compare(self, link: Link, entry: Entry) -> None:
         """strict=True: before a collective, let every member say what it is about to do. Raises MismatchError."""

@@ -65,7 +65,7 @@ class Link:
     collective: dist.ProcessGroup
     message: dist.ProcessGroup  # all ranks', messages told apart by tags; NCCL has no tags: there the group's own
     background: ThreadPoolExecutor
-    gloo: bool
+    backend: str  # "gloo", "nccl" or "llmlab", which is shared memory
 
     def tag(self, use: str = "") -> int:
         """A number that the group's messages of one use carry, so that no others are taken for them."""
@@ -95,8 +95,8 @@ def reduce_scatter(link: Link, call: Call) -> Begun:
 
     gloo's own took 2.5 times as long here as its all_reduce; this is as fast as the loopback.
     """
-    if not link.gloo:
-        return _reduce_scatter_nccl(link, call)
+    if link.backend != "gloo":
+        return _reduce_scatter_flat(link, call)
     op = call.reduce
     assert op is not None
     parts = list(_dense(call.tensors[0]).tensor_split(link.group.size))
@@ -106,8 +106,8 @@ def reduce_scatter(link: Link, call: Call) -> Begun:
     return works, lambda: _give(call, reduced(came, op))
 
 
-def _reduce_scatter_nccl(link: Link, call: Call) -> Begun:
-    wire, op = _summand(link, call)
+def _reduce_scatter_flat(link: Link, call: Call) -> Begun:
+    wire, op = _summand(link, call, written=link.backend == "nccl")
     part = wire.new_empty(wire.shape[0] // link.group.size, *wire.shape[1:])
     work = _scatter_flat(part, wire, op, group=link.collective, async_op=True)
     return [work], lambda: _give(call, _summed(part, call))
@@ -161,7 +161,7 @@ def send(link: Link, call: Call) -> Begun:
 
 
 def recv(link: Link, call: Call) -> Begun:
-    if call.peer is None and not link.gloo:
+    if call.peer is None and link.backend == "nccl":
         raise ValueError("NCCL cannot receive from any rank: recv wants src here, got None")
     x = torch.empty(call.tensors[0].shape, dtype=call.tensors[0].dtype, device=call.tensors[0].device)
     return [_irecv(link, x, call.peer)], lambda: x
@@ -238,7 +238,7 @@ def _take(link: Link, peers: list[int]) -> list[Tensor]:
 def _travels(call: Call, x: Tensor) -> Tensor:
     """A copy that the group's thread may keep."""
     header(call.op, x.shape, x.dtype)  # refused here, and not in the thread
-    return x.detach().clone(memory_format=torch.contiguous_format).resolve_conj().resolve_neg()
+    return _copied(x)
 
 
 # --- tensors as they travel ------------------------------------------------------------------------------------------
@@ -247,6 +247,11 @@ def _travels(call: Call, x: Tensor) -> Tensor:
 def _dense(x: Tensor) -> Tensor:
     """The same values, contiguous and without a pending conjugation; shares memory where it can."""
     return x.detach().resolve_conj().resolve_neg().contiguous()
+
+
+def _copied(x: Tensor) -> Tensor:
+    """The same values in memory of their own."""
+    return x.detach().clone(memory_format=torch.contiguous_format).resolve_conj().resolve_neg()
 
 
 def _bytes(x: Tensor) -> Tensor:
@@ -270,14 +275,17 @@ def _give(call: Call, result: Tensor) -> Tensor:
         return call.out.copy_(result)
 
 
-def _summand(link: Link, call: Call) -> tuple[Tensor, Any]:
-    """This rank's term of a reduction, in memory that may be overwritten, and torch's name of the reduction."""
+def _summand(link: Link, call: Call, written: bool = True) -> tuple[Tensor, Any]:
+    """This rank's term of a reduction, and torch's name of it. written: in memory that may be overwritten."""
     x, op = call.tensors[0], call.reduce
     assert op is not None
+    if link.backend == "llmlab":  # adds every dtype as it is, and rounds once
+        mine = call.out is x and x.is_contiguous() or not written
+        return _dense(x) if mine else _copied(x), _REDUCE[op]
     if x.is_complex():
         return torch.view_as_real(_dense(x)).clone(), _REDUCE[op]
     op = _BOOL[op] if x.dtype == torch.bool else op
-    dtype = _WIDER.get(x.dtype, x.dtype) if link.gloo or x.dtype in (torch.bool, torch.int16) else x.dtype
+    dtype = _WIDER.get(x.dtype, x.dtype) if link.backend == "gloo" or x.dtype in (torch.bool, torch.int16) else x.dtype
     if call.out is x and x.is_contiguous() and dtype == x.dtype:
         return x.detach(), _REDUCE[op]
     return x.detach().to(dtype, copy=True, memory_format=torch.contiguous_format), _REDUCE[op]
@@ -286,7 +294,7 @@ def _summand(link: Link, call: Call) -> tuple[Tensor, Any]:
 def _summed(wire: Tensor, call: Call) -> Tensor:
     """Back from the travelling dtype; the caller's own tensor where the sum was made in it."""
     x = call.tensors[0]
-    if x.is_complex():
+    if x.is_complex() and not wire.is_complex():
         return torch.view_as_complex(wire)
     if call.out is x and wire.data_ptr() == x.data_ptr():
         return x

@@ -1,7 +1,8 @@
 """torch's own launcher: the same worker under `torchrun`, on this machine or on many.
 
 Inside a job (torchrun's environment, or Slurm's with MASTER_ADDR and MASTER_PORT set) `Torchrun().run(worker)` runs the
-worker as this process's rank. Outside, `Torchrun(folder=...)` writes the job into a folder and says what to run where.
+worker as this process's rank. Outside, `Torchrun(folder=...)` writes the job into a folder and says what to run where;
+beside it lie the same job as a Slurm batch file and as a Kubernetes job (`managers.py`).
 
 Unlike `Processes`, a job of many machines listens beyond loopback, without a secret (pytorch#173909): torchrun's two
 stores do, and gloo's or NCCL's sockets. Use it on a network you trust. NCCL has not been run here, nor has Slurm.
@@ -14,7 +15,6 @@ import contextlib
 import io
 import os
 import pickle
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +31,7 @@ from llmlab.arguments import flag, listing, real, string, whole
 from llmlab.comm.errors import rank_error
 from llmlab.comm.launched.diagnosis import find_left_over, find_mismatch
 from llmlab.comm.launched.ledger import Ledger
+from llmlab.comm.launched.managers import Machines, kubernetes_job, slurm_batch
 from llmlab.comm.launched.rank_process import Outcome, outcome, peak_bytes_from_now
 from llmlab.comm.launched.shipping import pack_call, pack_result
 from llmlab.comm.launched.torch_engine import TorchEngine
@@ -48,13 +49,24 @@ run_job(__file__)
 
 @dataclass(frozen=True)
 class Job:
-    """A job in a folder, one command per machine. The folder must be the same on all of them (copied, or shared)."""
+    """A job in a folder, one command per machine. The folder must be the same on all of them (copied, or shared).
+
+    slurm, kubernetes: files that start the same job there, with what each line does.
+    """
 
     folder: Path
     commands: tuple[str, ...]
 
     def __str__(self) -> str:
         return "\n".join(f"machine {i}:\n  {command}" for i, command in enumerate(self.commands))
+
+    @property
+    def slurm(self) -> Path:
+        return self.folder / "job.sbatch"
+
+    @property
+    def kubernetes(self) -> Path:
+        return self.folder / "job.yaml"
 
     def result(self) -> Run:
         """Read the Run that rank 0 wrote into the folder. It is a pickle: read only what your own job wrote."""
@@ -68,7 +80,9 @@ class Torchrun:
     """The engine of a torchrun job; from outside one, the writer of such a job.
 
     folder: where to write the job.  addresses: each machine's own IP address, the first one the meeting place.
-    interface: the network interface that has these addresses, as `ip address` names it.
+    interface: the network interface that has these addresses, as `ip address` names it.  max_restarts: how often
+    torchrun starts all ranks anew after one has failed, for whatever reason.  fewest_machines: with how many it goes on
+    when others are gone (None: all), with as many ranks as those have.
     """
 
     def __init__(
@@ -81,15 +95,24 @@ class Torchrun:
         port: int = 29500,
         timeout_s: int | float = 1800,
         strict: bool = False,
+        max_restarts: int = 0,
+        fewest_machines: int | None = None,
     ):
         wants = "Torchrun"
         self.folder = None if folder is None else Path(string(wants, "folder", os.fspath(folder)))
-        self.ranks_per_machine = whole(wants, "ranks_per_machine", ranks_per_machine, least=1)
         self.addresses = [string(wants, "each address", a) for a in listing(wants, "addresses", addresses, "addresses")]
         if not self.addresses:
             raise ValueError("Torchrun wants the address of at least one machine, got none")
-        self.interface = string(wants, "interface", interface)
-        self.port = whole(wants, "port", port, least=1, most=65535)
+        self.machines = Machines(
+            tuple(self.addresses),
+            whole(wants, "ranks_per_machine", ranks_per_machine, least=1),
+            string(wants, "interface", interface),
+            whole(wants, "port", port, least=1, most=65535),
+            whole(wants, "max_restarts", max_restarts, least=0),
+            len(self.addresses)
+            if fewest_machines is None
+            else whole(wants, "fewest_machines", fewest_machines, least=1, most=len(self.addresses)),
+        )
         self.timeout_s = real(wants, "timeout_s", timeout_s, above=0)
         self.strict = flag(wants, "strict", strict)
 
@@ -114,38 +137,14 @@ class Torchrun:
             cloudpickle.dumps((pack_call(worker, args, kwargs), self.timeout_s, self.strict))
         )
         (folder / "run.pkl").unlink(missing_ok=True)
-        job = Job(folder, tuple(self._command(folder, i) for i in range(len(self.addresses))))
+        (folder / "job.sbatch").write_text(slurm_batch(folder, self.machines))
+        (folder / "job.yaml").write_text(kubernetes_job(folder, self.machines))
+        job = Job(
+            folder,
+            tuple(self.machines.command(i, folder.name, str(folder / "job.py")) for i in range(len(self.addresses))),
+        )
         print(job)
         return job
-
-    def _command(self, folder: Path, machine: int) -> str:
-        """torchrun's command with the four settings without which it is not dependable on several machines."""
-        settings = {
-            # else the sockets are opened at whatever address the host's name has, often 127.0.0.1
-            "GLOO_SOCKET_IFNAME": self.interface,
-            "NCCL_SOCKET_IFNAME": self.interface,
-            # else a restarted job reads the addresses of the one that failed (pytorch#167288)
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        }
-        options = [
-            f"--nnodes={len(self.addresses)}",
-            f"--nproc-per-node={self.ranks_per_machine}",
-            "--rdzv-backend=c10d",
-            f"--rdzv-endpoint={self.addresses[0]}:{self.port}",
-            f"--rdzv-id={folder.name}",
-            # else no machine may find itself in the endpoint, and all of them wait (pytorch#73656)
-            f"--rdzv-conf=is_host={int(machine == 0)}",
-            # else the host's name is announced, which the others may not resolve
-            f"--local-addr={self.addresses[machine]}",
-        ]
-        words = [
-            "env",
-            *(f"{name}={value}" for name, value in settings.items()),
-            "python",
-            "-m",
-            "torch.distributed.run",
-        ]
-        return shlex.join([*words, *options, str(folder / "job.py")])
 
     # --- inside a job -------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,11 @@ class Facts:
         return bool(self.deaths or self.failures)
 
     @property
+    def only_echoes(self) -> bool:
+        """Whether what failed so far failed because of somebody of whom nothing is known yet."""
+        return not self.deaths and all(failure.echo for failure in self.failures.values())
+
+    @property
     def returned(self) -> dict[int, State]:
         return {rank: outcome.state for rank, outcome in self.outcomes.items()}
 

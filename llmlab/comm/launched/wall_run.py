@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from llmlab.comm import shared
 from llmlab.comm.errors import rank_error
 from llmlab.comm.launched.rank_process import Outcome
 from llmlab.comm.launched.shipping import Failure
@@ -31,10 +32,11 @@ def to_run(outcomes: Mapping[int, Outcome], output: Sequence[str], hardware: str
 
 
 def this_hardware(ranks: int, backend: str, threads: int) -> str:
-    """`2 processes over gloo, 1 thread each, on 2 cores of ...`."""
-    kind = _processor() if backend == "gloo" else "a GPU each"
+    """`2 processes over shared memory, 1 thread each, 2 cores, ...`."""
+    kind = "a GPU each" if backend == "nccl" else _processor()
+    over = "shared memory" if backend == shared.NAME else backend
     threads_each = f"{threads} thread{'s' if threads > 1 else ''} each"
-    return f"{ranks} processes over {backend}, {threads_each}, {os.cpu_count()} cores, {kind}"
+    return f"{ranks} processes over {over}, {threads_each}, {os.cpu_count()} cores, {kind}"
 
 
 @functools.cache

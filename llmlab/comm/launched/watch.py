@@ -127,8 +127,7 @@ class Watch:
             trouble = find_mismatch([*busy.values(), *recent]) or find_deadlock(facts.before, busy, facts.returned)
             if trouble:
                 raise trouble
-        for rank in self._pool.ranks:  # a rank's own children may hold its socket open when it dies
-            self._ask_how_it_ended(rank)
+        self._ask_how_all_ended()
         facts.before, facts.states = busy, {}
         self._ask()
 
@@ -150,6 +149,15 @@ class Watch:
         """Something failed: give the others a moment to fail too, or to be found waiting in vain."""
         end = time.monotonic() + _SETTLE_S
         self._hear(_SETTLE_S)
-        while (now := time.monotonic()) < end and any(state.waiting is None for state in self.facts.busy.values()):
+        while (now := time.monotonic()) < end and (self.facts.only_echoes or self._some_compute()):
             self._read(min(0.02, end - now))
+            self._ask_how_all_ended()  # the others may have noticed a death before we did
             self._hear(end - now)
+
+    def _some_compute(self) -> bool:
+        return any(state.waiting is None for state in self.facts.busy.values())
+
+    def _ask_how_all_ended(self) -> None:
+        """Also of ranks whose sockets are open: a rank's own children may hold them when it dies."""
+        for rank in self._pool.ranks:
+            self._ask_how_it_ended(rank)

@@ -58,7 +58,8 @@ class MemoryMeter:
         self._host[key] = weakref.ref(storage, lambda _: self._host.pop(key, None))
 
     def place(self, x: Tensor, category: str | None = None) -> None:
-        """Count a tensor's storage, once; a given category replaces the one it had."""
+        """Count a tensor's storage, once; a given category replaces the one it had. Of a DTensor, this rank's shard."""
+        x = getattr(x, "_local_tensor", x)
         storage = x.untyped_storage()
         key = storage._cdata
         live = self._live.get(key)

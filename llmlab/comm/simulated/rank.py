@@ -47,7 +47,7 @@ class Rank:
         self.device = torch.device("meta" if self.on_meta else "cpu")
         capacity = self.hardware.memory_bytes if options.out_of_memory == "raise" else None
         self.meter = MemoryMeter(number, self.hardware.name, capacity)
-        self.recorder = Recorder(self)
+        self.recorder, self.interceptor = Recorder(self), Interceptor(self)
         self.task: Task = None  # type: ignore[assignment]  # set by start_rank
         self.host: Time = 0
         self.compute: Time = 0
@@ -78,7 +78,7 @@ class Rank:
                 if not simulation.options.numerics:
                     modes.enter_context(torch.device("meta"))
                 if simulation.options.kernels:
-                    modes.enter_context(Interceptor(self))
+                    modes.enter_context(self.interceptor)
                     modes.enter_context(self.recorder)
                 self.result = check_result(worker(world, *args, **kwargs))
         except Aborted:
@@ -109,6 +109,8 @@ class Rank:
 
     def start(self, group: Group, call: Call) -> Post:
         self.check_running()
+        if self.simulation.faults is not None:
+            self.simulation.faults.strike(self.number, self._device_clock)
         place = worker_line(sys._getframe(1))
         with unseen():
             for x in () if call.takes else call.tensors:
@@ -163,6 +165,11 @@ class Rank:
 
     def synchronize(self) -> None:
         self.host = self.simulation.timeline.latest(self.host, self.compute)
+
+    def _device_clock(self) -> float:
+        """The time once the device has done all that it was given; the host waits for it."""
+        self.synchronize()
+        return self.clock()
 
     def clock(self) -> float:
         self.host = settled(self.host)

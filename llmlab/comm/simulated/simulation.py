@@ -25,7 +25,8 @@ from llmlab.comm.simulated.printing import Printing, Progress
 from llmlab.comm.simulated.rank import Rank
 from llmlab.comm.simulated.recorder import unseen
 from llmlab.comm.simulated.scheduler import Scheduler, Task
-from llmlab.comm.simulated.surroundings import one_thread_at_a_time
+from llmlab.comm.simulated.striking import Faults
+from llmlab.comm.simulated.surroundings import Surroundings, one_thread_at_a_time
 from llmlab.comm.trace import Run, Trace
 from llmlab.comm.turns import turn
 from llmlab.hardware import cluster as find_cluster
@@ -42,8 +43,16 @@ NOT_MODELLED = (
 class Simulation:
     """One run: the ranks, what they have posted, and the clock."""
 
-    def __init__(self, options: Simulator, worker: Callable[..., Any], args: tuple, kwargs: dict):
+    def __init__(
+        self,
+        options: Simulator,
+        worker: Callable[..., Any],
+        args: tuple,
+        kwargs: dict,
+        surroundings: Surroundings | None = None,
+    ):
         self.options, self.cluster = options, find_cluster(options.cluster)
+        self.surroundings = surroundings or Surroundings()
         self.copies = Copies(worker, args, kwargs, meta=not options.numerics)
         self.timeline, self.matcher, self.printing = Timeline(options.comm_slows_matmul), Matcher(), Printing()
         self.events: list[Logged] = []
@@ -52,6 +61,7 @@ class Simulation:
         if "world" in options.fold:
             self.folding = dict.fromkeys(range(options.ranks), 0)
         self.ranks: dict[int, Rank] = {}
+        self.faults = Faults(options.faults) if options.faults else None
         self._switches = 0
         self._progress = Progress(self.printing, options.ranks)
         self._runs: dict[matching.Key, frozenset[int]] = {}
@@ -84,6 +94,7 @@ class Simulation:
             after.callback(register_optimizer_step_post_hook(self._leave_optimizer).remove)
             after.callback(self._close_meters)
             after.enter_context(self.printing.caught(self._who_runs_now))
+            after.enter_context(self.surroundings.around(self))
             yield
 
     def _report(self) -> Run:
@@ -101,7 +112,10 @@ class Simulation:
             memory=[rank.meter.report() for rank in stands_for],
             output=[self.printing.of(rank.number) for rank in stands_for],
             hardware=label,
-            not_modelled=NOT_MODELLED + meta + (() if self.options.kernels else ("kernels",)),
+            not_modelled=NOT_MODELLED
+            + meta
+            + (() if self.options.kernels else ("kernels",))
+            + self.surroundings.not_modelled,
         )
 
     def _check_nothing_left(self) -> None:
@@ -139,6 +153,7 @@ class Simulation:
     def start_rank(self, number: int) -> None:
         rank = self.ranks[number] = Rank(self, number)
         rank.task = Task(number, rank.body, RandomState(self.options.seed, number))
+        self.surroundings.prepare(rank)
         self.scheduler.add(rank.task)
 
     def stand_in(self, number: int) -> int:
@@ -266,6 +281,8 @@ class Simulation:
 
     def _fly(self, price: pricing.Price, ready: list[Time], posts: list[Post]) -> None:
         """Let the bytes of an operation go as soon as all its sides are ready, and say when they have arrived."""
+        if self.faults is not None:
+            price = self.faults.priced(price, [post.rank.number for post in posts])
         ends = [post.end for post in posts]  # not the posts: time may come to this long after their tensors should go
         soonest = max(map(least, ready)) + price.alone_ps
         for end in ends:

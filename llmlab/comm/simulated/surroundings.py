@@ -5,9 +5,27 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from llmlab.comm.simulated.rank import Rank
+    from llmlab.comm.simulated.simulation import Simulation
+
+
+class Surroundings:
+    """What a run has around it besides: nothing for our own workers; `torch_programs` needs a good deal."""
+
+    not_modelled: tuple[str, ...] = ()
+
+    def around(self, simulation: Simulation) -> AbstractContextManager[None]:
+        """Enter before the first rank starts, leave after the last one has ended, whatever happened."""
+        return nullcontext()
+
+    def prepare(self, rank: Rank) -> None:
+        """Change a rank before it starts."""
 
 
 @contextmanager

@@ -1,0 +1,15 @@
+"""Shared memory between the processes of one host, as a backend of torch.distributed called "llmlab".
+
+Importing this registers it: `dist.init_process_group("llmlab")` then works under torchrun on one machine, and DDP,
+FSDP2 and DTensor ride on it unchanged. `Processes` uses it by itself.
+
+Read `memory` (what is shared, and in which order it is seen), `rounds` and `collectives`, `messages`, `progress` and
+`waiting` (who moves what, and when), `process_group` (what torch calls).
+"""
+
+from llmlab.comm.shared.memory import available
+from llmlab.comm.shared.process_group import NAME, SharedMemoryGroup, register
+
+__all__ = ["NAME", "SharedMemoryGroup", "available", "register"]
+
+register()
