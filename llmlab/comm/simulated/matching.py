@@ -161,7 +161,9 @@ class Matcher:
 
 
 def fill_meta(op: str, everyone: list[Post], posts: Iterable[Post]) -> None:
-    """Give each post that ran the shapes of its results; there are no numbers to fill in."""
+    """Give each post that ran the shapes of its results; only what is on the host has numbers to fill in."""
+    if any(x.device.type == "cpu" for post in everyone for x in post.call.tensors):
+        return fill(op, everyone)
     for post in posts if op in ("all_to_all", "scatter") else ():
         me = everyone.index(post)
         if op == "all_to_all":

@@ -72,6 +72,18 @@ class MemoryMeter:
         elif category is not None and live.category != category:
             self._move(live, category)
 
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Count anew a storage whose size was changed."""
+        live = self._live.get(storage._cdata)
+        if live is None:
+            return
+        more = storage.nbytes() - live.nbytes
+        self._check_room(max(0, more))
+        live.nbytes += more
+        self.held[live.category] += more
+        self.total += more
+        self._note_peak(live.category)
+
     def report(self) -> Memory:
         return Memory(dict(self.peaks), dict(self.at_peak))
 
@@ -85,14 +97,17 @@ class MemoryMeter:
 
     def _add(self, key: int, storage: torch.UntypedStorage, category: str) -> None:
         nbytes = storage.nbytes()
-        if self.capacity is not None and self.total + nbytes > self.capacity:
-            gc.collect()  # a tensor in a reference cycle lives until the collector runs, and here it must not count
-            if self.total + nbytes > self.capacity:
-                raise self._out_of_memory(nbytes)
+        self._check_room(nbytes)
         self._live[key] = _Live(nbytes, category, weakref.ref(storage, lambda _: self._drop(key)))
         self.held[category] += nbytes
         self.total += nbytes
         self._note_peak(category)
+
+    def _check_room(self, nbytes: int) -> None:
+        if self.capacity is not None and self.total + nbytes > self.capacity:
+            gc.collect()  # a tensor in a reference cycle lives until the collector runs, and here it must not count
+            if self.total + nbytes > self.capacity:
+                raise self._out_of_memory(nbytes)
 
     def _drop(self, key: int) -> None:
         live = self._live.pop(key, None)

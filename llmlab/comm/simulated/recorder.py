@@ -211,7 +211,7 @@ class _Attention(torch.autograd.Function):
                 ctx.inner = inputs, inner
                 out.copy_(inner.detach())
             logsumexp = q.new_empty(q.shape[:-1], dtype=torch.float32)
-        _charge(rank, "attention", ctx.flops, [q, k, v], [out, logsumexp])
+        charge_attention(rank, "attention", ctx.flops, [q, k, v], [out, logsumexp])
         ctx.save_for_backward(q, k, v, out, logsumexp)
         return out
 
@@ -229,11 +229,12 @@ class _Attention(torch.autograd.Function):
                 )
                 grads = [next(found) if w else None for w in wanted]
         made = [g for g in grads if g is not None]
-        _charge(rank, "attention_backward", int(ATTENTION_BACKWARD * ctx.flops), [q, k, v, out, grad], made)
+        charge_attention(rank, "attention_backward", int(ATTENTION_BACKWARD * ctx.flops), [q, k, v, out, grad], made)
         return None, None, *grads, None
 
 
-def _charge(rank: Rank, name: str, flops: int, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+def charge_attention(rank: Rank, name: str, flops: int, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+    """Put one fused kernel of attention on the clock."""
     for x in inputs + outputs:
         rank.meter.place(x)
     rank.kernel(name, "attention", flops, sum(rank.priced_bytes([x]) for x in inputs + outputs), widest(outputs))
