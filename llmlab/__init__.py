@@ -48,14 +48,15 @@ _NAMES = {
     "cost.models": ["find_config"],
     "diagnosing": ["time_spent", "utilization", "within", "between", "exposed_by_axis"],
     "profiles": ["read_profile"],
+    "reporting": ["report"],
     "measuring": ["measure"],
     "plot": ["show", "explore"],
     "training": ["Trainer"],
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "applications", "check", "checkpoint", "comm", "compressing", "cost", "evaluate", "generation", "hardware",
-    "interpreting", "model", "optim", "parallel", "plot", "serving", "text", "training", "widgets",
+    "applications", "check", "checkpoint", "comm", "compressing", "cost", "evaluate", "gallery", "generation",
+    "hardware", "interpreting", "model", "optim", "parallel", "plot", "serving", "text", "training", "widgets",
 )  # fmt: skip
 
 __all__ = sorted([*_HOME, *_MODULES])

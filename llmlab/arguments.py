@@ -69,7 +69,10 @@ def flag(call: str, name: str, value: Any) -> bool:
 def choice(call: str, name: str, value: Any, choices: Iterable[T]) -> T:
     """One of a few values; a near miss is named."""
     known = list(choices)
-    if not any(type(value) is type(each) and value == each for each in known):
+    for each in known:
+        if type(value) is type(each) and value == each:
+            break
+    else:
         names = {each.lower(): each for each in known if isinstance(each, str)}
         near = get_close_matches(str(value).lower(), names, n=1)
         hint = f"; did you mean {names[near[0]]!r}?" if near else ""

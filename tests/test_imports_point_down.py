@@ -14,7 +14,7 @@ LEVELS = [
     {"arguments", "model", "text", "optim", "comm", "hardware", "tracebacks"},
     {"training", "generation", "evaluate", "finite", "serving", "applications", "compressing", "interpreting"},
     {"parallel"},
-    {"checkpoint", "agreeing", "cost", "measuring", "diagnosing", "profiles"},
+    {"checkpoint", "agreeing", "cost", "measuring", "diagnosing", "profiles", "reporting", "gallery"},
     {"plot"},
     {"widgets", "check"},
     {"commands"},

@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from llmlab.commands import listing, planning, running, serving
+from llmlab.commands import listing, planning, running, serving, simulating
 from llmlab.commands.asking import Parser
 
-GROUPS = (planning, listing, running, serving)
+GROUPS = (planning, listing, simulating, running, serving)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

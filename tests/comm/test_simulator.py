@@ -406,3 +406,22 @@ def test_collectives_of_different_groups_do_not_mix():
         return b.wait().item(), a.wait().item(), world.all_reduce(x).item()
 
     assert run(worker, ranks=4).results == [(2.0, 1.0, 6.0), (4.0, 1.0, 6.0), (2.0, 5.0, 6.0), (4.0, 5.0, 6.0)]
+
+
+def test_a_generator_of_pythons_goes_on_where_it_was_whoever_drew_meanwhile():
+    """Between the two of a pair of normal numbers too, and where Python's words run out (after 624 of them)."""
+
+    def worker(world):
+        drawn = []
+        for n in (1, 623, 2, 700):
+            drawn += [random.random() for _ in range(n)] + [random.gauss(0, 1)]
+            world.barrier()
+        return drawn
+
+    def alone(seed):
+        generator = random.Random(seed)
+        return [x for n in (1, 623, 2, 700) for x in [generator.random() for _ in range(n)] + [generator.gauss(0, 1)]]
+
+    before = random.getstate()
+    assert lab.Simulator(3, seed=5).run(worker).results == [alone(5), alone(6), alone(7)]
+    assert random.getstate() == before

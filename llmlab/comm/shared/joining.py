@@ -23,7 +23,8 @@ class Layout:
 
     def __init__(self, size: int):
         self.processes = rounds.RANK_WORDS * size
-        self.boxes = self.processes + lines(size)
+        self.asleep = self.processes + lines(size)
+        self.boxes = self.asleep + lines(1) * size
         self.words = self.boxes + messages.BOX_WORDS * size * size
         fits = _COMPARTMENTS_BYTES // messages.data_bytes(size, 1) // 4096 * 4096
         self.piece_bytes = max(_LEAST_PIECE_BYTES, min(_PIECE_BYTES, fits))
@@ -45,6 +46,7 @@ def meet(store: Any, rank: int, size: int, layout: Layout, limit_s: float) -> tu
         except ValueError as error:
             store.set("refused", str(error))
             raise
+    memory.place([layout.asleep + lines(1) * each for each in range(size)], rank)
     memory.words[layout.processes + rank] = os.getpid()
     try:
         return memory, _wait_for_all(memory, store, layout.processes, size, limit_s)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,7 +120,6 @@ class Mailboxes:
         self._memory, self._rank, self._size, self._data, self._piece = memory, rank, size, data, piece_bytes
         self.limit_s = limit_s
         self.processes: Sequence[int] = ()
-        self.fence: Callable[[], None] = lambda: None
         self._out = [_Outbox(words + BOX_WORDS * (rank * size + peer)) for peer in range(size)]
         self._in = [_Inbox(words + BOX_WORDS * (peer * size + rank)) for peer in range(size)]
         self._any: defaultdict[int, deque[Transfer]] = defaultdict(deque)
@@ -166,11 +165,31 @@ class Mailboxes:
                 moved = self._pull(peer, inbox) or moved
         return moved
 
+    def missing(self) -> tuple[Memory, int, int] | None:
+        """A counter that holds something up, and its value; None where it no longer does, or any rank may act."""
+        words = self._memory.words
+        for at, least in self._awaited():
+            value = words[at]
+            return (self._memory, at, value) if value < least else None
+        return None
+
     def fail(self, error: Exception) -> None:
         self._error = error
         under_way, self._under_way = list(self._under_way), {}
         for message in under_way:
             message.finish(error)
+
+    def _awaited(self) -> Iterator[tuple[int, int]]:
+        """Counters, each with the value from which on something can be done."""
+        for inbox in self._in:
+            if inbox.wanting:
+                yield inbox.listed_at, inbox.seen + 1
+            for transfer in inbox.moving:
+                yield inbox.written_at + transfer.compartment, inbox.taken[transfer.compartment] + 1
+        for box in self._out:
+            for transfer in box.moving:
+                taken = transfer.pieces if transfer.moved == transfer.pieces else transfer.moved - _HALVES + 1
+                yield box.taken_at + transfer.compartment, transfer.before + taken
 
     # --- the sender's end ---------------------------------------------------------------------------------------------
 
@@ -186,9 +205,8 @@ class Mailboxes:
             listed = box.list_at + box.listed % ROOM * _LISTED
             words[listed], words[listed + 1] = transfer.compartment, transfer.tag
             words[listed + 2] = transfer.data.numel()
-            self.fence()
             box.listed += 1
-            words[box.listed_at] = box.listed
+            self._memory.count(box.listed_at, box.listed)
             moved = True
         for transfer in tuple(box.moving):
             moved = self._write(box, transfer) or moved
@@ -205,12 +223,11 @@ class Mailboxes:
         while transfer.moved < transfer.pieces:
             if transfer.before + transfer.moved - words[box.taken_at + compartment] >= _HALVES:
                 break
-            self.fence()
+            self._memory.fence()
             self._half(self._rank, transfer.peer, transfer).copy_(self._part(transfer))
-            self.fence()
             transfer.moved += 1
             box.written[compartment] += 1
-            words[box.written_at + compartment] = box.written[compartment]
+            self._memory.count(box.written_at + compartment, box.written[compartment])
             moved = True
         return moved
 
@@ -221,7 +238,7 @@ class Mailboxes:
         words = self._memory.words
         listed = words[box.listed_at]
         if listed > box.seen:
-            self.fence()
+            self._memory.fence()
         while box.seen < listed:
             at = box.list_at + box.seen % ROOM * _LISTED
             box.arrived[words[at + 1]].append((words[at], words[at + 2]))
@@ -255,12 +272,11 @@ class Mailboxes:
         for transfer in tuple(box.moving):
             compartment = transfer.compartment
             while transfer.moved < transfer.pieces and words[box.written_at + compartment] > box.taken[compartment]:
-                self.fence()
+                self._memory.fence()
                 self._part(transfer).copy_(self._half(peer, self._rank, transfer))
-                self.fence()
                 transfer.moved += 1
                 box.taken[compartment] += 1
-                words[box.taken_at + compartment] = box.taken[compartment]
+                self._memory.count(box.taken_at + compartment, box.taken[compartment])
                 moved = True
             if transfer.moved == transfer.pieces:
                 box.moving.remove(transfer)

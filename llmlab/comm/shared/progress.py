@@ -12,18 +12,23 @@ as something is under way and nobody is waiting, so that an operation ends altho
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llmlab.comm.shared.memory import Memory
 from llmlab.comm.shared.waiting import Patience, alive, cores
 
+_LOOKS = 500  # at others' counters, some tens of nanoseconds each, before an operation is made to wait for them
+_YIELDS = 20  # of the core to other ranks, likewise
 _LOOK_S = 0.0002  # the helper's, while something moves
 _LONGEST_LOOK_S = 0.002
 _PARKS_S = 0.05  # without work, until it sleeps for good: waking it costs the caller more than a look
@@ -42,6 +47,9 @@ class Lane(Protocol):
 
     @property
     def busy(self) -> bool: ...
+
+    def missing(self) -> tuple[Memory, int, int] | None:
+        """A counter of another rank's that holds this lane up, and its value; None where no single one does."""
 
     def fail(self, error: Exception) -> None:
         """End all that is under way, and all that is begun later, with this error."""
@@ -124,6 +132,17 @@ class Operation(dist.Work):
         return -1
 
 
+class Finished(dist.Work):
+    """The Work of what was done before its caller came to wait."""
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        return True
+
+    def is_completed(self) -> bool:
+        return True
+
+
+FINISHED = Finished()
 Op = TypeVar("Op", bound=Operation)
 
 
@@ -158,6 +177,18 @@ class Progress:
             self.attend()
         return operation
 
+    def at_once(self, board: Any, plan: Any, tensors: Any) -> bool | None:
+        """Try to do a collective without making an operation of it; see `Board.at_once`."""
+        with self.lock:
+            try:
+                # where ranks share cores, the one that is waited for may want this very core
+                how = (_YIELDS, os.sched_yield) if self.crowded else (_LOOKS, None)
+                came: bool | None = board.at_once(plan, tensors, *how)
+            except Exception as error:
+                board.fail(error)
+                raise
+        return came
+
     def look(self) -> None:
         """Do what can be done without waiting."""
         with self.lock:
@@ -179,7 +210,7 @@ class Progress:
                     return
                 if moved:
                     patience.progress()
-                elif patience.pause():
+                elif patience.pause(partial(self._sleep, operation.lane)):
                     self._check_lives(operation)
         except TimeoutError:
             raise RuntimeError(f"{operation.words} waited {limit_s:g} s for other ranks in vain") from None
@@ -218,6 +249,17 @@ class Progress:
             if not lane.busy:
                 self.active.remove(lane)
         return moved
+
+    def _sleep(self, lane: Lane, limit_s: float) -> None:
+        """Sleep until another rank counts up what holds this lane up; what holds up others is seen a little later."""
+        with self.lock:
+            missing = lane.missing()
+            alone = len(self.active) < 2
+        if missing is None:
+            time.sleep(min(limit_s, _LOOK_S))
+        else:
+            memory, at, value = missing
+            memory.sleep(at, value, limit_s if alone else min(limit_s, 1e-3))
 
     def _check_lives(self, operation: Operation) -> None:
         """A rank that has ended will never answer: end what waits for it."""

@@ -41,11 +41,12 @@ class Logged(NamedTuple):
 
 
 class When:
-    """A moment not known yet."""
+    """A moment not known yet, but no earlier than `least`."""
 
-    __slots__ = ("ps", "waiters")
+    __slots__ = ("least", "ps", "waiters")
 
-    def __init__(self) -> None:
+    def __init__(self, least: int = 0) -> None:
+        self.least = least
         self.ps: int | None = None
         self.waiters: list[Callable[[], None]] = []
 
@@ -86,9 +87,12 @@ class Timeline:
     def after(self, times: Iterable[Time], then: Callable[[int], None]) -> None:
         """Call `then(latest)` as soon as all these moments are known."""
         times = list(times)
-        unknown = {id(t): t for t in times if isinstance(t, When) and t.ps is None}
+        unknown = {t for t in times if type(t) is When and t.ps is None}
         if not unknown:
-            then(max(known(t) for t in times))
+            then(max(map(known, times)))
+            return
+        if len(unknown) == 1:
+            unknown.pop().waiters.append(lambda: then(max(map(known, times))))
             return
         left = len(unknown)
 
@@ -96,9 +100,9 @@ class Timeline:
             nonlocal left
             left -= 1
             if left == 0:
-                then(max(known(t) for t in times))
+                then(max(map(known, times)))
 
-        for t in unknown.values():
+        for t in unknown:
             t.waiters.append(one_more)
 
     def resolve(self, when: When, ps: int) -> None:
@@ -116,20 +120,25 @@ class Timeline:
             self._draining = False
 
     def latest(self, *times: Time) -> Time:
-        """The latest of some moments."""
-        if all(type(t) is int for t in times):
-            return max(times)  # type: ignore[type-var]
-        result = When()
+        """The latest of some moments: itself one of them where that is sure."""
+        surely = max(map(least, times))
+        unknown = {t for t in times if type(t) is When and t.ps is None}
+        if not unknown:
+            return surely
+        if len(unknown) == 1 and (only := next(iter(unknown))).least == surely:
+            return only
+        result = When(surely)
         self.after(times, lambda ps: self.resolve(result, ps))
-        return settled(result)
+        return result
 
     def later(self, time: Time, by: int) -> Time:
         """The moment `by` picoseconds after another."""
+        time = settled(time)
         if type(time) is int:
             return time + by
-        result = When()
+        result = When(least(time) + by)
         self.after([time], lambda ps: self.resolve(result, ps + by))
-        return settled(result)
+        return result
 
     # --- flows --------------------------------------------------------------------------------------------------
 
@@ -177,6 +186,11 @@ def known(time: Time) -> int:
     ps = time.ps if isinstance(time, When) else time
     assert ps is not None
     return ps
+
+
+def least(time: Time) -> int:
+    """The picoseconds before which a moment cannot be: its own where it is known."""
+    return time if type(time) is int else time.least if time.ps is None else time.ps  # type: ignore[union-attr]
 
 
 def settled(time: Time) -> Time:

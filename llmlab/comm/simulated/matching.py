@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llmlab.comm.call import Call, Side, reduced, signature
 from llmlab.comm.group import Group
-from llmlab.comm.simulated.clock import Time, When
+from llmlab.comm.simulated.clock import Time, When, least
 from llmlab.comm.where import Place
 
 if TYPE_CHECKING:
@@ -32,27 +32,27 @@ class Post:
     rank: Rank
     group: Group
     call: Call
+    key: Key  # its group's
     place: Place
     ready: Time
-    end: When = field(default_factory=When)
+    compute: Time  # what its rank's device was given before
+    result: Any
     matched: bool = False
     waited: bool = False
-    result: Any = None
-    versions: list[tuple[Tensor, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.signature = signature(self.call)
+        self.end, self.signature = When(least(self.ready)), signature(self.call)
         watched = [] if self.call.takes else list(self.call.tensors)
         if self.call.out is not None:
             watched.append(self.call.out)
-        self.versions = [(x, x._version) for x in watched]
+        self.versions: list[tuple[Tensor, int]] = [(x, x._version) for x in watched]
 
     def wait(self) -> Any:
         return self.rank.wait(self)
 
     @property
     def changed(self) -> bool:
-        return any(x._version != version for x, version in self.versions)
+        return [x._version for x, _ in self.versions] != [version for _, version in self.versions]
 
     @property
     def side(self) -> Side:
@@ -68,7 +68,7 @@ def result_like(call: Call, size: int, rank: int) -> Tensor | None:
     if call.op in ("barrier", "all_to_all", "scatter") or (call.op in ("reduce", "gather") and rank != call.root):
         return None
     x = call.tensors[0]
-    shape = list(x.shape)
+    shape = [*x.shape]
     if call.op in ("all_gather", "gather"):
         shape[0] *= size
     elif call.op == "reduce_scatter":
@@ -135,23 +135,22 @@ class Matcher:
 
     def join(self, post: Post) -> dict[int, Post]:
         """Put a post among those of the same collective, complete when each member or its stand-in is here."""
-        key = self.key_of(post.group)
-        count = self.counts[key, post.rank.number] = self.counts.get((key, post.rank.number), -1) + 1
-        posts = self.collectives.setdefault((key, count), {})
+        mine = post.key, post.rank.number
+        count = self.counts[mine] = self.counts.get(mine, -1) + 1
+        posts = self.collectives.setdefault((post.key, count), {})
         posts[post.rank.number] = post
         return posts
 
     def drop(self, post: Post) -> None:
         """Forget a collective that is complete."""
-        key = self.key_of(post.group)
-        del self.collectives[key, self.counts[key, post.rank.number]]
+        del self.collectives[post.key, self.counts[post.key, post.rank.number]]
 
     def queue(self, table: dict, post: Post, src: int, dst: int) -> deque[Post]:
-        return table.setdefault((self.key_of(post.group), src, dst), deque())
+        return table.setdefault((post.key, src, dst), deque())
 
     def senders(self, recv: Post) -> list[Post]:
         """The first waiting message of each rank that a recv from any rank could take."""
-        key, me = self.key_of(recv.group), recv.rank.number
+        key, me = recv.key, recv.rank.number
         return [queue[0] for (k, _, dst), queue in self.sends.items() if k == key and dst == me and queue]
 
     def left_over(self) -> list[Post]:
@@ -162,7 +161,9 @@ class Matcher:
 
 
 def fill_meta(op: str, everyone: list[Post], posts: Iterable[Post]) -> None:
-    """Give each post that ran the shapes of its results; there are no numbers to fill in."""
+    """Give each post that ran the shapes of its results; only what is on the host has numbers to fill in."""
+    if any(x.device.type == "cpu" for post in everyone for x in post.call.tensors):
+        return fill(op, everyone)
     for post in posts if op in ("all_to_all", "scatter") else ():
         me = everyone.index(post)
         if op == "all_to_all":

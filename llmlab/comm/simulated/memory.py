@@ -20,7 +20,7 @@ from llmlab.comm.trace import Memory
 CATEGORIES = ("parameters", "gradients", "optimizer state", "activations", "communication")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Live:
     nbytes: int
     category: str
@@ -47,6 +47,9 @@ class MemoryMeter:
     def on_host(self, x: Tensor) -> bool:
         return x.untyped_storage()._cdata in self._host
 
+    def all_on_host(self, tensors: list[Tensor]) -> bool:
+        return not tensors or (bool(self._host) and all(map(self.on_host, tensors)))
+
     def keep_on_host(self, x: Tensor) -> None:
         """A fresh tensor that nothing has used yet costs the device nothing."""
         storage = x.untyped_storage()
@@ -62,12 +65,24 @@ class MemoryMeter:
         live = self._live.get(key)
         if live is None:
             self._host.pop(key, None)
-            parameter = isinstance(x, nn.Parameter)
+            parameter = type(x) is not Tensor and isinstance(x, nn.Parameter)
             if parameter and x.requires_grad:
                 self._watch_gradient(x)
             self._add(key, storage, category or ("parameters" if parameter else "activations"))
         elif category is not None and live.category != category:
             self._move(live, category)
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Count anew a storage whose size was changed."""
+        live = self._live.get(storage._cdata)
+        if live is None:
+            return
+        more = storage.nbytes() - live.nbytes
+        self._check_room(max(0, more))
+        live.nbytes += more
+        self.held[live.category] += more
+        self.total += more
+        self._note_peak(live.category)
 
     def report(self) -> Memory:
         return Memory(dict(self.peaks), dict(self.at_peak))
@@ -82,14 +97,17 @@ class MemoryMeter:
 
     def _add(self, key: int, storage: torch.UntypedStorage, category: str) -> None:
         nbytes = storage.nbytes()
-        if self.capacity is not None and self.total + nbytes > self.capacity:
-            gc.collect()  # a tensor in a reference cycle lives until the collector runs, and here it must not count
-            if self.total + nbytes > self.capacity:
-                raise self._out_of_memory(nbytes)
+        self._check_room(nbytes)
         self._live[key] = _Live(nbytes, category, weakref.ref(storage, lambda _: self._drop(key)))
         self.held[category] += nbytes
         self.total += nbytes
         self._note_peak(category)
+
+    def _check_room(self, nbytes: int) -> None:
+        if self.capacity is not None and self.total + nbytes > self.capacity:
+            gc.collect()  # a tensor in a reference cycle lives until the collector runs, and here it must not count
+            if self.total + nbytes > self.capacity:
+                raise self._out_of_memory(nbytes)
 
     def _drop(self, key: int) -> None:
         live = self._live.pop(key, None)
@@ -104,7 +122,8 @@ class MemoryMeter:
         self._note_peak(category)
 
     def _note_peak(self, category: str) -> None:
-        self.peaks[category] = max(self.peaks[category], self.held[category])
+        if self.held[category] > self.peaks[category]:
+            self.peaks[category] = self.held[category]
         if self.total > self.peak:
             self.peak = self.total
             self.at_peak = dict(self.held)

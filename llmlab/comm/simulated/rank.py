@@ -21,7 +21,7 @@ from llmlab.comm.copying import check_result
 from llmlab.comm.errors import RaceError, RankError, rank_error
 from llmlab.comm.group import Group
 from llmlab.comm.simulated import matching
-from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, When, known, picoseconds, settled
+from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, When, known, least, picoseconds, settled
 from llmlab.comm.simulated.matching import Post
 from llmlab.comm.simulated.memory import MemoryMeter
 from llmlab.comm.simulated.recorder import Interceptor, Recorder, unseen
@@ -43,7 +43,8 @@ class Rank:
         options, cluster = simulation.options, simulation.cluster
         self.simulation, self.number = simulation, number
         self.hardware = options.devices.get(number, cluster.device)
-        self.device = torch.device("cpu" if options.numerics else "meta")
+        self.on_meta = not options.numerics
+        self.device = torch.device("meta" if self.on_meta else "cpu")
         capacity = self.hardware.memory_bytes if options.out_of_memory == "raise" else None
         self.meter = MemoryMeter(number, self.hardware.name, capacity)
         self.recorder, self.interceptor = Recorder(self), Interceptor(self)
@@ -62,6 +63,7 @@ class Rank:
         self._speed = options.speeds.get(number, 1.0)
         self._dice = random.Random(f"{options.seed} {number}")
         self._cost_bytes = COST_BYTES[options.cost_dtype]
+        self._seconds: dict[tuple, float] = {}
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -114,20 +116,21 @@ class Rank:
             for x in () if call.takes else call.tensors:
                 self.meter.place(x)
             post = self._post(group, call, place)
-        self.handles[id(post)] = post
-        self._or_fail(lambda: self.simulation.post(post))
+            self.handles[id(post)] = post
+            self._or_fail(self.simulation.post, post)
         return post
 
     def _post(self, group: Group, call: Call, place: Place) -> Post:
         """Make this rank's side of an operation: it is ready when host, compute and the group's last one are."""
-        to_one = call.is_message
-        before = 0 if to_one else self.streams.get(self.simulation.matcher.key_of(group), 0)
+        key = self.simulation.matcher.key_of(group)
         self._spend_launch()
-        post = Post(self, group, call, place, self.simulation.timeline.latest(self.host, self.compute, before))
-        if not to_one:
-            post.result = matching.result_like(call, group.size, group.rank)
-            if post.result is not None:
-                self.meter.place(post.result, None if call.out is not None else "communication")
+        ready, result = [self.host, self.compute], None
+        if not call.is_message:
+            ready.append(self.streams.get(key, 0))
+            result = matching.result_like(call, group.size, group.rank)
+            if result is not None:
+                self.meter.place(result, None if call.out is not None else "communication")
+        post = Post(self, group, call, key, place, self.simulation.timeline.latest(*ready), self.compute, result)
         if call.out is not None:
             self.in_flight[call.out.untyped_storage()._cdata] = post
         return post
@@ -144,11 +147,15 @@ class Rank:
         if post.call.out is not None:
             self.in_flight.pop(post.call.out.untyped_storage()._cdata, None)
         if not post.waited:
-            self._or_fail(lambda: self.check_unchanged(post))
+            with torch._C.DisableTorchFunction():
+                self._or_fail(self.check_unchanged, post)
             post.waited = True
             post.versions = []
         timeline = self.simulation.timeline
-        self.compute = timeline.latest(self.compute, post.end)
+        if self.compute is post.compute:  # which it ends after
+            self.compute = settled(post.end)
+        else:
+            self.compute = timeline.latest(self.compute, post.end)
         if self.hardware.one_clock or post.call.op == "barrier":
             self.host = timeline.latest(self.host, post.end)
         return post.result
@@ -193,8 +200,7 @@ class Rank:
     def kernel(self, name: str, kind: str, flops: int, nbytes: int, dtype: torch.dtype) -> None:
         """Put a kernel on the compute stream."""
         timeline = self.simulation.timeline
-        seconds = self.hardware.kernel_seconds(kind, flops, nbytes, self._rate(dtype))
-        duration = picoseconds(seconds * (1 + self._jitter()) / self._speed)
+        duration = self._duration(kind, flops, nbytes, dtype)
         self._spend_launch()
         slowed = kind == "matmul" and timeline.kernel_share_lost > 0
         if isinstance(self.host, int) and isinstance(self.compute, int) and not slowed:
@@ -202,7 +208,8 @@ class Rank:
             self.compute = start + duration
             self._log("compute", name, "", nbytes, flops, start, self.compute)
         else:
-            begin, end = timeline.latest(self.host, self.compute), When()
+            begin = timeline.latest(self.host, self.compute)
+            end = When(least(begin) + duration)
 
             def done(start: int, stop: int) -> None:
                 self._log("compute", name, "", nbytes, flops, start, stop)
@@ -219,6 +226,14 @@ class Rank:
         if self.hardware.one_clock:
             self.host = self.compute
 
+    def _duration(self, kind: str, flops: int, nbytes: int, dtype: torch.dtype) -> int:
+        """Picoseconds of a kernel; those of the same sizes take the same, unless the clock is to jitter."""
+        key = kind, flops, nbytes, dtype
+        seconds = self._seconds.get(key)
+        if seconds is None:
+            seconds = self._seconds[key] = self.hardware.kernel_seconds(kind, flops, nbytes, self._rate(dtype))
+        return picoseconds(seconds * (1 + self._jitter()) / self._speed)
+
     def host_waits(self) -> None:
         """The host needs a value: it waits for the device."""
         self.host = self.simulation.timeline.latest(self.host, self.compute)
@@ -227,10 +242,14 @@ class Rank:
         """When all that this rank has issued so far is done."""
         return self.simulation.timeline.latest(self.host, self.compute)
 
-    def priced_bytes(self, x: Tensor) -> int:
-        """Bytes a kernel moves for a tensor: wider floating-point ones count as `cost_dtype`."""
-        size = x.element_size()
-        return x.numel() * (min(size, self._cost_bytes) if x.is_floating_point() else size)
+    def priced_bytes(self, tensors: list[Tensor]) -> int:
+        """Bytes a kernel moves for tensors, each once: wider floating-point ones count as `cost_dtype`."""
+        nbytes = 0
+        for x in {id(x): x for x in tensors}.values() if len(tensors) > 1 else tensors:
+            dtype = x.dtype
+            size = dtype.itemsize
+            nbytes += x.numel() * (self._cost_bytes if size > self._cost_bytes and dtype.is_floating_point else size)
+        return nbytes
 
     def _rate(self, dtype: torch.dtype) -> str:
         """The dtype whose rate prices a kernel."""
@@ -249,22 +268,22 @@ class Rank:
 
     def received(self, post: Post) -> None:
         """Take note of a result: whose memory it is, and that writing it was us."""
-        results = post.result if isinstance(post.result, list) else [post.result]
-        for x in results:
-            if isinstance(x, Tensor) and post.call.out is None:
-                self.meter.place(x, "communication")
-        if not post.changed or post.call.out is not None:
+        if post.call.out is not None:
             post.versions = [(x, x._version) for x, _ in post.versions]
+            return
+        for x in post.result if isinstance(post.result, list) else [post.result]:
+            if x is not None:
+                self.meter.place(x, "communication")
 
     def log_comm(self, post: Post) -> None:
-        call, group, ready = post.call, post.group, post.ready
-        peer = None if call.peer is None else group.members[call.peer]
+        call, axis, ready, end = post.call, post.group.axis, post.ready, post.end
+        peer = None if call.peer is None else post.group.members[call.peer]
         op, nbytes = call.name, call.nbytes  # not the call: time may come to this long after its tensors go
 
-        def log(ps: int) -> None:
-            self._log("comm", op, group.axis, nbytes, 0, known(ready), ps, peer)
+        def log() -> None:
+            self._log("comm", op, axis, nbytes, 0, known(ready), known(end), peer)
 
-        self.simulation.timeline.after([ready, post.end], log)
+        end.waiters.append(log)  # by then it is known when it was ready
 
     def check_unchanged(self, post: Post) -> None:
         """Raise RaceError if a buffer in flight was written to."""
@@ -283,10 +302,10 @@ class Rank:
     def _race(self, text: str, post: Post) -> RaceError:
         return RaceError(f"{text}\n  begun: {post.side}\nall ranks:\n{self.simulation.all_doing()}", self.number)
 
-    def _or_fail(self, action: Callable[[], None]) -> None:
+    def _or_fail(self, action: Callable[[Post], None], post: Post) -> None:
         """Do something whose failure ends the run for all ranks, whatever the worker catches."""
         try:
-            action()
+            action(post)
         except RankError as error:
             self.simulation.scheduler.fail(error)
             raise Aborted from None

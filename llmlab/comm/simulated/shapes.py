@@ -57,6 +57,8 @@ def _result_of(op: torch._ops.OpOverload) -> tuple[bool, bool]:
 
 def _key(value: Any) -> Hashable:
     if isinstance(value, Tensor):
+        if not value.is_meta:
+            raise TypeError("a tensor on the host has values")
         return value.shape, value.stride(), value.dtype
     if isinstance(value, (list, tuple)):
         return tuple(_key(v) for v in value)

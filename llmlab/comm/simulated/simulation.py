@@ -19,7 +19,7 @@ from llmlab.comm.errors import DeadlockError, MismatchError, RankError
 from llmlab.comm.group import Group
 from llmlab.comm.seeding import RandomState
 from llmlab.comm.simulated import matching, pricing
-from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, Timeline, known, settled
+from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, Timeline, known, least, settled
 from llmlab.comm.simulated.matching import Matcher, Post
 from llmlab.comm.simulated.printing import Printing, Progress
 from llmlab.comm.simulated.rank import Rank
@@ -160,12 +160,11 @@ class Simulation:
         """The rank that runs for this one."""
         return number if not self.folding else self.folding[number]
 
-    def who_runs(self, group: Group) -> frozenset[int]:
-        """The ranks that run for a group's members."""
-        key = self.matcher.key_of(group)
-        if key not in self._runs:
-            self._runs[key] = frozenset(self.stand_in(member) for member in group.members)
-        return self._runs[key]
+    def who_runs(self, post: Post) -> frozenset[int]:
+        """The ranks that run for the members of a post's group."""
+        if post.key not in self._runs:
+            self._runs[post.key] = frozenset(map(self.stand_in, post.group.members))
+        return self._runs[post.key]
 
     def fold_along(self, families: dict[str, list[tuple[int, ...]]]) -> None:
         """Hear of the first rank's mesh: ranks alike along the folded axes are stood for by the lowest."""
@@ -188,44 +187,47 @@ class Simulation:
         """Put one rank's side of an operation where the others' will find it."""
         if self.folding is None:
             raise ValueError("with fold, make the Mesh before the first communication: it says who is alike")
-        meet = {"send": self._send, "recv": self._recv}.get(post.call.name, self._collective)
-        meet(post)
+        if not post.call.is_message:
+            self._collective(post)
+        elif post.call.takes:
+            self._recv(post)
+        else:
+            self._send(post)
 
     def _collective(self, post: Post) -> None:
         posts = self.matcher.join(post)
         first = next(iter(posts.values()))
-        wanted = self.who_runs(post.group)
+        wanted = self.who_runs(post)
         if first.signature != post.signature:
             raise self._mismatch(post.group, posts, wanted)
         if len(posts) < len(wanted):
             return
         self.matcher.drop(post)
-        everyone = [posts[self.stand_in(member)] for member in post.group.members]
-        with unseen():
-            for p in posts.values():
-                p.rank.check_unchanged(p)
-            if self.options.numerics:
-                matching.fill(post.call.op, everyone)
-            else:
-                matching.fill_meta(post.call.op, everyone, posts.values())
-            for p in posts.values():
-                p.rank.received(p)
+        members = post.group.members
+        everyone = [posts[n] for n in (map(self.stand_in, members) if self.folding else members)]
+        for p in posts.values():
+            p.rank.check_unchanged(p)
+        if self.options.numerics:
+            matching.fill(post.call.op, everyone)
+        else:
+            matching.fill_meta(post.call.op, everyone, posts.values())
+        for p in posts.values():
+            p.rank.received(p)
         self._time_collective(post, list(posts.values()))
 
     def _time_collective(self, post: Post, posts: list[Post]) -> None:
-        op, group = post.call.op, post.group
-        nbytes = matching.payload(op, [p.call for p in posts], group.size)
-        price = self._price(op, group, nbytes, post.call.root)
+        nbytes = matching.payload(post.call.op, [p.call for p in posts], post.group.size)
+        price = self._price(post, nbytes)
         self._fly(price, [p.ready for p in posts], posts)
         for p in posts:
-            p.rank.streams[self.matcher.key_of(group)] = p.end
+            p.rank.streams[p.key] = p.end
             self._complete(p)
 
-    def _price(self, op: str, group: Group, nbytes: int, root: int | None) -> pricing.Price:
-        key = op, self.matcher.key_of(group), nbytes, root
+    def _price(self, post: Post, nbytes: int) -> pricing.Price:
+        op, root, members = post.call.op, post.call.root, post.group.members
+        key = op, post.key, nbytes, root
         if key not in self._prices:
-            ports = self.who_runs(group)
-            self._prices[key] = pricing.collective(self.cluster, op, group.members, nbytes, root, ports)
+            self._prices[key] = pricing.collective(self.cluster, op, members, nbytes, root, self.who_runs(post))
         return self._prices[key]
 
     def _send(self, post: Post) -> None:
@@ -260,7 +262,7 @@ class Simulation:
         src, dst = send.group.members.index(send.rank.number), recv.group.members.index(recv.rank.number)
         recv.call = replace(recv.call, peer=src) if recv.call.peer is None else recv.call
         price = self._message_price(send, recv)
-        channel = (self.matcher.key_of(send.group), src, dst)
+        channel = (send.key, src, dst)
         ready = [send.ready, recv.ready, send.rank.streams.get(channel, 0)]
         self._fly(price, ready, [send, recv])
         send.rank.streams[channel] = send.end
@@ -282,6 +284,9 @@ class Simulation:
         if self.faults is not None:
             price = self.faults.priced(price, [post.rank.number for post in posts])
         ends = [post.end for post in posts]  # not the posts: time may come to this long after their tensors should go
+        soonest = max(map(least, ready)) + price.alone_ps
+        for end in ends:
+            end.least = soonest
 
         def arrived(ps: int) -> None:
             for end in ends:

@@ -30,9 +30,9 @@ REDUCTIONS = {
     dist.ReduceOp.PRODUCT: "prod",
 }  # fmt: skip
 _ProcessGroup: Any = dist.ProcessGroup  # whose stubs name each argument twice, the old way and the new
-_TORCH = os.path.dirname(torch.__file__) + os.sep
+TORCH = os.path.dirname(torch.__file__) + os.sep
 _PASSING = (  # on the way from a program's call to its post
-    "group.py", "distributed_c10d.py", "c10d_logger.py", "recorder.py", "recording.py", "overrides.py",
+    "group.py", "distributed_c10d.py", "c10d_logger.py", "recorder.py", "recording.py", "meta.py", "overrides.py",
 )  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def begun_by_torch(frame: FrameType | None) -> bool:
     """Whether torch's own code calls for an operation, as DDP does, and not the program through `torch.distributed`."""
     while frame is not None and os.path.basename(frame.f_code.co_filename) in _PASSING:
         frame = frame.f_back
-    return frame is not None and frame.f_code.co_filename.startswith(_TORCH)
+    return frame is not None and frame.f_code.co_filename.startswith(TORCH)
 
 
 def reduction(opts: Any) -> str:

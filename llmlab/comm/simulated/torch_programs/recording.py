@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Iterable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.tensor import DTensor, Shard
 
-from llmlab.comm.simulated.recorder import Interceptor, Recorder, names_device
+from llmlab.comm.simulated.recorder import Interceptor, Recorder, kind_of, names_device, tensors_in
+from llmlab.comm.simulated.torch_programs.group import TORCH
+from llmlab.comm.simulated.torch_programs.meta import FunctionalCollectives
+from llmlab.comm.simulated.torch_programs.ring import ATTENTION, SEQUENCE, ring_attention
+
+if TYPE_CHECKING:
+    from llmlab.comm.simulated.rank import Rank
 
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
 _NO_SUBCLASS = torch._C._disabled_torch_dispatch_impl
@@ -18,6 +27,10 @@ STARTS = ("c10d", "_c10d_functional", "_c10d_functional_autograd", "_dtensor")  
 
 class ProgramRecorder(Recorder):
     """A rank's recorder in a torch program."""
+
+    def __init__(self, rank: Rank):
+        super().__init__(rank)
+        self.functional = FunctionalCollectives() if rank.device.type == "meta" else None
 
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -32,8 +45,19 @@ class ProgramRecorder(Recorder):
             if kind.__torch_dispatch__ is not _NO_SUBCLASS:
                 return NotImplemented  # DTensor, AsyncCollectiveTensor ...
         if op.namespace in STARTS:
+            if self.functional is not None and isinstance(args[0], Tensor) and args[0].is_meta:
+                return self.functional.run(op, args, kwargs or {})
             return op(*args, **(kwargs or {}))
-        return super().__torch_dispatch__(op, types, args, kwargs)
+        if self.functional is not None and not kind_of(op).free:
+            self.functional.join(tensors_in(args))
+        result = super().__torch_dispatch__(op, types, args, kwargs)
+        if op.namespace == "fsdp":  # FSDP2's copies into and out of its flat buffers
+            self._count_buffers([*tensors_in([result]), *tensors_in((kwargs or {}).values())])
+        return result
+
+    def _count_buffers(self, buffers: Iterable[Tensor]) -> None:
+        for x in buffers:
+            self.rank.meter.place(x, "communication")
 
 
 class ProgramInterceptor(Interceptor):
@@ -42,7 +66,11 @@ class ProgramInterceptor(Interceptor):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.scaled_dot_product_attention and any(is_subclass(x) for x in args[:3]):
+        if self.rank.device.type == "meta":
+            args, kwargs = on_meta(func, args, kwargs or {}, sys._getframe(1))
+        if func is ATTENTION and all(is_split_sequence(x) for x in args[:3]):
+            return ring_attention(self.rank, *args[:3], **(kwargs or {}))
+        if func is ATTENTION and any(is_subclass(x) for x in args[:3]):
             return func(*args, **(kwargs or {}))
         if func is Tensor.to and is_subclass(args[0]) and names_device(args[1:], kwargs or {}):
             return func(*args, **(kwargs or {}))
@@ -52,3 +80,23 @@ class ProgramInterceptor(Interceptor):
 def is_subclass(x: Any) -> bool:
     """Whether a tensor wraps others, as DTensor does."""
     return isinstance(x, Tensor) and type(x).__torch_dispatch__ is not _NO_SUBCLASS
+
+
+def on_meta(func: Any, args: tuple, kwargs: dict[str, Any], caller: FrameType) -> tuple[tuple, dict[str, Any]]:
+    """Read a program's "cpu" as where its tensors are, "meta"; torch's own "cpu" is the host, which has values."""
+    if kwargs.get("generator") is not None:
+        kwargs = {**kwargs, "generator": None}  # a CPU's generator draws nothing for a meta tensor
+    if "device" in kwargs and is_cpu(kwargs["device"]) and not caller.f_code.co_filename.startswith(TORCH):
+        kwargs = {**kwargs, "device": "meta"}
+    if func is Tensor.to and len(args) > 1 and is_cpu(args[1]) and args[0].is_meta:
+        args = (args[0], "meta", *args[2:])
+    return args, kwargs
+
+
+def is_cpu(device: Any) -> bool:
+    return device == "cpu" or (isinstance(device, torch.device) and device.type == "cpu")
+
+
+def is_split_sequence(x: Any) -> bool:
+    """Whether a tensor is [B, H, T, K] with T split along a mesh: under torch's context parallel."""
+    return isinstance(x, DTensor) and x.dim() == 4 and tuple(x.placements) == (Shard(SEQUENCE),)

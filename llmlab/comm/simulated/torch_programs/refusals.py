@@ -19,9 +19,9 @@ class Replaced:
     def __init__(self) -> None:
         self._before: list[tuple[Any, str, Any]] = []
 
-    def put(self, owner: Any, name: str, value: Any) -> None:
-        """Replace `owner.name`, where this torch has it."""
-        if hasattr(owner, name):
+    def put(self, owner: Any, name: str, value: Any, new: bool = False) -> None:
+        """Replace `owner.name`, where this torch has it (or new: where it has not)."""
+        if new or hasattr(owner, name):
             self._before.append((owner, name, vars(owner).get(name, _INHERITED)))
             setattr(owner, name, value)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from llmlab.comm.copying import check_worker
 from llmlab.comm.simulated.recorder import unseen
@@ -22,6 +24,8 @@ from llmlab.comm.simulated.simulation import Simulation
 from llmlab.comm.simulated.surroundings import Surroundings
 from llmlab.comm.simulated.torch_programs import private
 from llmlab.comm.simulated.torch_programs.group import SimulatedGroup
+from llmlab.comm.simulated.torch_programs.memory import count_what_steps, watch_memory
+from llmlab.comm.simulated.torch_programs.meta import answer_from_shapes
 from llmlab.comm.simulated.torch_programs.recording import ProgramInterceptor, ProgramRecorder
 from llmlab.comm.simulated.torch_programs.refusals import Replaced, refuse, replaced
 from llmlab.comm.simulated.torch_programs.state import (
@@ -34,6 +38,7 @@ from llmlab.comm.simulated.torch_programs.state import (
     shared_environment,
 )
 from llmlab.comm.simulated.torch_programs.store import SharedStore
+from llmlab.comm.simulated.torch_programs.streams import Streams
 from llmlab.comm.trace import Run
 
 if TYPE_CHECKING:
@@ -67,6 +72,7 @@ class TorchProgram(Surroundings):
             changes = after.enter_context(replaced())
             after.enter_context(registered(self._make_group))
             self._replace(changes, store)
+            after.callback(register_optimizer_step_pre_hook(self._count_what_steps).remove)
             bindings._set_thread_isolation_mode(True)  # names of groups are a thread's own, in C++ too
             after.callback(bindings._set_thread_isolation_mode, False)
             after.callback(bindings._set_global_rank, -1)
@@ -97,16 +103,31 @@ class TorchProgram(Surroundings):
         changes.put(c10d, "_new_process_group_helper", helper)
         changes.put(c10d, "rendezvous", rendezvous)
         changes.put(c10d, "_get_default_timeout", lambda _: c10d.default_pg_timeout)  # NCCL's warns where it is not
+        for name, value in Streams(self._rank).replacements().items():
+            changes.put(torch.cpu, name, value)
+        watch_memory(changes, self._rank_or_none)
+        if not self._simulation.options.numerics:
+            absent = answer_from_shapes(changes)
+            self.not_modelled += (f"numerics=False: {private.says(absent)}",) if absent else ()
         refuse(changes, lambda *args, **_: dist.PrefixStore(" ".join(map(str, args[:2])), store))
 
     def _make_group(self, options: Any, _: Any = None) -> SimulatedGroup:
         members = tuple(options.global_ranks_in_group or range(self._simulation.options.ranks))
         return SimulatedGroup(self._rank(), options.group_rank, members, options.group_id)
 
-    def _rank(self) -> Rank:
+    def _rank_or_none(self) -> Rank | None:
         task = self._simulation.scheduler.current
-        assert task is not None
-        return self._simulation.ranks[task.number]
+        return None if task is None else self._simulation.ranks[task.number]
+
+    def _rank(self) -> Rank:
+        rank = self._rank_or_none()
+        assert rank is not None
+        return rank
+
+    def _count_what_steps(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        rank = self._rank_or_none()
+        if rank is not None:
+            count_what_steps(rank, optimizer)
 
 
 @contextmanager

@@ -1,0 +1,106 @@
+"""What a practitioner asks of a run, on one page: how long, what is exposed, what is held at the peak, what is left.
+
+`print(lab.report(run))`; the picture beside it is `lab.plot.timeline(run.trace)`, and `run.trace.to_chrome(path)` opens
+in ui.perfetto.dev.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmlab.arguments import instance
+from llmlab.comm.trace import Memory, Run, union_seconds
+from llmlab.diagnosing import met_of
+
+Traffic = tuple[str, str]  # operation and axis: ("all_gather", "dp")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run. exposed: seconds of each operation that no kernel hides, by (operation, axis), a rank's mean.
+
+    computing: seconds in which a rank's device runs a kernel, the mean of ranks.  travelling: seconds, hidden or not.
+    handed_over: bytes.  busiest: the rank whose memory is the fullest, and what it holds at its peak.
+    """
+
+    ranks: int
+    seconds: float
+    computing: float
+    exposed: Mapping[Traffic, float]
+    travelling: Mapping[Traffic, float]
+    handed_over: Mapping[Traffic, float]
+    busiest: tuple[int, Memory]
+    hardware: str
+    modelled: bool
+    not_modelled: tuple[str, ...]
+
+    def __str__(self) -> str:
+        kind = "modelled" if self.modelled else "measured"
+        lines = [f"{self.ranks} ranks, {say_seconds(self.seconds)} {kind} on {self.hardware}"]
+        lines.append(f"kernels run {self.computing / self.seconds:.0%} of the time" if self.seconds else "")
+        lines += self._traffic_lines() + self._memory_lines()
+        lines.append(f"not modelled: {', '.join(self.not_modelled)}" if self.not_modelled else "")
+        return "\n".join(line for line in lines if line)
+
+    def _traffic_lines(self) -> list[str]:
+        rows = sorted(self.exposed, key=lambda key: -self.exposed[key])
+        head = f"{'operation':<16}{'axis':<10}{'a rank hands over':>18}{'travels':>12}{'exposed':>12}"
+        return [head] * bool(rows) + [
+            f"{op:<16}{axis:<10}{say_bytes(self.handed_over[op, axis]):>18}"
+            f"{say_seconds(self.travelling[op, axis]):>12}{say_seconds(self.exposed[op, axis]):>12}"
+            for op, axis in rows
+        ]
+
+    def _memory_lines(self) -> list[str]:
+        rank, memory = self.busiest
+        held = {name: nbytes for name, nbytes in memory.at_peak.items() if nbytes}
+        if not held:
+            return []
+        parts = ", ".join(f"{name} {say_bytes(nbytes)}" for name, nbytes in sorted(held.items(), key=lambda p: -p[1]))
+        return [f"the fullest, rank {rank}, holds {say_bytes(memory.total)} at its peak: {parts}"]
+
+
+def report(run: Run) -> Report:
+    """Answer what a practitioner asks of a run: time, exposed communication by axis, memory at the peak."""
+    instance("report", "run", run, Run, "what engine.run(worker) gives, not its trace")
+    trace = run.trace
+    ranks = sorted({event.rank for event in trace}) or [0]
+    met = met_of(trace)
+    computing, exposed, travelling, handed = 0.0, dict[Traffic, float](), dict[Traffic, float](), dict[Traffic, float]()
+    for rank in ranks:
+        kernels = [(event.start, event.stop) for event in trace.select(rank=rank, stream="compute")]
+        computes = union_seconds(kernels)
+        computing += computes / len(ranks)
+        messages = list(trace.select(rank=rank, stream="comm"))
+        for key in sorted({(event.op, event.axis) for event in messages}):
+            mine = [event for event in messages if (event.op, event.axis) == key]
+            travels = [(met[event], event.stop) for event in mine]
+            for table, amount in (
+                (exposed, union_seconds(kernels + travels) - computes),
+                (travelling, union_seconds(travels)),
+                (handed, float(sum(event.nbytes for event in mine))),
+            ):
+                table[key] = table.get(key, 0.0) + amount / len(ranks)
+    fullest = max(range(len(run.memory)), key=lambda rank: run.memory[rank].total, default=0)
+    memory = run.memory[fullest] if run.memory else Memory()
+    return Report(
+        run.ranks, run.seconds, computing, exposed, travelling, handed, (fullest, memory), run.hardware,
+        run.clock == "virtual", run.not_modelled,
+    )  # fmt: skip
+
+
+def say_seconds(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.4g} {unit}"
+    return f"{seconds / 1e-6:.4g} us"
+
+
+def say_bytes(nbytes: float) -> str:
+    """Bytes as memory is sold: 1 MiB is 2^20."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.4g} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.4g} TiB"
