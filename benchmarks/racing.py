@@ -33,9 +33,8 @@ class Race:
             print(f"MEASURED  {name:<36}{wall:>12}   processor {processor:>12}")
         for name in self.wall:
             if name != ours:
-                print(f"MEASURED  {ours}, beside {name}")
-                print(f"              wall clock   {spread(ratios(self.wall, name, ours))} times as fast")
-                print(f"              processor    {spread(ratios(self.processor, name, ours))} times as fast")
+                print(f"MEASURED  {ours} over {name}, wall clock   {spread(ratios(self.wall, name, ours))}")
+                print(f"MEASURED  {ours} over {name}, processor    {spread(ratios(self.processor, name, ours))}")
 
 
 def race(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> Race:
@@ -85,9 +84,10 @@ def ratios(seconds: Mapping[str, Sequence[float]], slower: str, faster: str) -> 
     return [a / b for a, b in zip(seconds[slower], seconds[faster], strict=True)]
 
 
-def spread(values: Sequence[float]) -> str:
-    low, middle, high = quantiles(values, n=4)
-    return f"{middle:.3f} (quartiles {low:.3f} to {high:.3f}, {len(values)} pairs)"
+def spread(values: Sequence[float], unit: str = "") -> str:
+    """Say the median and the quartiles. No unit: ratios of pairs."""
+    low, middle, high = (f"{value:,.3f}" if value < 100 else f"{value:,.0f}" for value in quantiles(values, n=4))
+    return f"{middle} {unit and unit + ' '}(quartiles {low} to {high}, {len(values)} {'runs' if unit else 'pairs'})"
 
 
 def print_seconds(run: lab.Run, what: str = "seconds a step") -> dict[str, list[float]]:

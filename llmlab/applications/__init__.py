@@ -25,6 +25,7 @@ from llmlab.applications.translating import (
     pair_tokenizer,
     prose_pairs,
     translate,
+    translation_scores,
 )
 
 __all__ = [
@@ -51,4 +52,5 @@ __all__ = [
     "read_questions",
     "sentences_of",
     "translate",
+    "translation_scores",
 ]

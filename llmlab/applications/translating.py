@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from llmlab.arguments import instance, listing, string, whole
+from llmlab.evaluate import evaluating
 from llmlab.generation import generate
 from llmlab.model import IGNORE, EncoderDecoder
 from llmlab.model.attention import padding_mask
@@ -143,6 +144,20 @@ def translate(
     return found
 
 
+def translation_scores(model: EncoderDecoder, tokenizer: BPE, source: str, targets: Sequence[str]) -> list[float]:
+    """Compute ln P(target | source) of each translation, a token: how likely the model finds each, whoever made it."""
+    instance("translation_scores", "model", model, EncoderDecoder)
+    targets = listing("translation_scores", "targets", targets, "texts")
+    most = model.config.max_seq
+    rows = encode_pairs(tokenizer, [(source, target) for target in targets], 10**9)
+    batch = pair_batch([(a[:most], b[:most]) for a, b in rows])
+    wanted = batch.targets != IGNORE
+    with evaluating(model):
+        scores = pair_logits(model, batch).log_softmax(-1)
+    found = scores.gather(-1, batch.targets.clamp(min=0)[..., None])[..., 0].where(wanted, 0.0)
+    return (found.sum(1) / wanted.sum(1)).tolist()
+
+
 class TranslationMemory:
     """What translators' programs have had for decades: the translation of the most similar sentence known."""
 
@@ -150,9 +165,13 @@ class TranslationMemory:
         self.pairs = _checked("TranslationMemory", pairs)
         self._index = BM25([source for source, _ in self.pairs])
 
+    def candidates(self, text: str, k: int = 10) -> list[Pair]:
+        """Give the known sentences that share most of the rare words, the nearest first, with their translations."""
+        return [self.pairs[i] for i in self._index.search(text, k)]
+
     def nearest(self, text: str) -> Pair:
-        """Give the known sentence that shares most of the rare words, with its translation."""
-        return self.pairs[self._index.search(text, 1)[0]]
+        """Give the nearest of them."""
+        return self.candidates(text, 1)[0]
 
     def __call__(self, text: str) -> str:
         return self.nearest(text)[1]

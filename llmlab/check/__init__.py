@@ -66,6 +66,17 @@ from llmlab.check.smaller import distilled, quantized_bytes, rounded_rows, small
 from llmlab.check.split_merge import amdahl, first_free, mean_of_parts, serial_share, split_evenly, work_for_speedup
 from llmlab.check.splitting import shares_by_speed
 from llmlab.check.stages import interleaved_bubble, stage_bytes
+from llmlab.check.surviving import (
+    best_interval,
+    bits_per_byte,
+    farthest_apart,
+    machine_efficiency,
+    machine_of,
+    odd_ranks,
+    own_rows,
+    pieces_to_read,
+    steps_repeated,
+)
 from llmlab.check.tensor import gain_gradient, tensor_block_bytes, tensor_mlp, vocabulary_loss, waiting_share
 from llmlab.check.thresholds import (
     data_threshold,
@@ -99,6 +110,15 @@ from llmlab.check.translating import hits_at, leaked_sources, longest_in_both, s
 from llmlab.check.zero import lowest_stage, shard_bounds, sharded_step, zero_ring_bytes, zero_state_bytes
 
 __all__ = [
+    "best_interval",
+    "bits_per_byte",
+    "farthest_apart",
+    "machine_efficiency",
+    "machine_of",
+    "odd_ranks",
+    "own_rows",
+    "pieces_to_read",
+    "steps_repeated",
     "CAUSES",
     "Result",
     "adam_step",

@@ -12,9 +12,10 @@ tensor they belong, so that others may cut it otherwise (the idea of torch.distr
 2025, "ByteCheckpoint").
 """
 
+from llmlab.checkpoint.exporting import export
 from llmlab.checkpoint.loading import load
 from llmlab.checkpoint.resuming import Checkpoints
 from llmlab.checkpoint.saving import Saving, save
 from llmlab.checkpoint.storing import newest
 
-__all__ = ["Checkpoints", "Saving", "load", "newest", "save"]
+__all__ = ["Checkpoints", "Saving", "export", "load", "newest", "save"]

@@ -24,7 +24,8 @@ def mismatch(axis: str, sides: Mapping[int, Side], others: Mapping[int, str] | N
 
 def unfit_message(sides: Mapping[int, Side], receiver: int) -> MismatchError:
     """What was sent has another shape or dtype than its receiver asked for."""
-    text = f"a message does not fit what its receiver asked for: {differences(sides.values())}"
+    found = [sides[rank] for rank in sorted(sides)]
+    text = f"a message does not fit what its receiver asked for: {differences(found)}"
     return MismatchError(f"{text}\n{by_rank({rank: str(side) for rank, side in sides.items()})}", receiver)
 
 

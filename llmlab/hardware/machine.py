@@ -20,7 +20,7 @@ from llmlab.hardware.measurement import measure
 from llmlab.hardware.specs import DTYPES, Cluster, Device, Link
 
 CACHE = Path.home() / ".cache" / "llmlab"
-VERSION = 1  # of what is measured: a kept measurement of another version is measured again
+VERSION = 2  # of what is measured: a kept measurement of another version is measured again
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,23 @@ def test_a_memory_gives_the_nearest_and_a_glossary_word_by_word():
     assert glossary("Open the FILE, door") == "Open the文件,门"  # no blanks beside Chinese
 
 
+def test_a_memory_gives_several_the_nearest_first():
+    found = apps.TranslationMemory(PAIRS).candidates("Close the door", 3)
+    assert len(found) == 3 and found[0] == apps.TranslationMemory(PAIRS).nearest("Close the door")
+
+
+def test_the_likelier_translation_is_the_one_that_was_learned(model, tokenizer):
+    targets = ["打开文件", "关闭文件", "打开门"]
+    for source, right in PAIRS[:3]:
+        found = apps.translation_scores(model, tokenizer, source, targets)
+        assert targets[max(range(3), key=found.__getitem__)] == right
+    together = apps.translation_scores(model, tokenizer, "Open the file", targets)
+    alone = [apps.translation_scores(model, tokenizer, "Open the file", [target])[0] for target in targets]
+    assert together == pytest.approx(alone, rel=1e-4)  # fp32: padding changes the order of sums
+    batch = apps.pair_batch(apps.encode_pairs(tokenizer, PAIRS[:1], 40))
+    assert alone[0] == pytest.approx(-lab.evaluate.mean_loss(model, [batch], apps.pair_logits), rel=1e-4)
+
+
 def test_the_made_up_language_has_each_sentence_once_and_translates_word_for_word():
     pairs = dict(apps.made_up_pairs())
     assert len(pairs) == len(apps.made_up_pairs()) == len(set(pairs.values())) == 3_600

@@ -143,7 +143,8 @@ class Watch:
         self._ask()
         end = time.monotonic() + seconds
         while self.facts.silent and (now := time.monotonic()) < end:
-            self._read(end - now)
+            self._read(min(0.05, end - now))
+            self._ask_how_all_ended()  # the others may have noticed a death before we did
 
     def _settle(self) -> None:
         """Something failed: give the others a moment to fail too, or to be found waiting in vain."""
@@ -151,7 +152,6 @@ class Watch:
         self._hear(_SETTLE_S)
         while (now := time.monotonic()) < end and (self.facts.only_echoes or self._some_compute()):
             self._read(min(0.02, end - now))
-            self._ask_how_all_ended()  # the others may have noticed a death before we did
             self._hear(end - now)
 
     def _some_compute(self) -> bool:

@@ -9,224 +9,214 @@ reduce_scatter   write each other rank's part; add mine       scatter: the root 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmlab.comm.shared.progress import Progress
-from llmlab.comm.shared.rounds import Board, Rounds, kind_of
+from llmlab.comm.shared.rounds import SLOTS, Board, Plan, Step, kind_of
 from llmlab.comm.shared.sums import combine
 
-_SHARED_SUM = 64 << 10  # bytes: from here on more than two ranks each add a share, instead of each adding all
-_kind = functools.lru_cache(4096)(kind_of)
+_BY_SHARES = 64 << 10  # bytes: from here on more than two ranks add a share each, instead of all adding all
+_KEPT_PLANS = 500
+Maker = Callable[..., Plan]
 
 
 class Collectives:
-    """One group's collectives. Tensors come flat: contiguous and of one dimension (`process_group.py` sees to that).
+    """Plans of one group's collectives, and the tensors that each wants, which come flat (see `tensors.py`)."""
 
-    Every method makes an operation, to be begun in the same order on all ranks; `last` is called when it is done, to
-    bring a result home.
-    """
-
-    def __init__(self, board: Board, progress: Progress):
-        self._board, self._progress = board, progress
-        self._rank, self._size = board.rank, board.size
+    def __init__(self, board: Board):
+        self._board, self._rank, self._size = board, board.rank, board.size
         self._everyone = tuple(range(board.size))
         self._others = tuple(rank for rank in self._everyone if rank != board.rank)
+        self._counters = [board.written_at[rank] for rank in self._everyone]
+        self._theirs = tuple(board.written_at[rank] for rank in self._others)
+        self._plans: dict[tuple[Any, ...], Plan] = {}
 
-    def barrier(self) -> Rounds:
-        return self._operation("barrier", _kind("barrier", "", -1, torch.uint8, 0), [], 1, self._others, None, None)
+    def plan(self, maker: Maker, *key: Any) -> Plan:
+        """The plan that one of the methods below makes of this key. Kept: programs repeat themselves."""
+        whole = maker, *key
+        found = self._plans.get(whole)
+        if found is None:
+            if len(self._plans) >= _KEPT_PLANS:
+                self._plans.clear()
+            found = self._plans[whole] = maker(self, *key)
+        return found
 
-    def all_reduce(self, x: Tensor, name: str, results: list[Tensor], last: Callable[[], None] | None) -> Rounds:
-        board, size, rank = self._board, self._size, self._rank
-        numel, dtype = x.numel(), x.dtype
-        kind = _kind("all_reduce", name, -1, dtype, numel * dtype.itemsize)
-        if size > 2 and numel * dtype.itemsize >= _SHARED_SUM:
-            return self._all_reduce_by_shares(x, name, kind, results, last)
-        step, count = self._steps(numel, dtype)
+    def forget(self) -> None:
+        """Let go of all plans, and so of the memory that they refer to."""
+        self._plans.clear()
 
-        def put(k: int, slot: int) -> None:
-            part = _piece(x, k, step, count)
-            board.slot(rank, slot, dtype, part.numel()).copy_(part)
+    def barrier(self) -> Plan:
+        return Plan("barrier", kind_of("barrier", "", -1, torch.uint8, 0), 1, self._theirs)
 
-        def take(k: int, slot: int) -> None:
-            part = _piece(x, k, step, count)
-            n = part.numel()
-            if size == 2:  # two numbers add alike in either order: mine need not be read back
-                combine(name, (part, board.slot(1 - rank, slot, dtype, n)), part)
+    def all_reduce(self, dtype: torch.dtype, numel: int, name: str) -> Plan:
+        """tensors: x, which becomes the result."""
+        nbytes = numel * dtype.itemsize
+        step, count = self._steps(dtype, numel)
+        kind = kind_of("all_reduce", name, -1, dtype, nbytes)
+        if self._size > 2 and nbytes >= _BY_SHARES:
+            return self._all_reduce_by_shares(dtype, step, count, name, kind)
+        terms = self._terms if count > 1 else self._kept_terms(dtype, numel)
+
+        def put(x: Tensor, k: int, slot: int) -> None:
+            part = x if count == 1 else _piece(x, k, step)
+            terms(slot, dtype, part.numel())[self._rank].copy_(part)
+
+        def take(x: Tensor, k: int, slot: int) -> None:
+            part = x if count == 1 else _piece(x, k, step)
+            found = terms(slot, dtype, part.numel())
+            if self._size == 2:  # two numbers add alike in either order: mine need not be read back
+                combine(name, (part, found[1 - self._rank]), part)
             else:
-                combine(name, [board.slot(r, slot, dtype, n) for r in self._everyone], part)
+                combine(name, found, part)
 
-        return self._operation("all_reduce", kind, results, count, self._others, put, take, last)
+        return Plan("all_reduce", kind, count, self._theirs, put, take)
 
-    def _all_reduce_by_shares(
-        self, x: Tensor, name: str, kind: int, results: list[Tensor], last: Callable[[], None] | None
-    ) -> Rounds:
+    def _all_reduce_by_shares(self, dtype: torch.dtype, step: int, count: int, name: str, kind: int) -> Plan:
         """Two rounds for each piece: all write it, and each adds its own share of it; all write their sums."""
-        board, size, rank, dtype = self._board, self._size, self._rank, x.dtype
-        step, count = self._steps(x.numel(), dtype)
+        board, size, rank = self._board, self._size, self._rank
 
         def share(part: Tensor, of: int) -> tuple[int, int]:
             return part.numel() * of // size, part.numel() * (of + 1) // size
 
-        def put(k: int, slot: int) -> None:
-            part = _piece(x, k // 2, step, count)
+        def put(x: Tensor, k: int, slot: int) -> None:
+            part = _piece(x, k // 2, step)
             if k % 2:
                 start, stop = share(part, rank)
                 part = part[start:stop]
             board.slot(rank, slot, dtype, part.numel()).copy_(part)
 
-        def take(k: int, slot: int) -> None:
-            part = _piece(x, k // 2, step, count)
+        def take(x: Tensor, k: int, slot: int) -> None:
+            part = _piece(x, k // 2, step)
             if k % 2:
                 for other in self._others:
                     start, stop = share(part, other)
                     part[start:stop].copy_(board.slot(other, slot, dtype, stop - start))
             else:
                 start, stop = share(part, rank)
-                after = start * dtype.itemsize
-                combine(
-                    name, [board.slot(r, slot, dtype, stop - start, after) for r in self._everyone], part[start:stop]
-                )
+                shares = [board.slot(r, slot, dtype, stop - start, start * dtype.itemsize) for r in self._everyone]
+                combine(name, shares, part[start:stop])
 
-        def needs(k: int) -> int:
-            return k if k % 2 else 0
+        return Plan("all_reduce", kind, 2 * count, self._theirs, put, take, needs=lambda k: k if k % 2 else 0)
 
-        return self._operation("all_reduce", kind, results, 2 * count, self._others, put, take, last, needs)
+    def reduce(self, dtype: torch.dtype, numel: int, name: str, root: int) -> Plan:
+        """tensors: x, which becomes the result at the root."""
+        step, count = self._steps(dtype, numel)
 
-    def reduce(self, x: Tensor, name: str, root: int, results: list[Tensor], last: Callable[[], None] | None) -> Rounds:
-        board, rank, dtype = self._board, self._rank, x.dtype
-        step, count = self._steps(x.numel(), dtype)
+        def take(x: Tensor, k: int, slot: int) -> None:
+            part = _piece(x, k, step)
+            combine(name, self._terms(slot, dtype, part.numel()), part)
 
-        def put(k: int, slot: int) -> None:
-            part = _piece(x, k, step, count)
-            board.slot(rank, slot, dtype, part.numel()).copy_(part)
+        kind = kind_of("reduce", name, root, dtype, numel * dtype.itemsize)
+        put = self._write(dtype, step)
+        if self._rank == root:
+            return Plan("reduce", kind, count, self._theirs, put, take)
+        return Plan("reduce", kind, count, (), put)
 
-        def take(k: int, slot: int) -> None:
-            part = _piece(x, k, step, count)
-            combine(name, [board.slot(r, slot, dtype, part.numel()) for r in self._everyone], part)
+    def broadcast(self, dtype: torch.dtype, numel: int, root: int) -> Plan:
+        """tensors: x, read at the root, written elsewhere."""
+        step, count = self._steps(dtype, numel)
 
-        kind = _kind("reduce", name, root, dtype, x.numel() * dtype.itemsize)
-        if rank != root:
-            return self._operation("reduce", kind, results, count, (), put, None)
-        return self._operation("reduce", kind, results, count, self._others, put, take, last)
+        def take(x: Tensor, k: int, slot: int) -> None:
+            part = _piece(x, k, step)
+            part.copy_(self._board.slot(root, slot, dtype, part.numel()))
 
-    def broadcast(self, x: Tensor, root: int, results: list[Tensor], last: Callable[[], None] | None) -> Rounds:
-        board, rank, dtype = self._board, self._rank, x.dtype
-        step, count = self._steps(x.numel(), dtype)
+        kind = kind_of("broadcast", "", root, dtype, numel * dtype.itemsize)
+        if self._rank == root:
+            return Plan("broadcast", kind, count, (), self._write(dtype, step))
+        return Plan("broadcast", kind, count, (self._counters[root],), None, take)
 
-        def put(k: int, slot: int) -> None:
-            part = _piece(x, k, step, count)
-            board.slot(rank, slot, dtype, part.numel()).copy_(part)
+    def all_gather(self, dtype: torch.dtype, longest: int, root: int = -1) -> Plan:
+        """tensors: x and a place for each rank's, which may differ in size. root: the only one that has places."""
+        step, count = self._steps(dtype, longest)
+        write = self._write(dtype, step)
 
-        def take(k: int, slot: int) -> None:
-            part = _piece(x, k, step, count)
-            part.copy_(board.slot(root, slot, dtype, part.numel()))
+        def put(tensors: tuple[Tensor, Sequence[Tensor]], k: int, slot: int) -> None:
+            write(tensors[0], k, slot)
 
-        kind = _kind("broadcast", "", root, dtype, x.numel() * dtype.itemsize)
-        if rank == root:
-            return self._operation("broadcast", kind, results, count, (), put, None)
-        return self._operation("broadcast", kind, results, count, (root,), None, take, last)
-
-    def all_gather(
-        self, outs: Sequence[Tensor], x: Tensor, results: list[Tensor], last: Callable[[], None] | None, root: int = -1
-    ) -> Rounds:
-        """Every rank's x, which may differ in size, into its place in `outs`. root: the only one that wants them."""
-        board, rank, dtype = self._board, self._rank, x.dtype
-        wants = root in (-1, rank)
-        longest = max((out.numel() for out in outs), default=0) if wants else x.numel()
-        step, count = self._steps(longest, dtype)
-        if wants and outs[rank].data_ptr() != x.data_ptr():
-            outs[rank].copy_(x)
-
-        def put(k: int, slot: int) -> None:
-            part = _piece(x, k, step, count)
-            if part.numel():
-                board.slot(rank, slot, dtype, part.numel()).copy_(part)
-
-        def take(k: int, slot: int) -> None:
+        def take(tensors: tuple[Tensor, Sequence[Tensor]], k: int, slot: int) -> None:
             for other in self._others:
-                part = _piece(outs[other], k, step, count)
+                part = _piece(tensors[1][other], k, step)
                 if part.numel():
-                    part.copy_(board.slot(other, slot, dtype, part.numel()))
+                    part.copy_(self._board.slot(other, slot, dtype, part.numel()))
 
         name = "all_gather" if root < 0 else "gather"
-        kind = _kind(name, "", root, dtype, longest * dtype.itemsize)
-        if wants:
-            return self._operation(name, kind, results, count, self._others, put, take, last)
-        return self._operation(name, kind, results, count, (), put, None)
+        kind = kind_of(name, "", root, dtype, longest * dtype.itemsize)
+        if root in (-1, self._rank):
+            return Plan(name, kind, count, self._theirs, put, take)
+        return Plan(name, kind, count, (), put)
 
-    def reduce_scatter(
-        self, out: Tensor, parts: Sequence[Tensor], name: str, results: list[Tensor], last: Callable[[], None] | None
-    ) -> Rounds:
-        """The reduction of what all ranks have for this one. `out` shares no memory with `parts`."""
-        board, size, rank, dtype = self._board, self._size, self._rank, out.dtype
-        step, count = self._steps(out.numel(), dtype, size)
+    def reduce_scatter(self, dtype: torch.dtype, numel: int, name: str) -> Plan:
+        """tensors: the result's place, and a part for each rank, which shares no memory with it."""
+        board, rank = self._board, self._rank
+        step, count = self._steps(dtype, numel, self._size)
+        after = rank * step * dtype.itemsize
 
-        def put(k: int, slot: int) -> None:
-            for other in self._others:
-                part = _piece(parts[other], k, step, count)
-                board.slot(rank, slot, dtype, part.numel(), other * step * dtype.itemsize).copy_(part)
+        def take(tensors: tuple[Tensor, Sequence[Tensor]], k: int, slot: int) -> None:
+            out, parts = tensors
+            part = _piece(out, k, step)
+            terms = [board.slot(r, slot, dtype, part.numel(), after) for r in self._others]
+            terms.insert(rank, _piece(parts[rank], k, step))
+            combine(name, terms, part)
 
-        def take(k: int, slot: int) -> None:
-            part, after = _piece(out, k, step, count), rank * step * dtype.itemsize
-            mine = _piece(parts[rank], k, step, count)
-            combine(
-                name,
-                [mine if r == rank else board.slot(r, slot, dtype, part.numel(), after) for r in self._everyone],
-                part,
-            )
+        kind = kind_of("reduce_scatter", name, -1, dtype, numel * dtype.itemsize)
+        return Plan("reduce_scatter", kind, count, self._theirs, self._write_parts(dtype, step), take)
 
-        kind = _kind("reduce_scatter", name, -1, dtype, out.numel() * dtype.itemsize)
-        return self._operation("reduce_scatter", kind, results, count, self._others, put, take, last)
+    def scatter(self, dtype: torch.dtype, numel: int, root: int) -> Plan:
+        """tensors: the result's place, and at the root a part for each rank."""
+        step, count = self._steps(dtype, numel, self._size)
+        after = self._rank * step * dtype.itemsize
 
-    def scatter(
-        self, out: Tensor, parts: Sequence[Tensor], root: int, results: list[Tensor], last: Callable[[], None] | None
-    ) -> Rounds:
-        board, rank, dtype = self._board, self._rank, out.dtype
-        step, count = self._steps(out.numel(), dtype, self._size)
+        def take(tensors: tuple[Tensor, Sequence[Tensor]], k: int, slot: int) -> None:
+            part = _piece(tensors[0], k, step)
+            part.copy_(self._board.slot(root, slot, dtype, part.numel(), after))
 
-        def put(k: int, slot: int) -> None:
-            for other in self._others:
-                part = _piece(parts[other], k, step, count)
-                board.slot(rank, slot, dtype, part.numel(), other * step * dtype.itemsize).copy_(part)
-
-        def take(k: int, slot: int) -> None:
-            part = _piece(out, k, step, count)
-            part.copy_(board.slot(root, slot, dtype, part.numel(), rank * step * dtype.itemsize))
-
-        kind = _kind("scatter", "", root, dtype, out.numel() * dtype.itemsize)
-        if rank != root:
-            return self._operation("scatter", kind, results, count, (root,), None, take, last)
-        out.copy_(parts[rank])
-        return self._operation("scatter", kind, results, count, (), put, None, last)
+        kind = kind_of("scatter", "", root, dtype, numel * dtype.itemsize)
+        if self._rank != root:
+            return Plan("scatter", kind, count, (self._counters[root],), None, take)
+        return Plan("scatter", kind, count, (), self._write_parts(dtype, step))
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _steps(self, numel: int, dtype: torch.dtype, parts: int = 1) -> tuple[int, int]:
+    def _steps(self, dtype: torch.dtype, numel: int, parts: int = 1) -> tuple[int, int]:
         """Numbers in one round's piece, and how many rounds that takes. parts: pieces that share a slot."""
         room = self._board.slot_bytes // parts // 64 * 64 // dtype.itemsize
         if numel <= room:
             return numel, 1
         return room, -(-numel // room)
 
-    def _operation(
-        self,
-        words: str,
-        kind: int,
-        results: list[Tensor],
-        count: int,
-        sources: Sequence[int],
-        put: Callable[[int, int], None] | None,
-        take: Callable[[int, int], None] | None,
-        last: Callable[[], None] | None = None,
-        needs: Callable[[int], int] | None = None,
-    ) -> Rounds:
-        return Rounds(self._progress, self._board, words, kind, results, count, sources, put, take, last, needs)
+    def _terms(self, slot: int, dtype: torch.dtype, numel: int) -> list[Tensor]:
+        """What all ranks have written into one of their slots, in the order of ranks."""
+        return [self._board.slot(rank, slot, dtype, numel) for rank in self._everyone]
+
+    def _kept_terms(self, dtype: torch.dtype, numel: int) -> Callable[[int, torch.dtype, int], list[Tensor]]:
+        """The same, for one size: looked up once."""
+        kept = [self._terms(slot, dtype, numel) for slot in range(SLOTS)]
+        return lambda slot, dtype, numel: kept[slot]
+
+    def _write(self, dtype: torch.dtype, step: int) -> Step:
+        """Write the pieces of one tensor, which may have fewer than the longest."""
+
+        def put(x: Tensor, k: int, slot: int) -> None:
+            part = _piece(x, k, step)
+            if part.numel():
+                self._board.slot(self._rank, slot, dtype, part.numel()).copy_(part)
+
+        return put
+
+    def _write_parts(self, dtype: torch.dtype, step: int) -> Step:
+        """Write a piece for each other rank, side by side."""
+
+        def put(tensors: tuple[Tensor, Sequence[Tensor]], k: int, slot: int) -> None:
+            for other in self._others:
+                part = _piece(tensors[1][other], k, step)
+                self._board.slot(self._rank, slot, dtype, part.numel(), other * step * dtype.itemsize).copy_(part)
+
+        return put
 
 
-def _piece(x: Tensor, k: int, step: int, count: int) -> Tensor:
-    """The k-th piece of a flat tensor. The whole, where there is one only: a slice takes as long as a small copy."""
-    return x if count == 1 else x[k * step : (k + 1) * step]
+def _piece(x: Tensor, k: int, step: int) -> Tensor:
+    """The k-th piece of a flat tensor. The whole, where it is no longer: a slice takes as long as a small copy."""
+    return x if k == 0 and x.numel() <= step else x[k * step : (k + 1) * step]

@@ -24,9 +24,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llmlab.comm.shared.sleeping import sleep_until_changed, wake
+
 _KEPT_VIEWS = 2000  # tensors over the memory; past that they are made anew
 _LINE = 128  # bytes that processors move together: two neighbouring lines of 64
-_ORDERED = platform.machine().lower() in ("x86_64", "amd64", "i686")
+ORDERED = platform.machine().lower() in ("x86_64", "amd64", "i686")
 
 
 def available() -> bool:
@@ -65,7 +67,7 @@ def _lock_fence(lock: threading.Lock) -> Callable[[], None]:
 
 def make_fence() -> Callable[[], None]:
     """A function that keeps what was done before it before what is done after it, for one thread at a time."""
-    return _no_fence if _ORDERED else _lock_fence(threading.Lock())
+    return _no_fence if ORDERED else _lock_fence(threading.Lock())
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,35 @@ class Memory:
         self._mapping = mmap.mmap(descriptor, size)
         self.words = memoryview(self._mapping)[: 8 * words].cast("q")
         self._bytes = torch.frombuffer(self._mapping, dtype=torch.uint8)
+        self._address = self._bytes.data_ptr()
         self._views: dict[tuple[int, torch.dtype, int], Tensor] = {}
+        self.fence = make_fence()
+        self._asleep = 0  # the word that says whether this rank sleeps
+        self._others: list[int] = []
+
+    def place(self, asleep: list[int], rank: int) -> None:
+        """Tell whose this end is, and where each rank says whether it sleeps."""
+        self._asleep = asleep[rank]
+        self._others = [at for each, at in enumerate(asleep) if each != rank]
+
+    def count(self, at: int, value: int) -> None:
+        """Write a counter, after all that was done before it, and wake who sleeps on it."""
+        words = self.words
+        if not ORDERED:
+            self.fence()
+        words[at] = value
+        for other in self._others:
+            if words[other]:
+                wake(self._address + 8 * at)
+                break
+
+    def sleep(self, at: int, value: int, limit_s: float) -> None:
+        """Sleep while this counter has this value, no longer than the limit."""
+        self.words[self._asleep] += 1  # two of a process's threads may sleep
+        try:
+            sleep_until_changed(self._address + 8 * at, value, limit_s)
+        finally:
+            self.words[self._asleep] -= 1
 
     def view(self, offset: int, dtype: torch.dtype, numel: int) -> Tensor:
         """`numel` numbers from this byte on. Kept: making one takes longer than copying a thousand numbers."""

@@ -15,18 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from llmlab.comm.shared.collectives import Collectives
-from llmlab.comm.shared.joining import SLOT_BYTES, Layout, meet
-from llmlab.comm.shared.memory import make_fence
+from llmlab.comm.shared.joining import Layout, meet
 from llmlab.comm.shared.messages import EXCHANGE, Mailboxes, Message
-from llmlab.comm.shared.progress import PROGRESS, Operation
-from llmlab.comm.shared.rounds import Board
+from llmlab.comm.shared.progress import PROGRESS
+from llmlab.comm.shared.rounds import Board, Plan, Rounds
 from llmlab.comm.shared.sums import reduction_of
-from llmlab.comm.shared.tensors import flat, landing, same_memory, together
+from llmlab.comm.shared.tensors import Back, flat, landing, same_memory, together
+from llmlab.comm.shared.works import FINISHED, Finished, Operation, Several
 
 NAME = "llmlab"
 
@@ -40,11 +39,11 @@ class SharedMemoryGroup(dist.ProcessGroup):
         self._rank, self._size = rank, size
         layout = Layout(size)
         memory, processes = meet(store, rank, size, layout, limit_s)
-        self._board = Board(memory, rank, size, SLOT_BYTES, layout.slots, limit_s)
+        self._board = Board(memory, rank, size, layout.slot_bytes, layout.slots, limit_s)
         self._mailboxes = Mailboxes(memory, rank, size, layout.boxes, layout.compartments, layout.piece_bytes, limit_s)
         for lane in (self._board, self._mailboxes):
-            lane.processes, lane.fence = processes, make_fence()
-        self._collectives = Collectives(self._board, PROGRESS)
+            lane.processes = processes
+        self._collectives = Collectives(self._board)
         self._together: list[Operation] | None = None
         PROGRESS.welcome(size)
 
@@ -82,78 +81,83 @@ class SharedMemoryGroup(dist.ProcessGroup):
 
     def shutdown(self) -> None:
         PROGRESS.forget((self._board, self._mailboxes))
+        self._collectives.forget()
 
     abort = shutdown
 
     # --- collectives --------------------------------------------------------------------------------------------------
 
-    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> Operation:
+    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> dist.Work:
         x = tensors[0]
         if len(tensors) > 1:
             return self.allreduce_coalesced(tensors, opts)
         there, back = landing(x)
         name = reduction_of(opts.reduceOp if opts is not None else dist.ReduceOp.SUM, x.dtype)
-        return self._begin(self._collectives.all_reduce(there, name, tensors, back), opts)
+        plan = self._collectives.plan(Collectives.all_reduce, there.dtype, there.numel(), name)
+        return self._begin(plan, there, tensors, back, opts)
 
-    def allreduce_coalesced(self, tensors: list[Tensor], opts: Any = None) -> Operation:
+    def allreduce_coalesced(self, tensors: list[Tensor], opts: Any = None) -> dist.Work:
         return self._last([self.allreduce([x], opts) for x in tensors], tensors)
 
-    def reduce(self, tensors: list[Tensor], opts: Any) -> Operation:
+    def reduce(self, tensors: list[Tensor], opts: Any) -> dist.Work:
         there, back = landing(tensors[0])
         name = reduction_of(opts.reduceOp, there.dtype)
-        return self._begin(self._collectives.reduce(there, name, opts.rootRank, tensors, back), opts)
+        plan = self._collectives.plan(Collectives.reduce, there.dtype, there.numel(), name, opts.rootRank)
+        return self._begin(plan, there, tensors, back, opts)
 
-    def broadcast(self, tensors: list[Tensor], opts: Any) -> Operation:
-        works: list[Operation] = []
+    def broadcast(self, tensors: list[Tensor], opts: Any) -> dist.Work:
+        works: list[dist.Work] = []
         for x in tensors:
             there, back = landing(x)
-            works.append(self._begin(self._collectives.broadcast(there, opts.rootRank, tensors, back), opts))
+            plan = self._collectives.plan(Collectives.broadcast, there.dtype, there.numel(), opts.rootRank)
+            works.append(self._begin(plan, there, tensors, back, opts))
         return self._last(works, tensors)
 
-    def barrier(self, opts: Any = None) -> Operation:
-        return self._begin(self._collectives.barrier(), opts)
+    def barrier(self, opts: Any = None) -> dist.Work:
+        return self._begin(self._collectives.plan(Collectives.barrier), None, [], None, opts)
 
-    def all_gather_single(self, out: Tensor, x: Tensor, opts: Any = None) -> Operation:
+    def all_gather_single(self, out: Tensor, x: Tensor, opts: Any = None) -> dist.Work:
         self._divides("all_gather", out.numel(), x.numel())
         there, back = landing(out)
         rows = list(there.view(self._size, -1).unbind()) if x.numel() else [there] * self._size
         return self._gather(rows, x, [out], back, opts)
 
-    def allgather(self, outs: list[list[Tensor]], xs: list[Tensor], opts: Any = None) -> Operation:
+    def allgather(self, outs: list[list[Tensor]], xs: list[Tensor], opts: Any = None) -> dist.Work:
         landings = [landing(out) for out in outs[0]]
         rows, backs = [there for there, _ in landings], [back for _, back in landings]
         return self._gather(rows, xs[0], outs[0], together(backs), opts)
 
-    def all_gather_single_coalesced(self, outs: list[Tensor], xs: list[Tensor], opts: Any = None) -> Operation:
+    def all_gather_single_coalesced(self, outs: list[Tensor], xs: list[Tensor], opts: Any = None) -> dist.Work:
         return self._last([self.all_gather_single(out, x, opts) for out, x in zip(outs, xs, strict=True)], outs)
 
-    def allgather_coalesced(self, outs: list[list[Tensor]], xs: list[Tensor], opts: Any = None) -> Operation:
+    def allgather_coalesced(self, outs: list[list[Tensor]], xs: list[Tensor], opts: Any = None) -> dist.Work:
         works = [self.allgather([rows], [x], opts) for rows, x in zip(outs, xs, strict=True)]
         return self._last(works, [out for rows in outs for out in rows])
 
-    def gather(self, outs: list[list[Tensor]], xs: list[Tensor], opts: Any) -> Operation:
+    def gather(self, outs: list[list[Tensor]], xs: list[Tensor], opts: Any) -> dist.Work:
         landings = [landing(out) for out in outs[0]] if self._rank == opts.rootRank else []
         rows, backs = [there for there, _ in landings], [back for _, back in landings]
         return self._gather(rows, xs[0], outs[0] if outs else [], together(backs), opts, opts.rootRank)
 
-    def reduce_scatter_single(self, out: Tensor, x: Tensor, opts: Any = None) -> Operation:
+    def reduce_scatter_single(self, out: Tensor, x: Tensor, opts: Any = None) -> dist.Work:
         self._divides("reduce_scatter", x.numel(), out.numel())
         whole = flat(x)
         parts = list(whole.view(self._size, -1).unbind()) if whole.numel() else [whole] * self._size
         return self._reduce_scatter(out, parts, opts)
 
-    def reduce_scatter(self, outs: list[Tensor], xs: list[list[Tensor]], opts: Any = None) -> Operation:
+    def reduce_scatter(self, outs: list[Tensor], xs: list[list[Tensor]], opts: Any = None) -> dist.Work:
         return self._reduce_scatter(outs[0], [flat(x) for x in xs[0]], opts)
 
-    def reduce_scatter_single_coalesced(self, outs: list[Tensor], xs: list[Tensor], opts: Any = None) -> Operation:
+    def reduce_scatter_single_coalesced(self, outs: list[Tensor], xs: list[Tensor], opts: Any = None) -> dist.Work:
         return self._last([self.reduce_scatter_single(out, x, opts) for out, x in zip(outs, xs, strict=True)], outs)
 
-    def scatter(self, outs: list[Tensor], xs: list[list[Tensor]], opts: Any) -> Operation:
+    def scatter(self, outs: list[Tensor], xs: list[list[Tensor]], opts: Any) -> dist.Work:
         there, back = landing(outs[0])
         parts = [flat(x) for x in xs[0]] if self._rank == opts.rootRank else []
-        if same_memory(there, parts):
-            parts = [part.clone() for part in parts]
-        return self._begin(self._collectives.scatter(there, parts, opts.rootRank, outs, back), opts)
+        if parts:
+            there.copy_(parts[self._rank].clone() if same_memory(there, parts) else parts[self._rank])
+        plan = self._collectives.plan(Collectives.scatter, there.dtype, there.numel(), opts.rootRank)
+        return self._begin(plan, (there, parts), outs, back, opts)
 
     # their names until torch 2.13
     _allgather_base = all_gather_single
@@ -163,24 +167,24 @@ class SharedMemoryGroup(dist.ProcessGroup):
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
-    def send(self, tensors: list[Tensor], dst: int, tag: int) -> Operation:
-        return self._post(self._message("send", tensors).send(flat(tensors[0]), dst, tag))
+    def send(self, tensors: list[Tensor], dst: int, tag: int) -> dist.Work:
+        return self._queue(self._message("send", tensors).send(flat(tensors[0]), dst, tag))
 
-    def recv(self, tensors: list[Tensor], src: int, tag: int) -> Operation:
+    def recv(self, tensors: list[Tensor], src: int, tag: int) -> dist.Work:
         there, back = landing(tensors[0])
-        return self._post(self._message("recv", tensors, back).receive(there, src, tag))
+        return self._queue(self._message("recv", tensors, back).receive(there, src, tag))
 
-    def recv_anysource(self, tensors: list[Tensor], tag: int) -> Operation:
+    def recv_anysource(self, tensors: list[Tensor], tag: int) -> dist.Work:
         return self.recv(tensors, -1, tag)
 
-    def alltoall(self, outs: list[Tensor], xs: list[Tensor], opts: Any = None) -> Operation:
+    def alltoall(self, outs: list[Tensor], xs: list[Tensor], opts: Any = None) -> dist.Work:
         landings = [landing(out) for out in outs]
         parts = [flat(x) for x in xs]
         return self._exchange([there for there, _ in landings], parts, outs, together([back for _, back in landings]))
 
     def all_to_all_single(
         self, out: Tensor, x: Tensor, out_splits: list[int], in_splits: list[int], opts: Any = None
-    ) -> Operation:
+    ) -> dist.Work:
         there, back = landing(out)
         return self._exchange(self._split(there, out, out_splits), self._split(flat(x), x, in_splits), [out], back)
 
@@ -191,27 +195,39 @@ class SharedMemoryGroup(dist.ProcessGroup):
     def _start_coalescing(self, device: Any) -> None:
         self._together = []
 
-    def _end_coalescing(self, device: Any) -> Operation | None:
+    def _end_coalescing(self, device: Any) -> dist.Work | None:
         works, self._together = self._together, None
         return Several(works) if works else None
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _begin(self, operation: Operation, opts: Any) -> Operation:
-        PROGRESS.begin(operation, opts is not None and not opts.asyncOp)
+    def _begin(self, plan: Plan, tensors: Any, results: list[Tensor], back: Back, opts: Any) -> dist.Work:
+        attended = not getattr(opts, "asyncOp", True)  # its caller is about to wait for it
+        came: bool | None = False
+        if plan.rounds == 1 and not PROGRESS.active:
+            came = PROGRESS.at_once(self._board, plan, tensors, attended)
+            if came:
+                if back is not None:
+                    back()
+                return FINISHED if attended else Finished(results)
+        operation = Rounds(PROGRESS, self._board, plan, tensors, results, back)
+        operation.written = int(came is None)
+        return self._queue(operation, attended)
+
+    def _queue(self, operation: Operation, attended: bool = False) -> dist.Work:
+        PROGRESS.begin(operation, attended)
         if self._together is not None:
             self._together.append(operation)
         return operation
 
-    def _post(self, message: Message) -> Operation:
-        return self._begin(message, None)
-
-    def _last(self, works: Sequence[Operation], results: list[Tensor]) -> Operation:
+    def _last(self, works: Sequence[Any], results: list[Tensor]) -> Any:
         """A group's collectives end in their order: the last one stands for all."""
         if not works:
-            return self._begin(self._message("nothing", results), None)
-        works[-1].results = results
-        return works[-1]
+            return self._queue(self._message("nothing", results))
+        last = works[-1]
+        if last is not FINISHED:
+            last.results = results
+        return last
 
     def _message(self, words: str, results: list[Tensor], back: Callable[[], None] | None = None) -> Message:
         return Message(PROGRESS, self._mailboxes, words, results, back)
@@ -224,22 +240,27 @@ class SharedMemoryGroup(dist.ProcessGroup):
         back: Callable[[], None] | None,
         opts: Any,
         root: int = -1,
-    ) -> Operation:
+    ) -> dist.Work:
         mine = flat(x)
         if rows and rows[self._rank].data_ptr() != mine.data_ptr() and same_memory(mine, rows):
             mine = mine.clone()  # or a row that comes in might change what is yet to go out
-        return self._begin(self._collectives.all_gather(rows, mine, results, back, root), opts)
+        if rows and rows[self._rank].data_ptr() != mine.data_ptr():
+            rows[self._rank].copy_(mine)
+        longest = max((row.numel() for row in rows), default=mine.numel())
+        plan = self._collectives.plan(Collectives.all_gather, mine.dtype, longest, root)
+        return self._begin(plan, (mine, rows), results, back, opts)
 
-    def _reduce_scatter(self, out: Tensor, parts: list[Tensor], opts: Any) -> Operation:
+    def _reduce_scatter(self, out: Tensor, parts: list[Tensor], opts: Any) -> dist.Work:
         there, back = landing(out)
         if same_memory(there, parts):
             parts = [part.clone() for part in parts]
         name = reduction_of(opts.reduceOp if opts is not None else dist.ReduceOp.SUM, out.dtype)
-        return self._begin(self._collectives.reduce_scatter(there, parts, name, [out], back), opts)
+        plan = self._collectives.plan(Collectives.reduce_scatter, there.dtype, there.numel(), name)
+        return self._begin(plan, (there, parts), [out], back, opts)
 
     def _exchange(
         self, outs: Sequence[Tensor], parts: Sequence[Tensor], results: list[Tensor], back: Callable[[], None] | None
-    ) -> Operation:
+    ) -> dist.Work:
         """Hand parts[i] to each rank i, and take what it has for this one."""
         message = self._message("all_to_all", results, back)
         if same_memory(outs[0], parts):
@@ -255,7 +276,7 @@ class SharedMemoryGroup(dist.ProcessGroup):
                 message.receive(outs[peer], peer, EXCHANGE).send(parts[peer], peer, EXCHANGE)
         if not message.left and back is not None:
             back()
-        return self._post(message)
+        return self._queue(message)
 
     def _split(self, there: Tensor, x: Tensor, splits: Sequence[int]) -> list[Tensor]:
         """A flat tensor's part for each rank; `splits` counts rows of the tensor that it was."""
@@ -268,25 +289,6 @@ class SharedMemoryGroup(dist.ProcessGroup):
     def _divides(self, op: str, whole: int, part: int) -> None:
         if (whole != part * self._size) if part != 1 else whole % self._size:
             raise ValueError(f"{op} over {self._size} ranks wants {self._size} equal parts, got {whole} of {part}")
-
-
-class Several(Operation):
-    """Operations of one group that are handed out as one."""
-
-    def __init__(self, works: Sequence[Operation]):
-        last = works[-1]
-        super().__init__(PROGRESS, last.lane, last.words, [x for work in works for x in work.results], last._limit_s)
-        self._works = works
-
-    def wait(self, timeout: Any = None) -> bool:
-        return all([work.wait(timeout) for work in self._works])
-
-    def is_completed(self) -> bool:
-        return all(work.is_completed() for work in self._works)
-
-    def get_future(self) -> torch.futures.Future[Any]:
-        parts = torch.futures.collect_all([work.get_future() for work in self._works])
-        return parts.then(lambda _: self.results)
 
 
 def _make(options: Any, _: Any = None) -> SharedMemoryGroup:

@@ -5,7 +5,7 @@ larger than a slot takes several rounds, which also keeps what one rank writes i
 counters for each rank say how far it has written and how far it has read: no more than these pass between the ranks.
 
     round          0        1        2 ...
-    slot           0        1        0 ...       slot 0 is written again once all have read round 0
+    slot           0        1        2 ...       a slot is written again once all have read what was in it
     rank 0         write .. read     write .. read
     rank 1              write .. read     write .. read
 
@@ -17,43 +17,50 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from llmlab.comm.shared.memory import Memory, lines
-from llmlab.comm.shared.progress import Operation, Progress
+from llmlab.comm.shared.memory import ORDERED, Memory, lines
+from llmlab.comm.shared.works import Mover, Operation
 
 SLOTS = 4
 RANK_WORDS = 2 * lines(1 + SLOTS)  # of one rank: what it has written and what that is; what it has read
+Step = Callable[[Any, int, int], None]  # the operation's tensors, the number of a round in it, and the round's slot
+
+
+class Plan(NamedTuple):
+    """One rank's part in collectives of one kind and size: made once, whatever tensors come.
+
+    kind: what it is, in one word.  rounds: how many, the same on every rank.  sources: counters of the ranks whose
+    parts this one reads.  put: write this rank's part of a round into its slot.  take: read a round's parts from the
+    others' slots.  needs: how many rounds must have been read before a round can be written.
+    """
+
+    words: str
+    kind: int
+    rounds: int
+    sources: Sequence[int]
+    put: Step | None = None
+    take: Step | None = None
+    needs: Callable[[int], int] | None = None
 
 
 class Rounds(Operation):
-    """A collective under way.
-
-    count: its rounds, the same on every rank.  sources: the ranks whose parts this one reads.  put: write this rank's
-    part of a round into its slot.  take: read a round's parts from the others' slots.  Both get the round's number in
-    this operation and the slot's. needs: how many rounds must have been read before a round can be written.
-    """
+    """A collective under way, for which `Board.at_once` was not enough. last: brings the result home."""
 
     def __init__(
         self,
-        progress: Progress,
+        mover: Mover,
         board: Board,
-        words: str,
-        kind: int,
+        plan: Plan,
+        tensors: Any,
         results: list[Tensor],
-        count: int,
-        sources: Sequence[int],
-        put: Callable[[int, int], None] | None,
-        take: Callable[[int, int], None] | None,
-        last: Callable[[], None] | None = None,
-        needs: Callable[[int], int] | None = None,
+        last: Callable[[], None] | None,
     ):
-        super().__init__(progress, board, words, results, board.limit_s)
-        self.kind, self.count = kind, count
-        self.sources = [board.written_at[rank] for rank in sources]
-        self.put, self.take, self.last, self.needs = put, take, last, needs
+        super().__init__(mover, board, plan.words, results, board.limit_s)
+        self.plan, self.tensors, self.last = plan, tensors, last
         self.written = self.taken = 0
 
 
@@ -65,10 +72,9 @@ class Board:
         self.memory, self.rank, self.size, self.slot_bytes, self._data = memory, rank, size, slot_bytes, data
         self.limit_s = limit_s
         self.processes: Sequence[int] = ()
-        self.fence: Callable[[], None] = lambda: None
         self.written_at = [RANK_WORDS * each for each in range(size)]
         self._read_at = [at + lines(1 + SLOTS) for at in self.written_at]
-        self._mine = self.written_at[rank]
+        self._mine, self._my_read = self.written_at[rank], self._read_at[rank]
         self._written = self._read = 0
         self._free = SLOTS  # rounds below this one may be written: all have read what was in their slots
         self._writing: deque[Rounds] = deque()
@@ -79,11 +85,33 @@ class Board:
         """The numbers in a rank's slot, from `after` bytes on."""
         return self.memory.view(self._data + self.slot_bytes * (rank * SLOTS + slot) + after, dtype, numel)
 
+    def at_once(self, plan: Plan, tensors: Any, looks: int, pause: Callable[[], None] | None = None) -> bool | None:
+        """Do a collective of one round here and now, as most are, without making an operation of it.
+
+        looks: at the others' counters, with a pause after each.  False: others are before it, nothing was done.  None:
+        this rank's part is written, the others' did not come in time.
+        """
+        now, memory = self._written, self.memory
+        words = memory.words
+        if self._reading or self._error is not None or (now >= self._free and not self._frees()):
+            return False
+        self._write_round(now, plan, tensors, 0)
+        for at in plan.sources:
+            while words[at] <= now:
+                looks -= 1
+                if looks < 0:
+                    return None
+                if pause is not None:
+                    pause()
+        self._read_round(now, plan, tensors, 0)
+        return True
+
     def add(self, operation: Rounds) -> None:
         """Queue a collective; it begins when the ones before it leave room."""
         if self._error is not None:
             raise self._error
-        self._writing.append(operation)
+        if operation.written < operation.plan.rounds:
+            self._writing.append(operation)
         self._reading.append(operation)
 
     @property
@@ -96,6 +124,19 @@ class Board:
             moved = True
         return moved
 
+    def missing(self) -> tuple[Memory, int, int] | None:
+        """The counter that holds up what is under way, and its value; None where none does any more."""
+        words = self.memory.words
+        if self._reading and self._read < self._written:
+            for at in self._reading[0].plan.sources:
+                if (value := words[at]) <= self._read:
+                    return self.memory, at, value
+        elif self._writing and self._written >= self._free:
+            for at in self._read_at:
+                if (value := words[at]) + SLOTS <= self._written:
+                    return self.memory, at, value
+        return None
+
     def fail(self, error: Exception) -> None:
         self._error = error
         self._writing.clear()
@@ -104,55 +145,65 @@ class Board:
 
     def _write(self, operation: Rounds) -> bool:
         """Write the next round, if its slot is free and what it needs is there."""
-        now = self._written
-        if now >= self._free:
-            words = self.memory.words
-            self._free = min([words[at] for at in self._read_at]) + SLOTS
-            if now >= self._free:
-                return False
-            self.fence()
-        if operation.needs is not None and operation.needs(operation.written) > operation.taken:
+        now, plan, k = self._written, operation.plan, operation.written
+        if now >= self._free and not self._frees():
             return False
-        slot = now % SLOTS
-        if operation.put is not None:
-            operation.put(operation.written, slot)
-        self.memory.words[self._mine + 1 + slot] = operation.kind
-        self.fence()
-        self._written = self.memory.words[self._mine] = now + 1
+        if plan.needs is not None and plan.needs(k) > operation.taken:
+            return False
+        self._write_round(now, plan, operation.tensors, k)
         operation.written += 1
-        if operation.written == operation.count:
+        if operation.written == plan.rounds:
             self._writing.popleft()
         return True
 
     def _take(self, operation: Rounds) -> bool:
         """Read the next round, if all its writers have written it."""
-        now, words = self._read, self.memory.words
+        now, words, plan = self._read, self.memory.words, operation.plan
         if now >= self._written:
             return False
-        for at in operation.sources:
+        for at in plan.sources:
             if words[at] <= now:
                 return False
-        self.fence()
-        slot = now % SLOTS
-        for at in operation.sources:
-            if words[at + 1 + slot] != operation.kind:
-                raise self._mismatch(operation, at // RANK_WORDS, words[at + 1 + slot])
-        if operation.take is not None:
-            operation.take(operation.taken, slot)
-        self.fence()
-        self._read = words[self._read_at[self.rank]] = now + 1
+        self._read_round(now, plan, operation.tensors, operation.taken)
         operation.taken += 1
-        if operation.taken == operation.count:
+        if operation.taken == plan.rounds:
             self._reading.popleft()
             if operation.last is not None:
                 operation.last()
             operation.finish()
         return True
 
-    def _mismatch(self, operation: Rounds, rank: int, kind: int) -> RuntimeError:
+    def _frees(self) -> bool:
+        """Whether the next round's slot may be written by now: all have read what was in it."""
+        words = self.memory.words
+        self._free = min([words[at] for at in self._read_at]) + SLOTS
+        self.memory.fence()
+        return self._written < self._free
+
+    def _write_round(self, now: int, plan: Plan, tensors: Any, k: int) -> None:
+        slot = now % SLOTS
+        if plan.put is not None:
+            plan.put(tensors, k, slot)
+        self.memory.words[self._mine + 1 + slot] = plan.kind
+        self._written = now + 1
+        self.memory.count(self._mine, now + 1)
+
+    def _read_round(self, now: int, plan: Plan, tensors: Any, k: int) -> None:
+        memory, slot = self.memory, now % SLOTS
+        if not ORDERED:
+            memory.fence()
+        for at in plan.sources:
+            if memory.words[at + 1 + slot] != plan.kind:
+                raise self._mismatch(plan.kind, at // RANK_WORDS, memory.words[at + 1 + slot])
+        if plan.take is not None:
+            plan.take(tensors, k, slot)
+        self._read = now + 1
+        memory.count(self._my_read, now + 1)
+
+    def _mismatch(self, mine: int, rank: int, kind: int) -> RuntimeError:
         return RuntimeError(
             f"ranks {self.rank} and {rank} of the group do not take part in the same operation: "
-            f"{describe(operation.kind)} on the one, {describe(kind)} on the other"
+            f"{describe(mine)} on the one, {describe(kind)} on the other"
         )
 
 

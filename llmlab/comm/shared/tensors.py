@@ -12,7 +12,7 @@ Back = Callable[[], None] | None  # brings a result from where it was made to wh
 
 def flat(x: Tensor) -> Tensor:
     """The same numbers in one dimension; shares memory where it can. Raises ValueError for what cannot travel."""
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         raise ValueError(f"shared memory moves CPU tensors, got one on {x.device}: use backend nccl there")
     if x.layout is not torch.strided or x.is_quantized:
         what = "a quantized one" if x.is_quantized else x.layout
@@ -29,7 +29,7 @@ def flat(x: Tensor) -> Tensor:
 def landing(x: Tensor) -> tuple[Tensor, Back]:
     """Where a result for `x` can be written, holding what `x` holds; and what brings it home, if it is not there."""
     there = flat(x)
-    if x.numel() == 0 or there.data_ptr() == x.data_ptr():
+    if x.is_contiguous() and not (x.is_conj() or x.is_neg()):
         return there, None
     home = _outside_inference(x) if x.is_inference() else x.data
 

@@ -1,19 +1,20 @@
 """How a rank waits for the others without burning the only core, and without waiting for the dead.
 
-First it looks again at once (a peer that is under way answers within microseconds), then it lets others run, then it
-sleeps, a tenth of what it has waited already and a millisecond at most. Where ranks share cores it never looks twice
-in a row: the peer that it waits for may want this very core.
+First it looks again at once (a peer that is under way answers within microseconds), then it lets others run, and soon
+it sleeps, until the peer that it waits for wakes it. Where ranks share cores it does not look twice in a row: the peer
+may want this very core.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 _SPIN_S = 50e-6
-_YIELD_S = 1e-3
-_LONGEST_S = 1e-3  # asleep
+_YIELD_S = 300e-6
+_SLEEP_S = 0.01  # at most: what another group of this rank's waits for is seen no earlier
 _PULSE_S = 0.25  # between two looks at whether the others live
 
 
@@ -43,7 +44,7 @@ class Patience:
         """Something came: what is next may come as soon."""
         self._began = 0.0
 
-    def pause(self) -> bool:
+    def pause(self, sleep: Callable[[float], None]) -> bool:
         """Wait a little. True when it is time to look whether the others live. Raises TimeoutError at the limit."""
         now = time.perf_counter()
         if not self._began:
@@ -54,7 +55,7 @@ class Patience:
         if waited < _YIELD_S:
             os.sched_yield()
             return False
-        time.sleep(min(_LONGEST_S, waited / 10))
+        sleep(_SLEEP_S)
         if waited > self._limit:
             raise TimeoutError
         if now >= self._pulse:

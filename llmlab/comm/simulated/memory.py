@@ -47,6 +47,9 @@ class MemoryMeter:
     def on_host(self, x: Tensor) -> bool:
         return x.untyped_storage()._cdata in self._host
 
+    def all_on_host(self, tensors: list[Tensor]) -> bool:
+        return not tensors or (bool(self._host) and all(map(self.on_host, tensors)))
+
     def keep_on_host(self, x: Tensor) -> None:
         """A fresh tensor that nothing has used yet costs the device nothing."""
         storage = x.untyped_storage()

@@ -43,7 +43,8 @@ class Rank:
         options, cluster = simulation.options, simulation.cluster
         self.simulation, self.number = simulation, number
         self.hardware = options.devices.get(number, cluster.device)
-        self.device = torch.device("cpu" if options.numerics else "meta")
+        self.on_meta = not options.numerics
+        self.device = torch.device("meta" if self.on_meta else "cpu")
         capacity = self.hardware.memory_bytes if options.out_of_memory == "raise" else None
         self.meter = MemoryMeter(number, self.hardware.name, capacity)
         self.recorder, self.interceptor = Recorder(self), Interceptor(self)
@@ -62,6 +63,7 @@ class Rank:
         self._speed = options.speeds.get(number, 1.0)
         self._dice = random.Random(f"{options.seed} {number}")
         self._cost_bytes = COST_BYTES[options.cost_dtype]
+        self._seconds: dict[tuple, float] = {}
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -198,8 +200,7 @@ class Rank:
     def kernel(self, name: str, kind: str, flops: int, nbytes: int, dtype: torch.dtype) -> None:
         """Put a kernel on the compute stream."""
         timeline = self.simulation.timeline
-        seconds = self.hardware.kernel_seconds(kind, flops, nbytes, self._rate(dtype))
-        duration = picoseconds(seconds * (1 + self._jitter()) / self._speed)
+        duration = self._duration(kind, flops, nbytes, dtype)
         self._spend_launch()
         slowed = kind == "matmul" and timeline.kernel_share_lost > 0
         if isinstance(self.host, int) and isinstance(self.compute, int) and not slowed:
@@ -225,6 +226,14 @@ class Rank:
         if self.hardware.one_clock:
             self.host = self.compute
 
+    def _duration(self, kind: str, flops: int, nbytes: int, dtype: torch.dtype) -> int:
+        """Picoseconds of a kernel; those of the same sizes take the same, unless the clock is to jitter."""
+        key = kind, flops, nbytes, dtype
+        seconds = self._seconds.get(key)
+        if seconds is None:
+            seconds = self._seconds[key] = self.hardware.kernel_seconds(kind, flops, nbytes, self._rate(dtype))
+        return picoseconds(seconds * (1 + self._jitter()) / self._speed)
+
     def host_waits(self) -> None:
         """The host needs a value: it waits for the device."""
         self.host = self.simulation.timeline.latest(self.host, self.compute)
@@ -233,10 +242,14 @@ class Rank:
         """When all that this rank has issued so far is done."""
         return self.simulation.timeline.latest(self.host, self.compute)
 
-    def priced_bytes(self, x: Tensor) -> int:
-        """Bytes a kernel moves for a tensor: wider floating-point ones count as `cost_dtype`."""
-        size = x.element_size()
-        return x.numel() * (min(size, self._cost_bytes) if x.is_floating_point() else size)
+    def priced_bytes(self, tensors: list[Tensor]) -> int:
+        """Bytes a kernel moves for tensors, each once: wider floating-point ones count as `cost_dtype`."""
+        nbytes = 0
+        for x in {id(x): x for x in tensors}.values() if len(tensors) > 1 else tensors:
+            dtype = x.dtype
+            size = dtype.itemsize
+            nbytes += x.numel() * (self._cost_bytes if size > self._cost_bytes and dtype.is_floating_point else size)
+        return nbytes
 
     def _rate(self, dtype: torch.dtype) -> str:
         """The dtype whose rate prices a kernel."""

@@ -6,9 +6,7 @@ GPU: torch runs it as one operation on a CPU and as dozens, with a T x T tensor,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +41,25 @@ class Kind:
 
     name: str
     free: bool
+    makes: bool  # it is free, and what it gives takes memory nevertheless
     sync: bool
     matmul: bool
-    in_place: bool
+    rows: bool
+    state: bool
     host_can: bool  # a tensor nothing has used yet stays on the host through it
     counts_flops: bool
     rate: str  # what the device does it at: "matmul", "attention", or "memory" where it only moves bytes
 
 
-@cache
 def kind_of(op: torch._ops.OpOverload) -> Kind:
+    """What an operation is, remembered by the operation itself: to hash one takes torch longer than all the rest."""
+    known: Kind | None = vars(op).get("_llmlab_kind")
+    if known is None:
+        known = op._llmlab_kind = _kind(op)  # type: ignore[attr-defined]
+    return known
+
+
+def _kind(op: torch._ops.OpOverload) -> Kind:
     packet = op.overloadpacket
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments)
     aliases = any(a.alias_info is not None for a in op._schema.returns)
@@ -61,9 +68,11 @@ def kind_of(op: torch._ops.OpOverload) -> Kind:
     return Kind(
         name="matmul" if matmul else packet.__name__.strip("_"),
         free=free,
+        makes=packet in FREE and not writes,
         sync=packet in SYNCS,
         matmul=matmul,
-        in_place=writes,
+        rows=packet in ROWS,
+        state=packet in STATE,
         host_can=free or writes or packet is aten._to_copy,
         counts_flops=counts_flops,
         rate="attention" if counts_flops and "attention" in packet.__name__ else "matmul" if counts_flops else "memory",
@@ -90,43 +99,50 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.rank = rank
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: torch need not guard each operation against it."""
+        return False
+
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         rank, kind = self.rank, kind_of(op)
         rank.check_running()
-        inputs = list(tensors_in(args))
+        inputs = tensors_in(args)
         if rank.in_flight and not kind.free:  # a view reads nothing
             rank.check_race(inputs)
-        result = run_meta(op, args, kwargs) if rank.device.type == "meta" else op(*args, **kwargs)
+        result = run_meta(op, args, kwargs or {}) if rank.on_meta else op(*args, **kwargs or {})
         self._account(kind, op, args, inputs, result)
         return result
 
     def _account(self, kind: Kind, op: Any, args: tuple[Any, ...], inputs: list[Tensor], result: Any) -> None:
         rank, meter = self.rank, self.rank.meter
-        outputs = list(tensors_in((result,)))
-        if all(meter.on_host(x) for x in inputs) and (kind.host_can or not inputs):
+        outputs = [result] if isinstance(result, Tensor) else tensors_in((result,))
+        if (kind.host_can or not inputs) and meter.all_on_host(inputs):
             for x in outputs:  # fresh, or filled in place on the host: not on the device yet
                 if not meter.on_host(x):
                     meter.keep_on_host(x)
             return
         if kind.free:
-            if not kind.in_place and op.overloadpacket in FREE:
-                for x in outputs:
-                    meter.place(x)
+            for x in outputs if kind.makes else ():
+                meter.place(x)
             return
         for x in inputs:
             meter.place(x)
-        state = rank.in_optimizer and op.overloadpacket in STATE
+        state = rank.in_optimizer and kind.state
         for x in outputs:
             meter.place(x, "optimizer state" if state else None)
         flops = _flops(kind, op, args, result)
-        moved = outputs + ([] if op.overloadpacket in ROWS else inputs)
-        nbytes = sum(rank.priced_bytes(x) for x in {id(x): x for x in moved}.values())
+        nbytes = rank.priced_bytes(outputs if kind.rows else [*outputs, *inputs])
         rank.kernel(kind.name, kind.rate, flops, nbytes, widest(outputs or inputs))
         if kind.sync:
             rank.host_waits()
+
+
+_CAUGHT: dict[Any, str] = {
+    F.scaled_dot_product_attention: "attention", Tensor.to: "to", Tensor.item: "value", Tensor.__float__: "value",
+}  # fmt: skip
 
 
 class Interceptor(TorchFunctionMode):
@@ -140,11 +156,12 @@ class Interceptor(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        caught = _CAUGHT.get(func)
+        if caught == "attention":
             return attention(self.rank, *args, **kwargs)
-        if func is Tensor.to and names_device(args[1:], kwargs):
+        if caught == "to" and names_device(args[1:], kwargs):
             return self._to(func(*args, **kwargs))
-        if func in (Tensor.item, Tensor.__float__) and args[0].is_meta:
+        if caught == "value" and args[0].is_meta:
             return self._no_value(args[0])
         return func(*args, **kwargs)
 
@@ -156,7 +173,7 @@ class Interceptor(TorchFunctionMode):
     def _no_value(self, x: Tensor) -> float:
         if not x.is_floating_point():
             raise ValueError(f"numerics=False has no values: an integer was asked of a {x.dtype} tensor")
-        self.rank.kernel("local_scalar_dense", "memory", 0, self.rank.priced_bytes(x), x.dtype)
+        self.rank.kernel("local_scalar_dense", "memory", 0, self.rank.priced_bytes([x]), x.dtype)
         self.rank.host_waits()
         return float("nan")
 
@@ -220,7 +237,7 @@ def charge_attention(rank: Rank, name: str, flops: int, inputs: list[Tensor], ou
     """Put one fused kernel of attention on the clock."""
     for x in inputs + outputs:
         rank.meter.place(x)
-    rank.kernel(name, "attention", flops, sum(rank.priced_bytes(x) for x in inputs + outputs), widest(outputs))
+    rank.kernel(name, "attention", flops, sum(rank.priced_bytes([x]) for x in inputs + outputs), widest(outputs))
 
 
 def names_device(args: tuple, kwargs: dict) -> bool:
@@ -228,20 +245,21 @@ def names_device(args: tuple, kwargs: dict) -> bool:
     return "device" in kwargs or any(isinstance(a, (str, int, torch.device, Tensor)) for a in args[:1])
 
 
-def tensors_in(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> list[Tensor]:
     """The tensors among some arguments, one level of lists deep (as the foreach operations pass them)."""
+    found = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            for inner in value:
-                if isinstance(inner, Tensor):
-                    yield inner
+            found += [inner for inner in value if isinstance(inner, Tensor)]
+    return found
 
 
 def widest(tensors: list[Tensor]) -> torch.dtype:
     """The dtype that sets a kernel's rate."""
-    return max((x.dtype for x in tensors), key=lambda d: (d.is_floating_point, d.itemsize), default=torch.float32)
+    dtypes = {x.dtype for x in tensors} or {torch.float32}
+    return dtypes.pop() if len(dtypes) == 1 else max(dtypes, key=lambda d: (d.is_floating_point, d.itemsize))
 
 
 def _flops(kind: Kind, op: Any, args: tuple[Any, ...], result: Any) -> int:
