@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -116,29 +112,3 @@ def test_pipelining_and_functional_collectives(two):
         return on_both(pipeline), on_both(functions)
 
     assert two.run(worker).results == [([], [])] * 2
-
-
-SCRIPT = """
-import torch
-import torch.distributed as dist
-import llmlab.comm.shared
-
-dist.init_process_group("llmlab")
-x = torch.full((3,), dist.get_rank() + 1.0)
-dist.all_reduce(x, group=dist.new_group())
-gathered = [None, None]
-dist.all_gather_object(gathered, (dist.get_backend(), x.tolist()))
-if dist.get_rank() == 0:
-    print(gathered)
-dist.destroy_process_group()
-"""
-
-
-def test_a_torchrun_job_on_one_host(tmp_path):
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "[('llmlab', [3.0, 3.0, 3.0]), ('llmlab', [3.0, 3.0, 3.0])]" in done.stdout
