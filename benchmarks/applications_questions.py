@@ -54,7 +54,9 @@ def scores() -> Iterator[Score]:
     closed = answers(questions, [None] * len(questions))
     wanted = [question.answers for question in questions]
     for name, score in (("exact match, %", lab.evaluate.exact_match), ("F1, %", lab.evaluate.answer_f1)):
-        settings = f"SmolLM2-135M reads the first passage found, at most 16 tokens, greedy; {how}"
+        settings = (
+            f"SmolLM2-135M sees three examples and reads the first passage found, at most 16 tokens, greedy; {how}"
+        )
         for baseline, others in (("nearest sentence of the passage", silent), ("the same model, no passage", closed)):
             yield Score(DATA, name, score(said, wanted), baseline, score(others, wanted), taken[0], SEED, settings)
 

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "comm.simulator": ["Simulator"],
+    "comm.simulated.breaking": ["break_at"],
     "comm.processes": ["Processes", "Torchrun"],
     "comm.group": ["Group"],
     "comm.mesh": ["Mesh"],
@@ -21,6 +22,7 @@ _NAMES = {
     "comm.trace": ["Event", "Trace", "Run"],
     "comm.errors": [
         "RankError", "RankDied", "RankTimeout", "DeadlockError", "MismatchError", "RaceError", "OutOfDeviceMemory",
+        "Stopped",
     ],
     "model": ["Classifier", "Config", "Transformer", "add_lora", "lora_state", "merge_lora"],
     "model.pretrained": ["load_pretrained"],

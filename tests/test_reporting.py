@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def trains() -> None:
 def test_its_numbers_are_those_of_the_trace() -> None:
     run = lab.Simulator(ranks=2).run_torch(trains)
     page = lab.report(run)
-    assert sum(page.handed_over.values()) == run.trace.comm_bytes(rank=0) or run.trace.comm_bytes(rank=1)
+    assert sum(page.handed_over.values()) == run.trace.comm_bytes() / 2
     assert page.handed_over["all_reduce", "world"] == run.trace.comm_bytes(rank=0, op="all_reduce")
     assert page.computing == pytest.approx((run.trace.busy(0) + run.trace.busy(1)) / 2)
     shares = lab.exposed_by_axis(run)  # of operations that do not overlap one another: they add up
@@ -60,7 +61,7 @@ def test_the_command_line_runs_a_script_and_prints_it(tmp_path: Path, capsys: py
     assert main(["simulate", "--ranks", "3", "--trace", str(timeline), script, "--", "256"]) == 0
     printed = capsys.readouterr().out
     assert "3 ranks, " in printed
-    assert "all_reduce      world                   1 KiB" in printed
+    assert re.search(r"all_reduce +world +1 KiB", printed)
     assert any(row["name"] == "all_reduce" for row in json.loads(timeline.read_text())["traceEvents"])
 
 

@@ -32,6 +32,15 @@ from llmlab.text.wordpiece import WordPiece
 QUESTIONS = "questions.csv"  # under data/; written by hand for this course
 END = "<|im_end|>"
 SYSTEM = "You answer questions about the Python language in a few words."
+# a text, a question, an answer: what a short answer is, a model learns best from some (Brown et al. 2020)
+EXAMPLES = (
+    ("Strings are immutable sequences of Unicode code points. An empty string is false.",
+     "What are strings made of?", "Unicode code points"),
+    ("len() returns the number of items of an object. It raises TypeError for an object that has no length.",
+     "What does len() raise for an object without a length?", "TypeError"),
+    ("A file is closed by its close() method. The with statement closes it by itself.",
+     "Which statement closes a file by itself?", "the with statement"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,15 +135,24 @@ def hit_rate(questions: Sequence[Question], passages: Sequence[Passage], index: 
 
 
 def answer(model: Any, tokenizer: BPE, question: str, passage: str | None = None, max_new_tokens: int = 16) -> str:
-    """Let a chat model answer from a passage, or, where there is none, from what it remembers ("closed book")."""
+    """Let a chat model answer from a passage, or, where there is none, from what it remembers ("closed book").
+
+    It sees three examples first, with their texts if it has a passage.
+    """
     string("answer", "question", question)
-    asked = f"{question} Answer with the words of the text only, as short as possible." if passage else question
-    text = f"Text: {string('answer', 'passage', passage)}\n\nQuestion: {asked}" if passage else f"Question: {asked}"
-    ids = chat_prompt(tokenizer, text, system=SYSTEM)
+    turns = []
+    for text, asked, short in EXAMPLES:
+        turns += [("user", _asked(asked, text if passage else None)), ("assistant", short)]
+    turns.append(("user", _asked(question, passage and string("answer", "passage", passage))))
+    ids = chat_prompt(tokenizer, [{"role": role, "content": words} for role, words in turns], system=SYSTEM)
     (said,) = generate(model, [ids], max_new_tokens, end=tokenizer.specials[END])
     new = said[len(ids) :].tolist()
     words = tokenizer.decode(token for token in new if token != tokenizer.specials[END]).strip()
     return words.splitlines()[0] if words else ""
+
+
+def _asked(question: str, passage: str | None) -> str:
+    return f"Text: {passage}\n\nQuestion: {question}" if passage else f"Question: {question}"
 
 
 def nearest_sentence(question: str, passage: str) -> str:

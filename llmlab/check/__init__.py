@@ -88,6 +88,7 @@ from llmlab.check.thresholds import (
 )
 from llmlab.check.timelines import CAUSES, exposed_seconds, mfu, refuted, seventh_cause, seventh_split, third_layout
 from llmlab.check.tokens import bpe_merge, jaccard, merges_to_join, packed_targets, padding_share, table_parameters
+from llmlab.check.torch_programs import fully_sharded_bytes, missing_ranks, reduced_bytes
 from llmlab.check.training import (
     adam_step,
     bent_valley,
@@ -161,6 +162,7 @@ __all__ = [
     "fills_hole",
     "first_come_starts",
     "first_free",
+    "fully_sharded_bytes",
     "gain_gradient",
     "global_norm",
     "gpus_in_time",
@@ -198,6 +200,7 @@ __all__ = [
     "mfu",
     "mfu_of_hfu",
     "microbatches_needed",
+    "missing_ranks",
     "nearest_row",
     "nesterov_step",
     "next_token_loss",
@@ -213,6 +216,7 @@ __all__ = [
     "product_seconds",
     "quantized_bytes",
     "read_spans",
+    "reduced_bytes",
     "refuted",
     "regret",
     "ring_attention",

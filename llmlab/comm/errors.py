@@ -47,6 +47,14 @@ class OutOfDeviceMemory(MemoryError):
         self.breakdown, self.capacity = breakdown or {}, capacity
 
 
+class Stopped(RankError):
+    """A rank came to its `break_at`. `locals`: its variables there.  operations: what it has communicated so far."""
+
+    def __init__(self, message: str, rank: int, variables: dict[str, Any], operations: list[str]):
+        super().__init__(message, rank)
+        self.locals, self.operations = variables, operations
+
+
 def rank_error(rank: int, original: BaseException, note: str = "") -> RankError:
     """Wrap a rank's exception so that it is a RankError and, where Python allows it, of the original type too."""
     if isinstance(original, RankError):

@@ -34,9 +34,9 @@ def run_run(asked: argparse.Namespace) -> int:
     The exit code is 0 when all ranks have returned, 1 when one has failed, 2 when the command is wrong. Inside a job
     of torchrun or Slurm it runs this process's rank: torchrun --nproc-per-node=2 -m llmlab run worker.py
     """
-    from llmlab.comm.launched.torchrun import job_place
-
     file, name = _file(asked.worker)
+    from llmlab.comm.launched.torchrun import job_place  # torch comes with it
+
     if job_place() is not None:
         return _report(_as_a_rank, file, name, asked.arguments)
     if asked.addresses:

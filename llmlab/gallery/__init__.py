@@ -4,7 +4,7 @@ Each is a program of torch.distributed as it was written, and runs on simulated 
 with it, or with a program of yours, and names the lines.
 """
 
+from llmlab.gallery.catalogue import Fault, faults
 from llmlab.gallery.examining import KINDS, Finding, examine
-from llmlab.gallery.faults import Fault, faults
 
 __all__ = ["KINDS", "Fault", "Finding", "examine", "faults"]

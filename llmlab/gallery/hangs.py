@@ -64,9 +64,10 @@ def saved_by_one_rank(cured: bool = False) -> None:
     """Rank 0 saves the whole model; but to put its shards together is an operation of all ranks."""
     from torch.distributed.fsdp import fully_shard
 
-    model = fully_shard(network())
+    model = network()
+    fully_shard(model)
     if cured or dist.get_rank() == 0:
-        whole = {name: parameter.full_tensor() for name, parameter in model.named_parameters()}
+        whole = {name: x.full_tensor() for name, x in model.state_dict().items()}
         assert whole
     dist.barrier()
 

@@ -92,12 +92,13 @@ def clipped_shards(cured: bool = False) -> dict[str, Any]:
     if cured:
         nn.utils.clip_grad_norm_(model.parameters(), 0.05)
     else:
-        shards = [p.grad.to_local() for p in model.parameters()]
+        sharded: Any = [p.grad for p in model.parameters()]
+        shards = [gradient.to_local() for gradient in sharded]
         norm = torch.cat([shard.reshape(-1) for shard in shards]).norm()
         for shard in shards:
             shard.mul_((0.05 / norm).clamp(max=1.0))
     torch.optim.SGD(model.parameters(), lr=1.0).step()
-    return {"answer": [p.full_tensor() for p in model.parameters()]}
+    return {"answer": [x.full_tensor() for x in model.state_dict().values()]}
 
 
 def tied_weight_twice(cured: bool = False) -> dict[str, Any]:

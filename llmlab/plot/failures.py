@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from matplotlib.ticker import LogLocator, NullFormatter
+
 from llmlab.arguments import instance, real
 from llmlab.cost.failures import daly, time_lost
 from llmlab.plot.picture import Picture, canvas, finish, styled
@@ -44,11 +46,13 @@ def checkpoint_interval(
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("work between two saves")
-    axes.set_ylabel("time lost, by the work")
+    axes.set_ylabel("time lost, of the work's")
     axes.xaxis.set_major_formatter(lambda value, _: say_seconds(value))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value >= 0.01 else f"{value:.2%}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid()
-    axes.legend(loc="upper center")
+    axes.legend(loc="upper left")
     return finish(figure, describe_interval(save_s, mtbf_s, restart_s), CAPTION)
 
 

@@ -3,12 +3,14 @@
 Importing this registers it: `dist.init_process_group("llmlab")` then works under torchrun on one machine, and DDP,
 FSDP2 and DTensor ride on it unchanged. `Processes` uses it by itself.
 
-Read `memory` (what is shared, and in which order it is seen), `rounds` and `collectives`, `messages`, `progress` and
-`waiting` (who moves what, and when), `process_group` (what torch calls).
+Read `memory` (what is shared, and in which order it is seen) with `joining` and `sleeping`, `rounds` with `collectives`
+and `sums`, `messages` with `mailbox`, `works`, `progress` and `waiting` (who moves what, and when), `process_group`
+(what torch calls).
 """
 
 from llmlab.comm.shared.memory import available
-from llmlab.comm.shared.process_group import NAME, SharedMemoryGroup, register
+from llmlab.comm.shared.process_group import SharedMemoryGroup, register
+from llmlab.comm.shared.works import NAME
 
 __all__ = ["NAME", "SharedMemoryGroup", "available", "register"]
 

@@ -8,13 +8,14 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from llmlab.comm.shared import messages, rounds
+from llmlab.comm.shared import mailbox, messages, rounds
 from llmlab.comm.shared.memory import Address, Memory, attach, create, lines
 from llmlab.comm.shared.waiting import alive
 
-SLOT_BYTES = 512 << 10  # one round's: small enough to stay in a core's cache, large enough that a look costs little
-_PIECE_BYTES = 256 << 10  # of a message
-_LEAST_PIECE_BYTES = 16 << 10
+# One round's: large enough that what Python adds to a round does not count (8 MB in 0.5 MB slots took 1.5 times as long
+# as in these), and all slots of two ranks together fit the last cache of most processors.
+_SLOT_BYTES, _LEAST_SLOT_BYTES, _SLOTS_BYTES = 4 << 20, 512 << 10, 128 << 20  # the last: of all ranks' slots
+_PIECE_BYTES, _LEAST_PIECE_BYTES = 1 << 20, 16 << 10  # of a message
 _COMPARTMENTS_BYTES = 2 << 30  # of addresses, for all compartments; pages that nobody writes to cost nothing
 
 
@@ -25,11 +26,12 @@ class Layout:
         self.processes = rounds.RANK_WORDS * size
         self.asleep = self.processes + lines(size)
         self.boxes = self.asleep + lines(1) * size
-        self.words = self.boxes + messages.BOX_WORDS * size * size
+        self.words = self.boxes + mailbox.BOX_WORDS * size * size
         fits = _COMPARTMENTS_BYTES // messages.data_bytes(size, 1) // 4096 * 4096
         self.piece_bytes = max(_LEAST_PIECE_BYTES, min(_PIECE_BYTES, fits))
+        self.slot_bytes = max(_LEAST_SLOT_BYTES, min(_SLOT_BYTES, _SLOTS_BYTES // (rounds.SLOTS * size)))
         self.slots = -(-8 * self.words // 4096) * 4096
-        self.compartments = self.slots + SLOT_BYTES * rounds.SLOTS * size
+        self.compartments = self.slots + self.slot_bytes * rounds.SLOTS * size
         self.total = self.compartments + messages.data_bytes(size, self.piece_bytes)
 
 

@@ -11,36 +11,15 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llmlab.comm.shared.memory import Memory, lines
-from llmlab.comm.shared.progress import Operation, Progress
+from llmlab.comm.shared.mailbox import BOX_WORDS, HALVES, LISTED, ROOM, Inbox, Outbox, Transfer
+from llmlab.comm.shared.memory import Memory
+from llmlab.comm.shared.works import Mover, Operation
 
-ROOM = 32  # messages under way from one rank to another; further ones wait at the sender's
-_HALVES = 2  # of a compartment: one is written while the other is read
-_LISTED = 3  # words on the list for each message: compartment, tag, bytes
-_SENDER = lines(1 + (_LISTED + 1) * ROOM)  # how many were listed; the list; pieces written, by compartment
-BOX_WORDS = _SENDER + lines(ROOM)  # and, written by the receiver, pieces taken
 EXCHANGE = -1  # the tag of all_to_all's own messages; callers have 0 and above
-
-
-@dataclass(eq=False)
-class Transfer:
-    """One message, at one of its ends."""
-
-    owner: Message
-    peer: int  # at the receiver's end -1 for any, until one has come
-    tag: int
-    data: Tensor  # flat, in bytes
-    sends: bool
-    order: int = 0
-    compartment: int = 0
-    moved: int = 0  # pieces of it, by this end
-    pieces: int = 0
-    before: int = 0  # pieces that the compartment had seen before it
 
 
 class Message(Operation):
@@ -48,13 +27,13 @@ class Message(Operation):
 
     def __init__(
         self,
-        progress: Progress,
+        mover: Mover,
         lane: Mailboxes,
         words: str,
         results: list[Tensor],
         last: Callable[[], None] | None = None,
     ):
-        super().__init__(progress, lane, words, results, lane.limit_s)
+        super().__init__(mover, lane, words, results, lane.limit_s)
         self.transfers: list[Transfer] = []
         self.last = last
         self.left = 0
@@ -83,35 +62,6 @@ class Message(Operation):
         return self.source
 
 
-class _Outbox:
-    """This rank's messages to one other."""
-
-    def __init__(self, at: int):
-        self.listed_at, self.list_at, self.written_at, self.taken_at = _places(at)
-        self.listed = 0
-        self.free = list(range(ROOM))  # a heap: what was used last is used again, and is still in the cache
-        self.written = [0] * ROOM
-        self.waiting: deque[Transfer] = deque()
-        self.moving: list[Transfer] = []
-
-
-class _Inbox:
-    """What one other rank has for this one."""
-
-    def __init__(self, at: int):
-        self.listed_at, self.list_at, self.written_at, self.taken_at = _places(at)
-        self.seen = 0
-        self.taken = [0] * ROOM
-        self.arrived: defaultdict[int, deque[tuple[int, int]]] = defaultdict(deque)  # by tag: compartment, bytes
-        self.wanted: defaultdict[int, deque[Transfer]] = defaultdict(deque)
-        self.wanting = 0
-        self.moving: list[Transfer] = []
-
-
-def _places(at: int) -> tuple[int, int, int, int]:
-    return at, at + 1, at + 1 + _LISTED * ROOM, at + _SENDER
-
-
 class Mailboxes:
     """One group's messages, as one rank sees them."""
 
@@ -120,8 +70,8 @@ class Mailboxes:
         self._memory, self._rank, self._size, self._data, self._piece = memory, rank, size, data, piece_bytes
         self.limit_s = limit_s
         self.processes: Sequence[int] = ()
-        self._out = [_Outbox(words + BOX_WORDS * (rank * size + peer)) for peer in range(size)]
-        self._in = [_Inbox(words + BOX_WORDS * (peer * size + rank)) for peer in range(size)]
+        self._out = [Outbox(words + BOX_WORDS * (rank * size + peer)) for peer in range(size)]
+        self._in = [Inbox(words + BOX_WORDS * (peer * size + rank)) for peer in range(size)]
         self._any: defaultdict[int, deque[Transfer]] = defaultdict(deque)
         self._under_way: dict[Message, None] = {}
         self._orders = 0
@@ -188,12 +138,12 @@ class Mailboxes:
                 yield inbox.written_at + transfer.compartment, inbox.taken[transfer.compartment] + 1
         for box in self._out:
             for transfer in box.moving:
-                taken = transfer.pieces if transfer.moved == transfer.pieces else transfer.moved - _HALVES + 1
+                taken = transfer.pieces if transfer.moved == transfer.pieces else transfer.moved - HALVES + 1
                 yield box.taken_at + transfer.compartment, transfer.before + taken
 
     # --- the sender's end ---------------------------------------------------------------------------------------------
 
-    def _push(self, box: _Outbox) -> bool:
+    def _push(self, box: Outbox) -> bool:
         words, moved = self._memory.words, False
         while box.waiting and box.free:
             transfer = box.waiting.popleft()
@@ -202,7 +152,7 @@ class Mailboxes:
             transfer.pieces = self._pieces(transfer.data.numel())
             box.moving.append(transfer)
             self._write(box, transfer)
-            listed = box.list_at + box.listed % ROOM * _LISTED
+            listed = box.list_at + box.listed % ROOM * LISTED
             words[listed], words[listed + 1] = transfer.compartment, transfer.tag
             words[listed + 2] = transfer.data.numel()
             box.listed += 1
@@ -217,11 +167,11 @@ class Mailboxes:
                 moved = True
         return moved
 
-    def _write(self, box: _Outbox, transfer: Transfer) -> bool:
+    def _write(self, box: Outbox, transfer: Transfer) -> bool:
         """Write the pieces that there is room for."""
         words, moved, compartment = self._memory.words, False, transfer.compartment
         while transfer.moved < transfer.pieces:
-            if transfer.before + transfer.moved - words[box.taken_at + compartment] >= _HALVES:
+            if transfer.before + transfer.moved - words[box.taken_at + compartment] >= HALVES:
                 break
             self._memory.fence()
             self._half(self._rank, transfer.peer, transfer).copy_(self._part(transfer))
@@ -233,18 +183,18 @@ class Mailboxes:
 
     # --- the receiver's end -------------------------------------------------------------------------------------------
 
-    def _look(self, box: _Inbox) -> None:
+    def _look(self, box: Inbox) -> None:
         """Read what has been listed since the last look."""
         words = self._memory.words
         listed = words[box.listed_at]
         if listed > box.seen:
             self._memory.fence()
         while box.seen < listed:
-            at = box.list_at + box.seen % ROOM * _LISTED
+            at = box.list_at + box.seen % ROOM * LISTED
             box.arrived[words[at + 1]].append((words[at], words[at + 2]))
             box.seen += 1
 
-    def _match(self, peer: int, box: _Inbox) -> bool:
+    def _match(self, peer: int, box: Inbox) -> bool:
         """Give each message to the receive that has waited longest for its tag, from this rank or from any."""
         moved = False
         for tag, arrived in box.arrived.items():
@@ -267,7 +217,7 @@ class Mailboxes:
                 moved = True
         return moved
 
-    def _pull(self, peer: int, box: _Inbox) -> bool:
+    def _pull(self, peer: int, box: Inbox) -> bool:
         words, moved = self._memory.words, False
         for transfer in tuple(box.moving):
             compartment = transfer.compartment
@@ -297,7 +247,7 @@ class Mailboxes:
     def _half(self, sender: int, receiver: int, transfer: Transfer) -> Tensor:
         """Where the transfer's next piece goes, or is."""
         box = sender * self._size + receiver
-        half = (box * ROOM + transfer.compartment) * _HALVES + (transfer.before + transfer.moved) % _HALVES
+        half = (box * ROOM + transfer.compartment) * HALVES + (transfer.before + transfer.moved) % HALVES
         nbytes = min(self._piece, transfer.data.numel() - transfer.moved * self._piece)
         return self._memory.view(self._data + half * self._piece, torch.uint8, nbytes)
 
@@ -310,4 +260,4 @@ class Mailboxes:
 
 def data_bytes(size: int, piece_bytes: int) -> int:
     """What the compartments of a group of this size take."""
-    return size * size * ROOM * _HALVES * piece_bytes
+    return size * size * ROOM * HALVES * piece_bytes

@@ -15,19 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from llmlab.comm.shared.collectives import Collectives
-from llmlab.comm.shared.joining import SLOT_BYTES, Layout, meet
+from llmlab.comm.shared.joining import Layout, meet
 from llmlab.comm.shared.messages import EXCHANGE, Mailboxes, Message
-from llmlab.comm.shared.progress import FINISHED, PROGRESS, Operation
+from llmlab.comm.shared.progress import PROGRESS
 from llmlab.comm.shared.rounds import Board, Plan, Rounds
 from llmlab.comm.shared.sums import reduction_of
 from llmlab.comm.shared.tensors import Back, flat, landing, same_memory, together
-
-NAME = "llmlab"
+from llmlab.comm.shared.works import FINISHED, NAME, Finished, Operation, Several, recorded, recording
 
 
 class SharedMemoryGroup(dist.ProcessGroup):
@@ -39,7 +37,7 @@ class SharedMemoryGroup(dist.ProcessGroup):
         self._rank, self._size = rank, size
         layout = Layout(size)
         memory, processes = meet(store, rank, size, layout, limit_s)
-        self._board = Board(memory, rank, size, SLOT_BYTES, layout.slots, limit_s)
+        self._board = Board(memory, rank, size, layout.slot_bytes, layout.slots, limit_s)
         self._mailboxes = Mailboxes(memory, rank, size, layout.boxes, layout.compartments, layout.piece_bytes, limit_s)
         for lane in (self._board, self._mailboxes):
             lane.processes = processes
@@ -203,29 +201,32 @@ class SharedMemoryGroup(dist.ProcessGroup):
 
     def _begin(self, plan: Plan, tensors: Any, results: list[Tensor], back: Back, opts: Any) -> dist.Work:
         attended = not getattr(opts, "asyncOp", True)  # its caller is about to wait for it
+        record = recording(plan.words)
         came: bool | None = False
-        if attended and plan.rounds == 1 and not PROGRESS.active:
-            came = PROGRESS.at_once(self._board, plan, tensors)
+        if plan.rounds == 1 and not PROGRESS.active:
+            came = PROGRESS.at_once(self._board, plan, tensors, attended)
             if came:
                 if back is not None:
                     back()
-                return FINISHED
+                work = FINISHED if attended else Finished(results)
+                return work if record is None else recorded(record, work)
         operation = Rounds(PROGRESS, self._board, plan, tensors, results, back)
         operation.written = int(came is None)
-        return self._queue(operation, attended)
+        return self._queue(operation, record, attended)
 
-    def _queue(self, operation: Operation, attended: bool = False) -> dist.Work:
+    def _queue(self, operation: Operation, record: Any = None, attended: bool = False) -> dist.Work:
+        record = record or recording(operation.words)
         PROGRESS.begin(operation, attended)
         if self._together is not None:
             self._together.append(operation)
-        return operation
+        return operation if record is None else recorded(record, operation)
 
-    def _last(self, works: Sequence[dist.Work], results: list[Tensor]) -> dist.Work:
+    def _last(self, works: Sequence[Any], results: list[Tensor]) -> Any:
         """A group's collectives end in their order: the last one stands for all."""
         if not works:
             return self._queue(self._message("nothing", results))
         last = works[-1]
-        if isinstance(last, Operation):
+        if last is not FINISHED:
             last.results = results
         return last
 
@@ -289,25 +290,6 @@ class SharedMemoryGroup(dist.ProcessGroup):
     def _divides(self, op: str, whole: int, part: int) -> None:
         if (whole != part * self._size) if part != 1 else whole % self._size:
             raise ValueError(f"{op} over {self._size} ranks wants {self._size} equal parts, got {whole} of {part}")
-
-
-class Several(Operation):
-    """Operations of one group that are handed out as one."""
-
-    def __init__(self, works: Sequence[Operation]):
-        last = works[-1]
-        super().__init__(PROGRESS, last.lane, last.words, [x for work in works for x in work.results], last._limit_s)
-        self._works = works
-
-    def wait(self, timeout: Any = None) -> bool:
-        return all([work.wait(timeout) for work in self._works])
-
-    def is_completed(self) -> bool:
-        return all(work.is_completed() for work in self._works)
-
-    def get_future(self) -> torch.futures.Future[Any]:
-        parts = torch.futures.collect_all([work.get_future() for work in self._works])
-        return parts.then(lambda _: self.results)
 
 
 def _make(options: Any, _: Any = None) -> SharedMemoryGroup:

@@ -11,21 +11,15 @@ as something is under way and nobody is waiting, so that an operation ends altho
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
-
-from llmlab.comm.shared.memory import Memory
 from llmlab.comm.shared.waiting import Patience, alive, cores
+from llmlab.comm.shared.works import Lane, Operation
 
 _LOOKS = 500  # at others' counters, some tens of nanoseconds each, before an operation is made to wait for them
 _YIELDS = 20  # of the core to other ranks, likewise
@@ -34,115 +28,6 @@ _LONGEST_LOOK_S = 0.002
 _PARKS_S = 0.05  # without work, until it sleeps for good: waking it costs the caller more than a look
 
 
-class Lane(Protocol):
-    """Operations that are moved together, in their order: a group's collectives, or its messages."""
-
-    processes: Sequence[int]  # of all the group's ranks
-
-    def add(self, operation: Any) -> None:
-        """Queue an operation; it begins when those before it leave room."""
-
-    def advance(self) -> bool:
-        """Do what can be done without waiting; say whether anything was."""
-
-    @property
-    def busy(self) -> bool: ...
-
-    def missing(self) -> tuple[Memory, int, int] | None:
-        """A counter of another rank's that holds this lane up, and its value; None where no single one does."""
-
-    def fail(self, error: Exception) -> None:
-        """End all that is under way, and all that is begun later, with this error."""
-
-
-class Operation(dist.Work):
-    """One rank's part in an operation, under way or done: the Work that torch.distributed hands to its caller."""
-
-    def __init__(self, progress: Progress, lane: Lane, words: str, results: list[Tensor], limit_s: float):
-        super().__init__()
-        self._progress, self._limit_s = progress, limit_s
-        self.lane, self.words, self.results = lane, words, results
-        self.done = False
-        self.error: Exception | None = None
-        self._future: torch.futures.Future[Any] | None = None
-
-    def finish(self, error: Exception | None = None) -> None:
-        """Called once, under the lock."""
-        self.error, self.done = error, True
-        if self._future is not None:
-            self._progress.finished.append(self)
-
-    def wait(self, timeout: timedelta | None = None) -> bool:
-        if not self.done:
-            limit = timeout.total_seconds() if isinstance(timeout, timedelta) else 0.0
-            self._progress.until(self, limit or self._limit_s)
-        if self.error is not None:
-            raise self.error
-        return True
-
-    def is_completed(self) -> bool:
-        if not self.done:
-            self._progress.look()
-        return self.done
-
-    def get_future(self) -> torch.futures.Future[Any]:
-        """A future of the results. DDP waits for it in C++, where nobody would look for the others' parts."""
-        if self._future is None:
-            with self._progress.lock:
-                self._future = torch.futures.Future()
-                if self.done:
-                    self._progress.finished.append(self)
-            self._progress.tell()
-            if not self.done:
-                self._wait_at_the_end_of_backward()
-        return self._future
-
-    def _wait_at_the_end_of_backward(self) -> None:
-        """Within backward: do so before the callback in which DDP waits. Elsewhere the helper thread is enough."""
-        try:
-            torch.autograd.Variable._execution_engine.queue_callback(self._wait_quietly)
-        except RuntimeError:
-            self._progress.attend()
-
-    def _wait_quietly(self) -> None:
-        with contextlib.suppress(Exception):  # the future has it
-            self.wait()
-
-    def tell(self) -> None:
-        """Hand the results to whoever asked for a future. Never under the lock: what follows may begin the next one."""
-        assert self._future is not None
-        if self.error is not None:
-            self._future.set_exception(self.error)
-        else:
-            self._future.set_result(self.results)
-
-    def is_success(self) -> bool:
-        return self.done and self.error is None
-
-    def exception(self) -> Any:
-        return self.error
-
-    def result(self) -> list[Tensor]:
-        return self.results
-
-    def synchronize(self) -> None:
-        self.wait()
-
-    def _source_rank(self) -> int:
-        return -1
-
-
-class Finished(dist.Work):
-    """The Work of what was done before its caller came to wait."""
-
-    def wait(self, timeout: timedelta | None = None) -> bool:
-        return True
-
-    def is_completed(self) -> bool:
-        return True
-
-
-FINISHED = Finished()
 Op = TypeVar("Op", bound=Operation)
 
 
@@ -177,13 +62,16 @@ class Progress:
             self.attend()
         return operation
 
-    def at_once(self, board: Any, plan: Any, tensors: Any) -> bool | None:
+    def at_once(self, board: Any, plan: Any, tensors: Any, attended: bool) -> bool | None:
         """Try to do a collective without making an operation of it; see `Board.at_once`."""
         with self.lock:
             try:
-                # where ranks share cores, the one that is waited for may want this very core
-                how = (_YIELDS, os.sched_yield) if self.crowded else (_LOOKS, None)
-                came: bool | None = board.at_once(plan, tensors, *how)
+                if not attended:  # whoever comes last finds all there, and its numbers still in the cache
+                    came: bool | None = board.at_once(plan, tensors, 0)
+                elif self.crowded:  # the one that is waited for may want this very core
+                    came = board.at_once(plan, tensors, _YIELDS, os.sched_yield)
+                else:
+                    came = board.at_once(plan, tensors, _LOOKS)
             except Exception as error:
                 board.fail(error)
                 raise
@@ -278,14 +166,13 @@ class Progress:
             pause, idle_since = _LOOK_S, time.monotonic()
             while time.monotonic() - idle_since < _PARKS_S:
                 time.sleep(pause)
-                if not self.active:
-                    continue
-                idle_since = time.monotonic()
-                if self._waiting:  # and so looks itself
-                    continue
-                with self.lock:
-                    moved = self._advance()
-                self.tell()
+                moved = False
+                if self.active:
+                    idle_since = time.monotonic()
+                    if not self._waiting:  # who waits looks itself
+                        with self.lock:
+                            moved = self._advance()
+                        self.tell()
                 pause = _LOOK_S if moved else min(1.5 * pause, _LONGEST_LOOK_S)
             self._parked = True
             if self.active:  # begun in between

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from llmlab.comm.shared.memory import ORDERED, Memory, lines
-from llmlab.comm.shared.progress import Operation, Progress
+from llmlab.comm.shared.works import Mover, Operation
 
 SLOTS = 4
 RANK_WORDS = 2 * lines(1 + SLOTS)  # of one rank: what it has written and what that is; what it has read
@@ -52,14 +52,14 @@ class Rounds(Operation):
 
     def __init__(
         self,
-        progress: Progress,
+        mover: Mover,
         board: Board,
         plan: Plan,
         tensors: Any,
         results: list[Tensor],
         last: Callable[[], None] | None,
     ):
-        super().__init__(progress, board, plan.words, results, board.limit_s)
+        super().__init__(mover, board, plan.words, results, board.limit_s)
         self.plan, self.tensors, self.last = plan, tensors, last
         self.written = self.taken = 0
 

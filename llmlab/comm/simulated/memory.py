@@ -72,6 +72,15 @@ class MemoryMeter:
         elif category is not None and live.category != category:
             self._move(live, category)
 
+    def claim(self, parameter: nn.Parameter) -> None:
+        """Count a parameter as one, however it was first met: in a message, as a view; a gathered copy stays one."""
+        storage = getattr(parameter, "_local_tensor", parameter).untyped_storage()
+        live = self._live.get(storage._cdata)
+        if live is None or live.category == "activations":
+            self.place(parameter, "parameters")
+            if parameter.requires_grad and parameter.is_leaf:
+                self._watch_gradient(parameter)
+
     def resized(self, storage: torch.UntypedStorage) -> None:
         """Count anew a storage whose size was changed."""
         live = self._live.get(storage._cdata)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from llmlab.comm.processes import Processes
 
-SIZES = [0, 1, 5, 1000, 700_001]  # the last one takes several rounds, and ends in the middle of a slot
+SIZES = [0, 1, 5, 1000, 2_200_001]  # the last one takes several rounds, and ends in the middle of a slot
 FLOATS = [torch.float32, torch.float64]
 OTHERS = [torch.int64, torch.int32, torch.uint8, torch.bool, torch.float16, torch.bfloat16]
 

@@ -7,6 +7,7 @@ torchrun.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -30,7 +31,10 @@ import llmlab.comm.shared
 
 rank = 0 if os.fork() else 1
 torch.set_num_threads(1)
-dist.init_process_group("llmlab", rank=rank, world_size=2, store=dist.FileStore(sys.argv[1], 2))
+# what torchrun tells each of a job's processes
+place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[1]}
+os.environ.update({name: str(value) for name, value in place.items()})
+dist.init_process_group("llmlab")
 hasty = dist.new_group(timeout=timedelta(seconds=0.4))
 
 
@@ -58,9 +62,12 @@ else:
 """
 
 
-def test_ranks_on_their_own_notice_the_dead_and_the_late_and_sleep_meanwhile(tmp_path):
+def test_ranks_on_their_own_notice_the_dead_and_the_late_and_sleep_meanwhile():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", ALONE, str(tmp_path / "store")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", ALONE, str(port)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     late, dead, burnt, after, left = done.stdout.splitlines()
     assert late == "True all_reduce waited 0.4 s for other ranks in vain"

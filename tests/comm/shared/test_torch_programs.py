@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.distributed as dist
 
+import llmlab as lab
 from llmlab.comm.processes import Processes
 
 
@@ -118,27 +117,28 @@ def test_pipelining_and_functional_collectives(two):
     assert two.run(worker).results == [([], [])] * 2
 
 
-SCRIPT = """
-import torch
-import torch.distributed as dist
-import llmlab.comm.shared
+def test_a_profile_shows_its_operations_as_it_shows_gloos(two, tmp_path):
+    def worker(world, folder):
+        from torch.nn.parallel import DistributedDataParallel
+        from torch.profiler import ProfilerActivity, profile
 
-dist.init_process_group("llmlab")
-x = torch.full((3,), dist.get_rank() + 1.0)
-dist.all_reduce(x, group=dist.new_group())
-gathered = [None, None]
-dist.all_gather_object(gathered, (dist.get_backend(), x.tolist()))
-if dist.get_rank() == 0:
-    print(gathered)
-dist.destroy_process_group()
-"""
+        os.environ["KINETO_LOG_LEVEL"] = "99"
+        for backend in ("gloo", "llmlab"):
+            group = dist.new_group(backend=backend)
+            model = DistributedDataParallel(layers(), process_group=group, bucket_cap_mb=0.002)
+            model(batch(world.rank)).sum().backward()
+            with profile(activities=[ProfilerActivity.CPU]) as recorded:
+                model(batch(world.rank)).sum().backward()
+                dist.barrier(group)
+                sent = dist.isend(torch.ones(3), 1 - world.rank, group=group)
+                dist.recv(torch.ones(3), 1 - world.rank, group=group)
+                sent.wait()
+            recorded.export_chrome_trace(f"{folder}/{backend}{world.rank}.json")
 
-
-def test_a_torchrun_job_on_one_host(tmp_path):
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "[('llmlab', [3.0, 3.0, 3.0]), ('llmlab', [3.0, 3.0, 3.0])]" in done.stdout
+    two.run(worker, tmp_path)
+    seen = {}
+    for backend in ("gloo", "llmlab"):
+        run = lab.read_profile(*(tmp_path / f"{backend}{rank}.json" for rank in range(2)))
+        assert all(event.seconds > 0 for event in run.trace.select(stream="comm"))
+        seen[backend] = sorted((event.rank, event.op) for event in run.trace.select(stream="comm"))
+    assert seen["llmlab"] == seen["gloo"] and (0, "all_reduce") in seen["gloo"]

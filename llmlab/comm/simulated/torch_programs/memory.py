@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -39,6 +40,13 @@ def watch_memory(changes: Replaced, current: Callable[[], Rank | None]) -> None:
 
     changes.put(torch.UntypedStorage, "resize_", resize_)
     changes.put(Optimizer, "add_param_group", add_param_group)
+
+
+def count_parameters(rank: Rank, module: nn.Module) -> None:
+    """When a module is called: its own parameters, on the device now if they were not."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            rank.meter.claim(parameter)
 
 
 def count_what_steps(rank: Rank, optimizer: Optimizer) -> None:

@@ -30,6 +30,9 @@ NAMES: dict[str, tuple[str, ...]] = {
         f"{SHARDING}:DTensor._op_dispatcher", f"{SHARDING}:DTensor._op_dispatcher._custom_op_handlers",
         f"{SHARDING}._random:_rng_tracker",
     ),
+    "DTensor's shapes worked out once for all ranks": (
+        f"{SHARDING}._sharding_prop:ShardingPropagator._propagate_tensor_meta_non_cached",
+    ),
     "context parallel": (
         f"{RING}:_dispatch_mode", f"{RING}:_cp_options", f"{RING}:_replaced_functions",
         f"{RING}:_templated_ring_attention", f"{RING}:_templated_ring_attention_backward",

@@ -15,6 +15,8 @@ from torch.distributed.tensor import DTensor, Shard
 from llmlab.comm.simulated.recorder import Interceptor, Recorder, kind_of, names_device, tensors_in
 from llmlab.comm.simulated.torch_programs.group import TORCH
 from llmlab.comm.simulated.torch_programs.meta import FunctionalCollectives
+from llmlab.comm.simulated.torch_programs.private import NAMES, find
+from llmlab.comm.simulated.torch_programs.refusals import Replaced
 from llmlab.comm.simulated.torch_programs.ring import ATTENTION, SEQUENCE, ring_attention
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ STARTS = ("c10d", "_c10d_functional", "_c10d_functional_autograd", "_dtensor")  
 
 class ProgramRecorder(Recorder):
     """A rank's recorder in a torch program."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and keeping dynamo out costs 20 microseconds an operation
 
     def __init__(self, rank: Rank):
         super().__init__(rank)
@@ -80,6 +86,22 @@ class ProgramInterceptor(Interceptor):
 def is_subclass(x: Any) -> bool:
     """Whether a tensor wraps others, as DTensor does."""
     return isinstance(x, Tensor) and type(x).__torch_dispatch__ is not _NO_SUBCLASS
+
+
+def shapes_once(changes: Replaced) -> None:
+    """Let DTensor work out the shape that an operation gives once for all ranks: each has caches of its own."""
+    path = NAMES["DTensor's shapes worked out once for all ranks"][0]
+    found = find(path)
+    if found is None:
+        return
+    work_out, seen = found.value, {}  # type: ignore[var-annotated]
+
+    def worked_out(propagator: Any, schema: Any) -> Any:
+        if schema not in seen:
+            seen[schema] = work_out(propagator, schema)
+        return seen[schema]
+
+    changes.put(found.owner, found.name, worked_out)
 
 
 def on_meta(func: Any, args: tuple, kwargs: dict[str, Any], caller: FrameType) -> tuple[tuple, dict[str, Any]]:

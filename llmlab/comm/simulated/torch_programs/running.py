@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -24,9 +26,9 @@ from llmlab.comm.simulated.simulation import Simulation
 from llmlab.comm.simulated.surroundings import Surroundings
 from llmlab.comm.simulated.torch_programs import private
 from llmlab.comm.simulated.torch_programs.group import SimulatedGroup
-from llmlab.comm.simulated.torch_programs.memory import count_what_steps, watch_memory
+from llmlab.comm.simulated.torch_programs.memory import count_parameters, count_what_steps, watch_memory
 from llmlab.comm.simulated.torch_programs.meta import answer_from_shapes
-from llmlab.comm.simulated.torch_programs.recording import ProgramInterceptor, ProgramRecorder
+from llmlab.comm.simulated.torch_programs.recording import ProgramInterceptor, ProgramRecorder, shapes_once
 from llmlab.comm.simulated.torch_programs.refusals import Replaced, refuse, replaced
 from llmlab.comm.simulated.torch_programs.state import (
     Kept,
@@ -73,6 +75,7 @@ class TorchProgram(Surroundings):
             after.enter_context(registered(self._make_group))
             self._replace(changes, store)
             after.callback(register_optimizer_step_pre_hook(self._count_what_steps).remove)
+            after.callback(register_module_forward_pre_hook(self._count_parameters).remove)
             bindings._set_thread_isolation_mode(True)  # names of groups are a thread's own, in C++ too
             after.callback(bindings._set_thread_isolation_mode, False)
             after.callback(bindings._set_global_rank, -1)
@@ -106,6 +109,7 @@ class TorchProgram(Surroundings):
         for name, value in Streams(self._rank).replacements().items():
             changes.put(torch.cpu, name, value)
         watch_memory(changes, self._rank_or_none)
+        shapes_once(changes)
         if not self._simulation.options.numerics:
             absent = answer_from_shapes(changes)
             self.not_modelled += (f"numerics=False: {private.says(absent)}",) if absent else ()
@@ -123,6 +127,11 @@ class TorchProgram(Surroundings):
         rank = self._rank_or_none()
         assert rank is not None
         return rank
+
+    def _count_parameters(self, module: nn.Module, inputs: Any) -> None:
+        rank = self._rank_or_none()
+        if rank is not None:
+            count_parameters(rank, module)
 
     def _count_what_steps(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         rank = self._rank_or_none()
