@@ -2,10 +2,9 @@
 
 The pairs are split by their English side, so that no sentence of the test was seen with any translation. The baselines
 are a translation memory (the translation of the most similar sentence known) and a glossary, word by word. Ten thousand
-pairs and five minutes make no translator: what the model writes by itself is scored beside the glossary, and loses. It
-does know which of several translations is likelier: of the memory's ten nearest it helps to choose one. The control is
-the same choice without it. Two processes and one train in turn from the same start, for the ratio of their seconds and
-for their losses.
+pairs and five minutes make no translator: what the model writes by itself is scored beside the glossary, and loses.
+Then it helps to choose one of the memory's ten nearest; the control is the same choice without it. Two processes and
+one train in turn from the same start, for the ratio of their seconds and for their losses.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Shared memory beside gloo, and beside the copies that it must make: all-reduces by size, and a DDP step.
+"""Shared memory beside gloo, and beside the least that either must do: all-reduces by size, and a DDP step.
 
     python benchmarks/collectives.py [--rounds 9] [--alone 1] [--write 1]
 
 Both are process groups of the same ranks; they take turns within one run, in both orders, and a ratio is the median of
-the rounds' ratios. Copies: what an all-reduce of two ranks cannot do without, all ranks at once: write x where others
-see it, add the other's to it. --alone 1 pins each rank to a core and gives it real-time priority while it is timed (it
-wants root), so that a busy machine's other work waits for some tenths of a second; --write 1 keeps the figures in
-data/measured/collectives.csv.
+the rounds' ratios. The least: of an all-reduce the copies that two ranks cannot do without, on all ranks at once (write
+x where the other sees it, add the other's to it); of a step its computation. --alone 1 pins each rank to a core and
+gives it real-time priority while it is timed (it wants root), so that a busy machine's other work waits for some tenths
+of a second; --write 1 keeps the figures in data/measured/collectives.csv.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ def reduce_all(world: lab.Group, rounds: int, alone: bool) -> dict[int, dict[str
     for nbytes in BYTES:
         x, y, z = torch.zeros(3, nbytes // 4).unbind()
 
-        def copies(x=x, y=y, z=z) -> None:
+        def least(x=x, y=y, z=z) -> None:
             y.copy_(x)
             torch.add(x, z, out=x)
 
         ways: Ways = {name: lambda x=x, group=group: dist.all_reduce(x, group=group) for name, group in groups.items()}
         repeats = 300 if nbytes < 1 << 18 else 20 if nbytes < 1 << 22 else 2
-        found[nbytes] = take_turns(world, ways | {"copies": copies}, repeats, rounds, alone)
+        found[nbytes] = take_turns(world, ways | {"least": least}, repeats, rounds, alone)
     return found
 
 
@@ -106,7 +106,7 @@ def step_ddp(world: lab.Group, rounds: int, alone: bool) -> dict[int, dict[str, 
             with ddp.no_sync():
                 ddp(x).pow(2).sum().backward()
 
-        ways["copies"] = compute
+        ways["least"] = compute
         found[width] = take_turns(world, ways, 5, rounds, alone)
     return found
 
@@ -131,7 +131,7 @@ def main() -> None:
         run = lab.Processes(ranks, timeout_s=900, transport="shared").run(reduce_all, options.rounds, options.alone)
         table += rows("all_reduce", ranks, "bytes", run.results[0])
     run = lab.Processes(2, timeout_s=900, transport="shared").run(step_ddp, options.rounds, options.alone)
-    table += rows("DDP step, 8 layers; copies: its computation", 2, "width", run.results[0])
+    table += rows("DDP step, 8 layers", 2, "width", run.results[0])
     if options.write:
         about = {"how": how, "threads": 1, "date": date.today().isoformat()}
         about["machine"] = f"{describe_machine()}; load average {os.getloadavg()[0]:.1f}"

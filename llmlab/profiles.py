@@ -24,8 +24,8 @@ PRODUCTS = re.compile(  # as cuBLAS, CUTLASS, cuDNN, Triton, Tensile (Cijk) and 
     re.IGNORECASE,
 )
 Clock = Literal["virtual", "wall"]
-COMM = re.compile(r"^(nccl|rccl|gloo)", re.IGNORECASE)
-# in the words of NCCL's kernels, its annotations and gloo's: letters only, as `allreduce`
+COMM = re.compile(r"^(nccl|rccl|gloo|llmlab:)", re.IGNORECASE)
+# in the words of NCCL's kernels, its annotations, gloo's and shared memory's: letters only, as `allreduce`
 CALLED = {name.replace("_", ""): name for name in (*COLLECTIVES, "send", "recv")} | {"sendrecv": "send"}
 NOT_COMPUTING = ("autograd::", "c10d::", "record_param_comms", "torch.distributed", "torch::autograd::")
 BYTES = {"Byte": 1, "Char": 1, "Half": 2, "BFloat16": 2, "Float": 4, "Int": 4, "Double": 8, "Long": 8}

@@ -73,7 +73,7 @@ def test_every_second_step_is_compared_and_a_pair_that_differs_is_told_as_such()
             flip(next(step.model.parameters()))
 
     with pytest.raises(lab.RanksDiffer, match=r"after step 2 .*: rank 1 not as rank 0 \(compared every 2 steps\)"):
-        lab.Processes(2).run(train, lab.Layout(dp=2, microbatches=2), plant, 2)
+        lab.Simulator(2, kernels=False).run(train, lab.Layout(dp=2, microbatches=2), plant, 2)
 
 
 def test_another_seed_or_another_order_of_data_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import llmlab as lab
@@ -138,15 +140,21 @@ def test_one_command_runs_a_worker_and_its_exit_code_is_right(tmp_path, capfd):
         assert told in capfd.readouterr().err
 
 
-def test_inside_a_job_the_command_is_a_rank_of_it(tmp_path, free_port):  # noqa: F811
+def test_inside_a_job_the_command_is_a_rank_of_it(tmp_path, free_port, monkeypatch, capsys):  # noqa: F811
     file = tmp_path / "worker.py"
     file.write_text(WORKER)
     place = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    words = [sys.executable, "-m", "llmlab", "run", str(file), "raises"]
-    there = environment() | place | {"MASTER_PORT": str(free_port())}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=there)
-    assert done.returncode == 1 and "rank 0 of 1: raises" in done.stdout
-    assert done.stderr.startswith("rank 0: ValueError: planted"), done.stderr
+    for name, value in (place | {"MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}).items():
+        monkeypatch.setenv(name, value)
+    try:
+        assert main(["run", str(file)]) == 0
+        assert main(["run", str(file), "raises"]) == 1
+    finally:
+        torch.distributed.destroy_process_group()
+        atexit.unregister(torch.distributed.destroy_process_group)
+    said = capsys.readouterr()
+    assert said.out == "rank 0 of 1: returns\nrank 0 of 1: raises\n"
+    assert said.err.startswith("rank 0: ValueError: planted")
 
 
 # --- resource managers ------------------------------------------------------------------------------------------------

@@ -40,9 +40,3 @@ def test_a_repeat_leaves_nobody_out() -> None:
     assert repeats == [1, 3]
     wanted = [chain[0], chain[2], chain[4]]
     assert lab.Simulator(2, kernels=False).run(worker, chain, 0.6).results == [wanted, wanted]
-
-
-def test_real_ranks_do_it_too() -> None:
-    documents = corpus()[:40]
-    wanted = lab.Simulator(1).run(worker, documents, 0.7).results[0]
-    assert lab.Processes(2).run(worker, documents, 0.7).results == [wanted] * 2

@@ -9,7 +9,8 @@ and `sums`, `messages` with `mailbox`, `works`, `progress` and `waiting` (who mo
 """
 
 from llmlab.comm.shared.memory import available
-from llmlab.comm.shared.process_group import NAME, SharedMemoryGroup, register
+from llmlab.comm.shared.process_group import SharedMemoryGroup, register
+from llmlab.comm.shared.works import NAME
 
 __all__ = ["NAME", "SharedMemoryGroup", "available", "register"]
 

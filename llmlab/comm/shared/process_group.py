@@ -25,9 +25,7 @@ from llmlab.comm.shared.progress import PROGRESS
 from llmlab.comm.shared.rounds import Board, Plan, Rounds
 from llmlab.comm.shared.sums import reduction_of
 from llmlab.comm.shared.tensors import Back, flat, landing, same_memory, together
-from llmlab.comm.shared.works import FINISHED, Finished, Operation, Several
-
-NAME = "llmlab"
+from llmlab.comm.shared.works import FINISHED, NAME, Finished, Operation, Several, recorded, recording
 
 
 class SharedMemoryGroup(dist.ProcessGroup):
@@ -203,22 +201,25 @@ class SharedMemoryGroup(dist.ProcessGroup):
 
     def _begin(self, plan: Plan, tensors: Any, results: list[Tensor], back: Back, opts: Any) -> dist.Work:
         attended = not getattr(opts, "asyncOp", True)  # its caller is about to wait for it
+        record = recording(plan.words)
         came: bool | None = False
         if plan.rounds == 1 and not PROGRESS.active:
             came = PROGRESS.at_once(self._board, plan, tensors, attended)
             if came:
                 if back is not None:
                     back()
-                return FINISHED if attended else Finished(results)
+                work = FINISHED if attended else Finished(results)
+                return work if record is None else recorded(record, work)
         operation = Rounds(PROGRESS, self._board, plan, tensors, results, back)
         operation.written = int(came is None)
-        return self._queue(operation, attended)
+        return self._queue(operation, record, attended)
 
-    def _queue(self, operation: Operation, attended: bool = False) -> dist.Work:
+    def _queue(self, operation: Operation, record: Any = None, attended: bool = False) -> dist.Work:
+        record = record or recording(operation.words)
         PROGRESS.begin(operation, attended)
         if self._together is not None:
             self._together.append(operation)
-        return operation
+        return operation if record is None else recorded(record, operation)
 
     def _last(self, works: Sequence[Any], results: list[Tensor]) -> Any:
         """A group's collectives end in their order: the last one stands for all."""

@@ -166,14 +166,13 @@ class Progress:
             pause, idle_since = _LOOK_S, time.monotonic()
             while time.monotonic() - idle_since < _PARKS_S:
                 time.sleep(pause)
-                if not self.active:
-                    continue
-                idle_since = time.monotonic()
-                if self._waiting:  # and so looks itself
-                    continue
-                with self.lock:
-                    moved = self._advance()
-                self.tell()
+                moved = False
+                if self.active:
+                    idle_since = time.monotonic()
+                    if not self._waiting:  # who waits looks itself
+                        with self.lock:
+                            moved = self._advance()
+                        self.tell()
                 pause = _LOOK_S if moved else min(1.5 * pause, _LONGEST_LOOK_S)
             self._parked = True
             if self.active:  # begun in between

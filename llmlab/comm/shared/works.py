@@ -6,13 +6,16 @@ import contextlib
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from llmlab.comm.shared.memory import Memory
+
+NAME = "llmlab"  # of the backend
+Work = TypeVar("Work", bound=dist.Work)
 
 
 class Lane(Protocol):
@@ -160,6 +163,24 @@ class Finished(dist.Work):
         future: torch.futures.Future[Any] = torch.futures.Future()
         future.set_result(self.results)
         return future
+
+
+def recording(words: str) -> Any:
+    """Begin a span of torch.profiler, if it is on, as gloo does; None if it is not."""
+    if not torch.autograd._profiler_enabled():
+        return None
+    record = torch.profiler.record_function(f"{NAME}:{words}")
+    record.__enter__()
+    return record
+
+
+def recorded(record: Any, work: Work) -> Work:
+    """The same work, with whose end the span ends."""
+    if isinstance(work, Finished) or (isinstance(work, Operation) and work.done):
+        record.__exit__(None, None, None)
+    else:
+        record._call_end_callbacks_on_future(work.get_future())
+    return work
 
 
 class Several(Operation):

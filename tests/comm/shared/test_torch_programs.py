@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
 
+import llmlab as lab
 from llmlab.comm.processes import Processes
 
 
@@ -112,3 +115,30 @@ def test_pipelining_and_functional_collectives(two):
         return on_both(pipeline), on_both(functions)
 
     assert two.run(worker).results == [([], [])] * 2
+
+
+def test_a_profile_shows_its_operations_as_it_shows_gloos(two, tmp_path):
+    def worker(world, folder):
+        from torch.nn.parallel import DistributedDataParallel
+        from torch.profiler import ProfilerActivity, profile
+
+        os.environ["KINETO_LOG_LEVEL"] = "99"
+        for backend in ("gloo", "llmlab"):
+            group = dist.new_group(backend=backend)
+            model = DistributedDataParallel(layers(), process_group=group, bucket_cap_mb=0.002)
+            model(batch(world.rank)).sum().backward()
+            with profile(activities=[ProfilerActivity.CPU]) as recorded:
+                model(batch(world.rank)).sum().backward()
+                dist.barrier(group)
+                sent = dist.isend(torch.ones(3), 1 - world.rank, group=group)
+                dist.recv(torch.ones(3), 1 - world.rank, group=group)
+                sent.wait()
+            recorded.export_chrome_trace(f"{folder}/{backend}{world.rank}.json")
+
+    two.run(worker, tmp_path)
+    seen = {}
+    for backend in ("gloo", "llmlab"):
+        run = lab.read_profile(*(tmp_path / f"{backend}{rank}.json" for rank in range(2)))
+        assert all(event.seconds > 0 for event in run.trace.select(stream="comm"))
+        seen[backend] = sorted((event.rank, event.op) for event in run.trace.select(stream="comm"))
+    assert seen["llmlab"] == seen["gloo"] and (0, "all_reduce") in seen["gloo"]
