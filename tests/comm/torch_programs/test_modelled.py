@@ -137,6 +137,19 @@ def test_context_parallel_attends_as_one_process(rotate: str) -> None:
     assert sum(e.op == "attention" for e in run.trace.select(rank=0)) == 4  # one step for each rank's keys
 
 
+@pytest.mark.parametrize("numerics", [True, False])
+def test_attention_that_a_checkpoint_does_again_is_one_kernel_again(numerics: bool) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    def worker() -> None:
+        x = torch.ones(1, 2, 8, 4, requires_grad=True)
+        checkpoint(lambda y: F.scaled_dot_product_attention(y, y, y), x, use_reentrant=False).sum().backward()
+
+    run = lab.Simulator(ranks=1, numerics=numerics).run_torch(worker)
+    kernels = [e.op for e in run.trace if e.stream == "compute" and "attention" in e.op]
+    assert kernels == ["attention", "attention", "attention_backward"]
+
+
 def test_a_programs_cpu_is_where_its_tensors_are() -> None:
     def worker() -> Any:
         device = torch.device("cpu")

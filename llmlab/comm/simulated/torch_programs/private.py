@@ -33,6 +33,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "DTensor's shapes worked out once for all ranks": (
         f"{SHARDING}._sharding_prop:ShardingPropagator._propagate_tensor_meta_non_cached",
     ),
+    "attention that a checkpoint does again": ("torch.autograd:_engine_run_backward",),
     "context parallel": (
         f"{RING}:_dispatch_mode", f"{RING}:_cp_options", f"{RING}:_replaced_functions",
         f"{RING}:_templated_ring_attention", f"{RING}:_templated_ring_attention_backward",

@@ -28,7 +28,12 @@ from llmlab.comm.simulated.torch_programs import private
 from llmlab.comm.simulated.torch_programs.group import SimulatedGroup
 from llmlab.comm.simulated.torch_programs.memory import count_parameters, count_what_steps, watch_memory
 from llmlab.comm.simulated.torch_programs.meta import answer_from_shapes
-from llmlab.comm.simulated.torch_programs.recording import ProgramInterceptor, ProgramRecorder, shapes_once
+from llmlab.comm.simulated.torch_programs.recording import (
+    ProgramInterceptor,
+    ProgramRecorder,
+    seen_in_backward,
+    shapes_once,
+)
 from llmlab.comm.simulated.torch_programs.refusals import Replaced, refuse, replaced
 from llmlab.comm.simulated.torch_programs.state import (
     Kept,
@@ -110,6 +115,7 @@ class TorchProgram(Surroundings):
             changes.put(torch.cpu, name, value)
         watch_memory(changes, self._rank_or_none)
         shapes_once(changes)
+        seen_in_backward(changes, self._rank_or_none)
         if not self._simulation.options.numerics:
             absent = answer_from_shapes(changes)
             self.not_modelled += (f"numerics=False: {private.says(absent)}",) if absent else ()
