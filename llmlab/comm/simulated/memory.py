@@ -59,7 +59,8 @@ class MemoryMeter:
 
     def place(self, x: Tensor, category: str | None = None) -> None:
         """Count a tensor's storage, once; a given category replaces the one it had. Of a DTensor, this rank's shard."""
-        x = getattr(x, "_local_tensor", x)
+        if type(x) is not Tensor:  # to look for what is not there takes torch long
+            x = getattr(x, "_local_tensor", x)
         storage = x.untyped_storage()
         key = storage._cdata
         live = self._live.get(key)
