@@ -11,7 +11,7 @@ from scored import Score, stopwatch
 DATA = "English film reviews (vaderSentiment)"
 HOW = Scratch(vocab=8000, longest=48, rate=2e-3, epochs=4)
 ALPHA = 0.3
-RATE, MANY, EPOCHS, TRAINED = 2e-4, 4000, 1, 2  # of MiniLM, which is dear: not on all texts
+RATE, MANY, EPOCHS, TRAINED = 2e-4, 8000, 1, 2  # of MiniLM, which is dear: not on all texts
 
 
 def scores() -> Iterator[Score]:

@@ -7,7 +7,7 @@ its public face refuses: the CPU's kernel "does not have a sharding strategy reg
 that all its kernels share, is run here with the CPU's flash kernel, the one that ours uses, on the same zigzag columns.
 It can pass keys and values by one all_gather (its default) or round the ring by all_to_all; both are run.
 
-Two gloo processes; every way takes forward and backward on the same tensors, in turns within one run, so that what else
+Two processes; every way takes forward and backward on the same tensors, in turns within one run, so that what else
 the machine does hits all alike. Printed is the median of the paired ratios with its quartiles.
 """
 

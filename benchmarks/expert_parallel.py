@@ -2,7 +2,7 @@
 
     python benchmarks/expert_parallel.py [--pairs 20] [--layers 2] [--experts 8] [--active 2]
 
-Two gloo processes; every way takes its steps in turns within one run, so that what else the machine does hits all
+Two processes; every way takes its steps in turns within one run, so that what else the machine does hits all
 alike. torch has no expert parallelism to run beside; "torch's exchange" is ours with torch's own differentiable
 all_to_all_single in the place of our exchange. The dense model's d_ff is `active` times an expert's. Printed is the
 median of the paired ratios with its quartiles. Modelled figures (the simulator, on this machine's measured profile)

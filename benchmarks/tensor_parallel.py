@@ -2,7 +2,7 @@
 
     python benchmarks/tensor_parallel.py [--pairs 40] [--layers 4]
 
-Two gloo processes; every way takes the same steps on the same weights and batches, in turns within one run, so that
+Two processes; every way takes the same steps on the same weights and batches, in turns within one run, so that
 what else the machine does hits all alike. Printed is the median of the paired ratios with its quartiles. torch's table
 splits what ours splits: heads, MLP, and the vocabulary at both ends, with its `loss_parallel` for the loss.
 """

@@ -2,7 +2,7 @@
 
     python benchmarks/zero_parallel.py [--pairs 40] [--layers 4]
 
-Two gloo processes; every way takes the same steps on the same weights and batches, in turns within one run, so that
+Two processes; every way takes the same steps on the same weights and batches, in turns within one run, so that
 what else the machine does hits all alike. Printed is the median of the paired ratios with its quartiles. Both shard by
 blocks, with what stands around the blocks as one more unit; each re-gathers a block for backward.
 """

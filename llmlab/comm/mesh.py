@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
 from llmlab.arguments import instance, whole
 from llmlab.comm.group import Group
+
+Axes = tuple[tuple[str, int], ...]  # their names and sizes
 
 
 class Mesh:
@@ -26,9 +29,13 @@ class Mesh:
                 f"Mesh wants axes that multiply to the world's {world.size} ranks, got {sizes} = {prod(axes.values())}"
             )
         self.world, self.axes = world, dict(axes)
-        self.coordinate = self._place(world.rank)
         self._groups: dict[tuple[str, ...], Group] = {}
         world.engine.prepare({name: self._family((name,)) for name in axes})
+
+    @property
+    def coordinate(self) -> dict[str, int]:
+        """Where this rank lies on each axis."""
+        return self._place(self.world.rank)
 
     def __getitem__(self, names: str | tuple[str, ...]) -> Group:
         names = tuple(names) if isinstance(names, (tuple, list)) else (names,)
@@ -43,22 +50,31 @@ class Mesh:
         return f"Mesh({', '.join(f'{k}={v}' for k, v in self.axes.items())}; here {self.coordinate})"
 
     def _place(self, rank: int) -> dict[str, int]:
-        """Where a rank of the world lies on each axis."""
-        place = {}
-        for name, n in reversed(self.axes.items()):
-            rank, place[name] = divmod(rank, n)
-        return place
+        return _place(rank, tuple(self.axes.items()))
 
     def _family(self, names: tuple[str, ...]) -> list[tuple[int, ...]]:
         """All groups along these axes, each the world ranks that differ in these axes only."""
-        rows: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}
-        for rank, member in enumerate(self.world.members):
-            place = self._place(rank)
-            others = tuple(i for name, i in place.items() if name not in names)
-            rows.setdefault(others, []).append((tuple(place[name] for name in names), member))
-        return [tuple(member for _, member in sorted(row)) for row in rows.values()]
+        return _family(self.world.members, tuple(self.axes.items()), names)
 
     def _group(self, names: tuple[str, ...]) -> Group:
         me = self.world.members[self.world.rank]
         members = next(row for row in self._family(names) if me in row)
-        return Group(members, members.index(me), "x".join(names), self.world.engine)
+        return type(self.world)(members, members.index(me), "x".join(names), self.world.engine)
+
+
+def _place(rank: int, axes: Axes) -> dict[str, int]:
+    """Where a rank of the world lies on each axis."""
+    place = {}
+    for name, n in reversed(axes):
+        rank, place[name] = divmod(rank, n)
+    return place
+
+
+@lru_cache(maxsize=64)  # a thousand simulated ranks ask the same
+def _family(members: tuple[int, ...], axes: Axes, names: tuple[str, ...]) -> list[tuple[int, ...]]:
+    rows: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}
+    for rank, member in enumerate(members):
+        place = _place(rank, axes)
+        others = tuple(i for name, i in place.items() if name not in names)
+        rows.setdefault(others, []).append((tuple(place[name] for name in names), member))
+    return [tuple(member for _, member in sorted(row)) for row in rows.values()]

@@ -159,6 +159,7 @@ class Run:
     output: list[str]
     hardware: str = ""
     not_modelled: tuple[str, ...] = ()
+    folded: tuple[str, ...] = ()  # with fold="auto": along what one rank stood for others, and why not along the rest
     restarts: tuple[str, ...] = ()  # what ended each attempt before this one
 
     @property

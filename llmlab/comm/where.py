@@ -41,6 +41,11 @@ def worker_line(frame: FrameType | None = None) -> Place:
     return Place(found.f_code.co_filename, found.f_lineno, found.f_code.co_name)
 
 
+def is_library(frame: FrameType) -> bool:
+    """Whether a frame is Python's own or an installed package's, torch's for one."""
+    return _kind(frame.f_code.co_filename) == "library"
+
+
 @functools.cache
 def _kind(filename: str) -> str:
     if filename.startswith(COMM):

@@ -41,7 +41,8 @@ def run_run(asked: argparse.Namespace) -> int:
         return _report(_as_a_rank, file, name, asked.arguments)
     if asked.addresses:
         return _agent(asked)
-    for option, value in (("--machine", asked.machine), ("--interface", asked.interface)):
+    of_many = ("machine", "interface", "fewest-machines")
+    for option, value in ((f"--{name}", getattr(asked, name.replace("-", "_"))) for name in of_many):
         if value is not None:
             raise ValueError(f"{option} wants the machines' --addresses, got none")
     from llmlab.comm.processes import Processes

@@ -128,6 +128,7 @@ def test_one_command_runs_a_worker_and_its_exit_code_is_right(tmp_path, capfd):
         (["nowhere.py"], "wants a Python file"),
         (["--ranks", "0", str(file)], "ranks as a whole number of at least 1"),
         (["--machine", "0", str(file)], "--machine wants the machines' --addresses"),
+        (["--fewest-machines", "1", str(file)], "--fewest-machines wants the machines' --addresses"),
         (["--addresses", "10.0.0.1", str(file)], "wants a Python file"),  # the file was taken for an address
         (["--addresses", "10.0.0.1", "--machine", "1", str(file)], "--machine wants to be 0 to 0"),
         (["--addresses", "10.0.0.1", "--machine", "0", str(file)], "--interface wants the name"),

@@ -93,6 +93,7 @@ class Memory:
         self.fence = make_fence()
         self._asleep = 0  # the word that says whether this rank sleeps
         self._others: list[int] = []
+        self._sleepers = threading.Lock()
 
     def place(self, asleep: list[int], rank: int) -> None:
         """Tell whose this end is, and where each rank says whether it sleeps."""
@@ -112,11 +113,15 @@ class Memory:
 
     def sleep(self, at: int, value: int, limit_s: float) -> None:
         """Sleep while this counter has this value, no longer than the limit."""
-        self.words[self._asleep] += 1  # two of a process's threads may sleep
+        self._sleeps(1)
         try:
             sleep_until_changed(self._address + 8 * at, value, limit_s)
         finally:
-            self.words[self._asleep] -= 1
+            self._sleeps(-1)
+
+    def _sleeps(self, more: int) -> None:
+        with self._sleepers:  # two of a process's threads may sleep
+            self.words[self._asleep] += more
 
     def view(self, offset: int, dtype: torch.dtype, numel: int) -> Tensor:
         """`numel` numbers from this byte on. Kept: making one takes longer than copying a thousand numbers."""

@@ -87,7 +87,7 @@ class Progress:
     def until(self, operation: Operation, limit_s: float) -> None:
         """Move everything until this operation is done."""
         patience = Patience(self.crowded, limit_s)
-        self._waiting += 1
+        self._waits(1)
         try:
             while True:
                 with self.lock:
@@ -103,11 +103,12 @@ class Progress:
         except TimeoutError:
             raise RuntimeError(f"{operation.words} waited {limit_s:g} s for other ranks in vain") from None
         finally:
-            self._waiting -= 1
+            self._waits(-1)
 
     def attend(self) -> None:
         """Let the helper thread look after what is under way."""
         if self._helper is None or not self._helper.is_alive():  # a forked child has none of its parent's threads
+            self._parked = True
             self._helper = threading.Thread(target=self._help, name="llmlab-shared", daemon=True)
             self._helper.start()
         if self._parked:
@@ -125,6 +126,10 @@ class Progress:
             self.active = [lane for lane in self.active if lane not in lanes]
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _waits(self, more: int) -> None:
+        with self.lock:
+            self._waiting += more
 
     def _advance(self) -> bool:
         moved = False

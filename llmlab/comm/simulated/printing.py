@@ -18,7 +18,8 @@ MANY_RANKS, SAY_EVERY_S = 5000, 4.0  # of how many ranks a run says how far it i
 class Printing:
     """Stands in for sys.stdout during a run. The caller shows the lines, so they are in the right cell."""
 
-    def __init__(self) -> None:
+    def __init__(self, hold: bool = False) -> None:
+        self._hold = hold  # until release(): the run may have to begin again
         self.texts: dict[int, list[str]] = {}
         self._open: dict[int, RankLines] = {}
         self._lines: list[str] = []
@@ -53,9 +54,14 @@ class Printing:
         self.flush()
         self._out.write(text + "\n")
 
+    def release(self) -> None:
+        """Show what was held back."""
+        self._hold = False
+        self.flush()
+
     def flush(self) -> None:
         """Show what has come; called by the calling thread."""
-        while self._lines:
+        while self._lines and not self._hold:
             self._out.write(self._lines.pop(0))
 
 

@@ -22,6 +22,7 @@ from llmlab.comm.errors import RaceError, RankError, rank_error
 from llmlab.comm.group import Group
 from llmlab.comm.simulated import matching
 from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, When, known, least, picoseconds, settled
+from llmlab.comm.simulated.folding import Unalike, WatchedGroup
 from llmlab.comm.simulated.matching import Post
 from llmlab.comm.simulated.memory import MemoryMeter
 from llmlab.comm.simulated.recorder import Interceptor, Recorder, unseen
@@ -72,7 +73,8 @@ class Rank:
         simulation = self.simulation
         try:
             worker, args, kwargs = simulation.copies.make()
-            world = Group(tuple(range(simulation.options.ranks)), self.number, "world", self)
+            make = Group if simulation.alike is None else WatchedGroup
+            world = make(tuple(range(simulation.options.ranks)), self.number, "world", self)
             with ExitStack() as modes:
                 modes.enter_context(as_rank())
                 if not simulation.options.numerics:
@@ -117,7 +119,7 @@ class Rank:
                 self.meter.place(x)
             post = self._post(group, call, place)
             self.handles[id(post)] = post
-            self._or_fail(self.simulation.post, post)
+            self.or_end(self.simulation.post, post)
         return post
 
     def _post(self, group: Group, call: Call, place: Place) -> Post:
@@ -148,7 +150,7 @@ class Rank:
             self.in_flight.pop(post.call.out.untyped_storage()._cdata, None)
         if not post.waited:
             with torch._C.DisableTorchFunction():
-                self._or_fail(self.check_unchanged, post)
+                self.or_end(self.check_unchanged, post)
             post.waited = True
             post.versions = []
         timeline = self.simulation.timeline
@@ -161,7 +163,7 @@ class Rank:
         return post.result
 
     def prepare(self, families: dict[str, list[tuple[int, ...]]]) -> None:
-        self.simulation.fold_along(families)
+        self.or_end(self.simulation.fold_along, families)
 
     def synchronize(self) -> None:
         self.host = self.simulation.timeline.latest(self.host, self.compute)
@@ -302,11 +304,11 @@ class Rank:
     def _race(self, text: str, post: Post) -> RaceError:
         return RaceError(f"{text}\n  begun: {post.side}\nall ranks:\n{self.simulation.all_doing()}", self.number)
 
-    def _or_fail(self, action: Callable[[Post], None], post: Post) -> None:
+    def or_end(self, action: Callable[..., None], *args: Any) -> None:
         """Do something whose failure ends the run for all ranks, whatever the worker catches."""
         try:
-            action(post)
-        except RankError as error:
+            action(*args)
+        except (RankError, Unalike) as error:
             self.simulation.scheduler.fail(error)
             raise Aborted from None
 

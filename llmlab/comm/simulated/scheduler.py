@@ -108,6 +108,7 @@ class Scheduler:
         except BaseException as error:  # body() reports its own failures; this is one of ours
             self.fail(error)
         task.status = "done"
+        task.state.leave()
         if not self.aborting:
             self._hand_over()
         else:

@@ -20,6 +20,7 @@ from llmlab.comm.group import Group
 from llmlab.comm.seeding import RandomState
 from llmlab.comm.simulated import matching, pricing
 from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, Timeline, known, least, settled
+from llmlab.comm.simulated.folding import Alike
 from llmlab.comm.simulated.matching import Matcher, Post
 from llmlab.comm.simulated.printing import Printing, Progress
 from llmlab.comm.simulated.rank import Rank
@@ -29,6 +30,7 @@ from llmlab.comm.simulated.striking import Faults
 from llmlab.comm.simulated.surroundings import Surroundings, one_thread_at_a_time
 from llmlab.comm.trace import Run, Trace
 from llmlab.comm.turns import turn
+from llmlab.comm.where import describe
 from llmlab.hardware import cluster as find_cluster
 
 if TYPE_CHECKING:
@@ -50,15 +52,23 @@ class Simulation:
         args: tuple,
         kwargs: dict,
         surroundings: Surroundings | None = None,
+        alike: Alike | None = None,
     ):
         self.options, self.cluster = options, find_cluster(options.cluster)
         self.surroundings = surroundings or Surroundings()
         self.copies = Copies(worker, args, kwargs, meta=not options.numerics)
-        self.timeline, self.matcher, self.printing = Timeline(options.comm_slows_matmul), Matcher(), Printing()
+        self.timeline, self.matcher, self.printing = (
+            Timeline(options.comm_slows_matmul),
+            Matcher(),
+            Printing(alike is not None),
+        )
         self.events: list[Logged] = []
         self.scheduler = Scheduler(idle=self._idle, on_switch=self._advance)
-        self.folding: dict[int, int] | None = None if set(options.fold) - {"world"} else {}
-        if "world" in options.fold:
+        self.alike, self.fold = alike, () if alike is not None else options.fold
+        self.folding: dict[int, int] | None = None if set(self.fold) - {"world"} else {}
+        if alike is not None:
+            self.folding = alike.stands
+        if "world" in self.fold:
             self.folding = dict.fromkeys(range(options.ranks), 0)
         self.ranks: dict[int, Rank] = {}
         self.faults = Faults(options.faults) if options.faults else None
@@ -70,11 +80,13 @@ class Simulation:
     # --- a run ----------------------------------------------------------------------------------------------------
 
     def run(self) -> Run:
-        first = [0] if self.options.fold else range(self.options.ranks)
+        first = [0] if self.fold else range(self.options.ranks) if self.alike is None else self.alike.running
         with turn(), self._surroundings():
             for number in first:
                 self.start_rank(number)
             self.scheduler.run(every=0.05, meanwhile=self._meanwhile)
+            if self.alike is not None:
+                self.alike.ended()
             self._check_nothing_left()
             while self.timeline.next_event() is not None:
                 self.timeline.step()
@@ -168,23 +180,32 @@ class Simulation:
 
     def fold_along(self, families: dict[str, list[tuple[int, ...]]]) -> None:
         """Hear of the first rank's mesh: ranks alike along the folded axes are stood for by the lowest."""
+        if self.alike is not None:
+            self.alike.along(families)
+            self._fold(self.alike.stands)
         if self.folding is not None:
             return
-        missing = [axis for axis in self.options.fold if axis not in families]
+        missing = [axis for axis in self.fold if axis not in families]
         if missing:
-            raise ValueError(f"fold={tuple(self.options.fold)} wants axes of the Mesh, which has {', '.join(families)}")
+            raise ValueError(f"fold={tuple(self.fold)} wants axes of the Mesh, which has {', '.join(families)}")
         stand_in = list(range(self.options.ranks))
-        for axis in self.options.fold:
+        for axis in self.fold:
             lowest = {rank: min(members) for members in families[axis] for rank in members}
             stand_in = [lowest[rank] for rank in stand_in]
-        self.folding = dict(enumerate(stand_in))
-        for number in sorted(set(stand_in) - set(self.ranks)):
+        self._fold(dict(enumerate(stand_in)))
+
+    def _fold(self, stand_in: dict[int, int] | None) -> None:
+        """Go on with those who run; `stand_in` says for each rank who does, and for none that all do."""
+        self.folding = stand_in
+        for number in sorted(set((stand_in or {}).values() or range(self.options.ranks)) - set(self.ranks)):
             self.start_rank(number)
 
     # --- posts meet -------------------------------------------------------------------------------------------------
 
     def post(self, post: Post) -> None:
         """Put one rank's side of an operation where the others' will find it."""
+        if self.alike is not None:
+            self._watch(post)
         if self.folding is None:
             raise ValueError("with fold, make the Mesh before the first communication: it says who is alike")
         if not post.call.is_message:
@@ -193,6 +214,17 @@ class Simulation:
             self._recv(post)
         else:
             self._send(post)
+
+    def _watch(self, post: Post) -> None:
+        """With fold="auto": before there is a Mesh, the world is the only axis; no messages along a folded one."""
+        assert self.alike is not None
+        if self.alike.stands is None:
+            self.alike.decide({"world": [tuple(range(self.options.ranks))]})
+            self._fold(self.alike.stands)
+        if post.call.is_message:
+            self.alike.refuse(post.group, f"messages go along it, {describe(post.place)}")
+        if post.key not in self._runs and not self.who_runs(post) <= set(post.group.members):
+            self.alike.refuse(post.group, f"the groups of {post.group.axis} cut it, {describe(post.place)}")
 
     def _collective(self, post: Post) -> None:
         posts = self.matcher.join(post)
@@ -273,7 +305,7 @@ class Simulation:
         """A message's cost; of a folded rank's, the dearest among those it stands for."""
         nbytes, members = send.call.nbytes, send.group.members
         src, dst = send.rank.number, members[recv.group.members.index(recv.rank.number)]
-        if self.options.fold and send.call.peer is not None:
+        if self.folding and send.call.peer is not None:
             step = send.call.peer - send.group.rank
             hops = [(a, members[(i + step) % len(members)]) for i, a in enumerate(members) if self.stand_in(a) == src]
             return max((pricing.message(self.cluster, a, b, nbytes) for a, b in hops), key=lambda price: price.alone_ps)
