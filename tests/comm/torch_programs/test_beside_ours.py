@@ -5,6 +5,9 @@ Where they differ, the sentence why stands beside it.
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -71,3 +74,21 @@ def test_fully_sharded_weights_are_gathered_twice_and_gradients_scattered_once()
     # forward gathers all; backward all again, as each layer but the root's was freed. A rank hands over its share
     assert gathered == 2 * weights // RANKS
     assert scattered == weights
+
+
+def test_what_notebook_36_says_of_torchtitan_is_what_was_recorded() -> None:
+    root = Path(__file__).parents[3]
+    recorded, table = (
+        list(csv.DictReader((root / "data" / name).read_text(encoding="utf-8").splitlines()))
+        for name in ("measured/torch_programs.csv", "published/torchtitan.csv")
+    )
+    published = {row["row_id"]: row for row in table}
+    text = " ".join((root / "notebooks/36_any_torch_program.ipynb").read_text(encoding="utf-8").split())
+    for row in recorded:
+        measured = float(row["measured tokens/s/GPU"])
+        assert measured == float(published[row["row"]]["tokens_per_s_per_gpu"])
+        assert int(row["gpus"]) == int(published[row["row"]]["gpus"])
+        for kind in ("modelled", "closed form"):
+            off = float(row[kind]) / measured - 1
+            assert off == pytest.approx(float(row[f"{kind} error"]), abs=6e-4)
+            assert f"{off:.0%}" in text
