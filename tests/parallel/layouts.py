@@ -45,7 +45,7 @@ def draw(seed: int) -> Case:
     random = Random(seed)
     while True:
         layout = draw_layout(random)
-        likely = 1.0 if layout.ranks <= 4 else 0.5 if layout.ranks <= 8 else 0.1  # time goes with the ranks
+        likely = 1.0 if layout.ranks <= 4 else 0.3 if layout.ranks <= 8 else 0.06  # time goes with the ranks
         if layout.ranks <= MAX_RANKS and random.random() < likely:
             break
     config = draw_config(random, layout)
@@ -59,7 +59,7 @@ def draw_layout(random: Random) -> Layout:
     pp = random.choice([1, 1, 2, 2, 3, 4])
     schedule = random.choice(["gpipe", "1f1b", "interleaved", "zb_h1"])
     virtual = random.choice([1, 2]) if schedule == "interleaved" and pp <= 2 else 1
-    microbatches = pp if schedule == "interleaved" else random.choice([1, 1, 2, 3, 4])
+    microbatches = pp if schedule == "interleaved" else random.choice([1, 1, 2, 3])
     return Layout(
         dp, tp, pp, cp,
         ep=random.choice([d for d in range(1, dp * cp + 1) if dp * cp % d == 0]),
@@ -81,7 +81,7 @@ def draw_config(random: Random, layout: Layout) -> lab.Config:
     return lab.Config(
         vocab_size=random.choice([13, 16, 19]),
         d_model=heads * random.choice([2, 4]),
-        n_layer=max(stages, random.choice([2, 2, 3])),
+        n_layer=max(stages, random.choice([1, 2, 2])),
         n_head=heads,
         n_kv_head=key_heads,
         max_seq=64,
