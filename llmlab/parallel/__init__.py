@@ -17,7 +17,7 @@ Read them in the order of the course, each a file, and see what a rank has for i
 Beside each mode stands what it is made of: buckets.py, rows.py and agreement.py for data; families.py, flat.py,
 part_gradients.py and zero3.py for ZeRO; placement.py, partial_sums.py and vocabulary.py for tensor; ring.py, ulysses.py
 and blockwise.py for context; schedules.py, timetable.py, microbatches.py, stages.py, mail.py and zero_bubble.py for
-pipeline; compression.py for local SGD; jobs.py for task.
+pipeline; compression.py for local SGD; jobs.py and cleaning.py, which cleans a corpus, for task.
 
 Then all at once: layout.py says which layouts are legal, axes.py makes their groups, compose.py stacks the modes in the
 one right order (replicas.py is data parallelism in ZeRO's terms), step.py runs a training step of the result, whole.py
