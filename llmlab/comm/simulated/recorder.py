@@ -99,11 +99,6 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.rank = rank
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here: torch need not guard each operation against it."""
-        return False
-
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
