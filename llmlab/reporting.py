@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmlab.arguments import instance
+from llmlab.comm.simulated.memory import amount
 from llmlab.comm.trace import Memory, Run, union_seconds
 from llmlab.diagnosing import met_of
 
@@ -47,7 +48,7 @@ class Report:
         rows = sorted(self.exposed, key=lambda key: -self.exposed[key])
         head = f"{'operation':<16}{'axis':<10}{'a rank hands over':>18}{'travels':>12}{'exposed':>12}"
         return [head] * bool(rows) + [
-            f"{op:<16}{axis:<10}{say_bytes(self.handed_over[op, axis]):>18}"
+            f"{op:<16}{axis:<10}{amount(self.handed_over[op, axis]):>18}"
             f"{say_seconds(self.travelling[op, axis]):>12}{say_seconds(self.exposed[op, axis]):>12}"
             for op, axis in rows
         ]
@@ -57,8 +58,8 @@ class Report:
         held = {name: nbytes for name, nbytes in memory.at_peak.items() if nbytes}
         if not held:
             return []
-        parts = ", ".join(f"{name} {say_bytes(nbytes)}" for name, nbytes in sorted(held.items(), key=lambda p: -p[1]))
-        return [f"the fullest, rank {rank}, holds {say_bytes(memory.total)} at its peak: {parts}"]
+        parts = ", ".join(f"{name} {amount(nbytes)}" for name, nbytes in sorted(held.items(), key=lambda p: -p[1]))
+        return [f"the fullest, rank {rank}, holds {amount(memory.total)} at its peak: {parts}"]
 
 
 def report(run: Run) -> Report:
@@ -76,12 +77,12 @@ def report(run: Run) -> Report:
         for key in sorted({(event.op, event.axis) for event in messages}):
             mine = [event for event in messages if (event.op, event.axis) == key]
             travels = [(met[event], event.stop) for event in mine]
-            for table, amount in (
+            for table, more in (
                 (exposed, union_seconds(kernels + travels) - computes),
                 (travelling, union_seconds(travels)),
                 (handed, float(sum(event.nbytes for event in mine))),
             ):
-                table[key] = table.get(key, 0.0) + amount / len(ranks)
+                table[key] = table.get(key, 0.0) + more / len(ranks)
     fullest = max(range(len(run.memory)), key=lambda rank: run.memory[rank].total, default=0)
     memory = run.memory[fullest] if run.memory else Memory()
     return Report(
@@ -95,12 +96,3 @@ def say_seconds(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.4g} {unit}"
     return f"{seconds / 1e-6:.4g} us"
-
-
-def say_bytes(nbytes: float) -> str:
-    """Bytes as memory is sold: 1 MiB is 2^20."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if nbytes < 1024:
-            return f"{nbytes:.4g} {unit}"
-        nbytes /= 1024
-    return f"{nbytes:.4g} TiB"
