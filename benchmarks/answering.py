@@ -16,8 +16,9 @@ import torch
 from racing import read_options, spread, where
 
 from llmlab.cost import plan, predict
-from llmlab.cost.arrays import columns
+from llmlab.cost.arrays import LayoutColumns, columns
 from llmlab.cost.models import find_config
+from llmlab.model.config import Config
 from llmlab.parallel.layout import Layout
 
 
@@ -35,13 +36,22 @@ def importing(what: str) -> Callable[[], object]:
     return lambda: subprocess.run([sys.executable, "-c", f"import {what}"], check=True)
 
 
+def problem() -> tuple[Config, LayoutColumns]:
+    """A model, and 12,000 layouts of it."""
+    layouts = [Layout(dp=dp, tp=tp, pp=4, microbatches=32) for dp in (8, 16, 32) for tp in (1, 2, 4, 8)]
+    return find_config("llama3-70b"), columns(layouts * 1000)
+
+
+def predict_all(model: Config, layouts: LayoutColumns) -> object:
+    return predict(model, layouts, "h100", global_batch=1024, seq=4096)
+
+
 def main() -> None:
     options = read_options(__doc__, rounds=9)
     torch.set_num_threads(1)
     print(f"on {where()}\n")
-    model = find_config("llama3-70b")
-    layouts = columns([Layout(dp=dp, tp=tp, pp=4, microbatches=32) for dp in (8, 16, 32) for tp in (1, 2, 4, 8)] * 1000)
-    taken = seconds(lambda: predict(model, layouts, "h100", global_batch=1024, seq=4096), options.rounds)
+    model, layouts = problem()
+    taken = seconds(lambda: predict_all(model, layouts), options.rounds)
     print(f"MEASURED  predict, many at once  {spread([len(layouts) / s for s in taken], 'layouts a second')}")
     taken = seconds(lambda: plan(model, "h100", gpus=1024, global_batch=1024, seq=4096), options.rounds)
     print(f"MEASURED  plan, Llama 3 70B on 1,024 GPUs  {spread(taken, 's')}")

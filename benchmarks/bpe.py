@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from racing import race, where
+from racing import Race, race, where
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import llmlab as lab
@@ -27,7 +27,7 @@ def theirs(documents: list[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def side_by_side(documents: list[str], vocab_size: int, rounds: int) -> None:
+def side_by_side(documents: list[str], vocab_size: int, rounds: int) -> Race:
     nbytes = sum(len(document.encode()) for document in documents)
     print(f"\n{nbytes / 1e6:.1f} MB in {len(documents):,} documents, {vocab_size:,} tokens")
     ours = lab.text.BPE.train(documents, vocab_size)
@@ -37,7 +37,7 @@ def side_by_side(documents: list[str], vocab_size: int, rounds: int) -> None:
         "ours": lambda: lab.text.BPE.train(documents, vocab_size),
         "tokenizers": lambda: theirs(documents, vocab_size),
     }
-    race(ways, rounds, warm_up=1).report("ours")
+    return race(ways, rounds, warm_up=1)
 
 
 def first_megabytes(megabytes: float) -> list[str]:
@@ -59,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{where()}; RAYON_NUM_THREADS={os.environ.get('RAYON_NUM_THREADS', 'not set')}")
     for megabytes in options.megabytes:
-        side_by_side(first_megabytes(megabytes), options.vocab, options.rounds)
+        side_by_side(first_megabytes(megabytes), options.vocab, options.rounds).report("ours")
 
 
 if __name__ == "__main__":

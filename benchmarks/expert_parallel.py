@@ -110,13 +110,18 @@ def print_bytes(config) -> None:
         print(f"FORMULA   {op}, bytes a rank hands over in a step  {formula:,}")
 
 
+def models(layers: int = 2, experts: int = 8, active: int = 2) -> tuple[lab.Config, lab.Config]:
+    """A mixture, and the dense model that computes as much for a token."""
+    config = lab.Config(
+        vocab_size=512, d_model=256, n_layer=layers, n_head=8, max_seq=SEQ, d_ff=512,
+        n_expert=experts, n_expert_active=active,
+    )  # fmt: skip
+    return config, replace(config, n_expert=0, d_ff=config.d_ff * active)
+
+
 def main() -> None:
     options = read_options(__doc__, pairs=20, layers=2, experts=8, active=2)
-    config = lab.Config(
-        vocab_size=512, d_model=256, n_layer=options.layers, n_head=8, max_seq=SEQ, d_ff=512,
-        n_expert=options.experts, n_expert_active=options.active,
-    )  # fmt: skip
-    dense = replace(config, n_expert=0, d_ff=config.d_ff * options.active)
+    config, dense = models(options.layers, options.experts, options.active)
     print(f"{config.n_param:,} parameters ({dense.n_param:,} dense), {BATCH} x {SEQ} tokens, fp32; on {where()}")
     print(f"FLOPs per token {config.flops_per_token():,}, dense {dense.flops_per_token():,}; ", end="")
     print(f"{expert_param(config, RANKS):,} parameters of experts on each of {RANKS} ranks\n")

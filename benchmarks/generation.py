@@ -12,14 +12,14 @@ import argparse
 
 import torch
 from gpt2 import the_same_model
-from racing import race, where
+from racing import Race, race, where
 
 from llmlab.generation import generate
 
 VOCAB, PROMPT = 2048, 16
 
 
-def side_by_side(layers: int, width: int, batch: int, new: int, rounds: int) -> None:
+def side_by_side(layers: int, width: int, batch: int, new: int, rounds: int) -> Race:
     ours, theirs = the_same_model(VOCAB, width, layers, PROMPT + new)
     theirs.eval()
     prompts = torch.randint(0, VOCAB, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
@@ -36,7 +36,7 @@ def side_by_side(layers: int, width: int, batch: int, new: int, rounds: int) -> 
         f"\n{layers} layers of {width}, {ours.config.n_param:,} parameters; {batch} x {PROMPT} tokens, {new} new, fp32"
     )
     print(f"the same tokens as transformers: {'yes' if same else 'NO'}")
-    race(ways, rounds).report("ours")
+    return race(ways, rounds)
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     print(where())
     for size in options.sizes:
         layers, width = map(int, size.split("x"))
-        side_by_side(layers, width, options.batch, options.new, options.rounds)
+        side_by_side(layers, width, options.batch, options.new, options.rounds).report("ours")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from gpt2 import the_same_model
-from racing import race, read_options, where
+from racing import Race, race, read_options, where
 from torch import Tensor, nn
 
 import llmlab as lab
@@ -77,29 +77,58 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer | None, loss: Callab
     return take
 
 
-def main() -> None:
-    options = read_options(__doc__, layers=4, width=256, batch=8, seq=128, rounds=15, threads=1)
-    torch.set_num_threads(options.threads)
-    ours, theirs = the_same_model(VOCAB, options.width, options.layers, options.seq)
+def losses(layers: int, width: int, batch: int, seq: int) -> dict[str, tuple[nn.Module, Callable[[], Tensor]]]:
+    """The same model three times, and what gives its loss on the same tokens."""
+    ours, theirs = the_same_model(VOCAB, width, layers, seq)
     plain = TorchModel(ours)
-    tokens = torch.randint(0, VOCAB, (options.batch, options.seq), generator=torch.Generator().manual_seed(0))
-    targets = torch.cat((tokens[:, 1:], torch.full((options.batch, 1), -100)), dim=1)
-    losses = {
+    tokens = torch.randint(0, VOCAB, (batch, seq), generator=torch.Generator().manual_seed(0))
+    targets = torch.cat((tokens[:, 1:], torch.full((batch, 1), -100)), dim=1)
+    found = {
         "ours": (ours.train(), lambda: ours.loss(tokens, targets)),
         "transformers": (theirs.train(), lambda: theirs(tokens, labels=tokens, use_cache=False).loss),
         "torch's modules": (plain, lambda: F.cross_entropy(plain(tokens).flatten(0, 1), targets.flatten())),
     }
-    print(f"{ours.config.n_param:,} parameters, {options.batch} x {options.seq} tokens, fp32")
-    print(f"on {where()}")
-    print("loss before the first step:", {name: round(loss().item(), 4) for name, (_, loss) in losses.items()})
-    print("\nforward and backward")
-    race({name: step(model, None, loss) for name, (model, loss) in losses.items()}, options.rounds).report("ours")
-    print("\nthe whole step, with AdamW")
+    print(f"{ours.config.n_param:,} parameters, {batch} x {seq} tokens, fp32")
+    print("loss before the first step:", {name: round(loss().item(), 4) for name, (_, loss) in found.items()})
+    return found
+
+
+def race_adam(layers: int, width: int, rounds: int) -> Race:
+    """AdamW alone, on the gradients of one model, beside torch's two ways of it."""
+    models = [lab.Transformer(lab.Config(VOCAB, d_model=width, n_layer=layers, n_head=8)) for _ in range(3)]
+    for model in models:
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+    kinds = {"torch's AdamW, fused": "fused", "torch's AdamW, foreach": "foreach"}
+    ways = {"ours": optim.AdamW(models[0].parameters(), lr=1e-4).step}
+    for model, (name, how) in zip(models[1:], kinds.items(), strict=True):
+        ways[name] = torch.optim.AdamW(model.parameters(), lr=1e-4, **{how: True}).step
+    return race(ways, rounds)
+
+
+def races(rounds: int, layers: int = 4, width: int = 256, batch: int = 8, seq: int = 128) -> dict[str, Race]:
+    """Race forward and backward, the whole step, and the optimizer alone."""
+    models = losses(layers, width, batch, seq)
     makers = {"ours": optim.AdamW, "transformers": torch.optim.AdamW, "torch's modules": torch.optim.AdamW}
     steps = {
-        name: step(model, makers[name](model.parameters(), lr=1e-4), loss) for name, (model, loss) in losses.items()
+        name: step(model, makers[name](model.parameters(), lr=1e-4), loss) for name, (model, loss) in models.items()
     }
-    race(steps, options.rounds).report("ours")
+    forward_backward = {name: step(model, None, loss) for name, (model, loss) in models.items()}
+    return {
+        "forward and backward": race(forward_backward, rounds),
+        "training step with AdamW": race(steps, rounds),
+        "AdamW alone": race_adam(layers, width, rounds),
+    }
+
+
+def main() -> None:
+    options = read_options(__doc__, layers=4, width=256, batch=8, seq=128, rounds=15, threads=1)
+    torch.set_num_threads(options.threads)
+    print(f"on {where()}")
+    found = races(options.rounds, options.layers, options.width, options.batch, options.seq)
+    for what, result in found.items():
+        print(f"\n{what}")
+        result.report("ours")
 
 
 if __name__ == "__main__":

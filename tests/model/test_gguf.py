@@ -7,8 +7,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers as hf  # a name of it is imported when it is used: only where these tests run
 from tokenizers import Tokenizer
-from transformers import LlamaTokenizer
 
 from llmlab.model import Config, Transformer
 from llmlab.model.gguf import read_gguf
@@ -205,7 +205,7 @@ def test_a_sentencepiece_tokenizer_gives_the_ids_of_transformers(tmp_path):
     vocab = {piece: i for i, piece in enumerate(PIECES)}
     splits = [(p[:i], p[i:]) for p in map(PIECES.__getitem__, ordinary) for i in range(1, len(p))]
     merges = [(a, b) for a, b in splits if vocab.get(a, 0) >= 259 and vocab.get(b, 0) >= 259]
-    theirs = LlamaTokenizer(vocab=vocab, merges=merges)
+    theirs = hf.LlamaTokenizer(vocab=vocab, merges=merges)
     for text in [text for text in TEXTS if text[0] not in " <"]:
         assert read.encode(text) == theirs.encode(text, add_special_tokens=False)
     assert read.encode("<|end|></s>", specials=True) == [len(PIECES) - 1, 2] and 2 not in read.encode("</s>")

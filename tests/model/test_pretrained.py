@@ -6,21 +6,9 @@ import shutil
 
 import pytest
 import torch
+import transformers as hf  # a name of it is imported when it is used: only where these tests run
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llmlab.generation import generate
 from llmlab.model import Config, Transformer
@@ -46,28 +34,30 @@ BERT = {
     **{"intermediate_size": 40, "max_position_embeddings": 16},
 }
 DECODERS = {
-    "gpt2 tied": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
-    "gpt2 untied, other mlp": lambda: GPT2LMHeadModel(
-        GPT2Config(**GPT2, n_inner=40, activation_function="relu", layer_norm_epsilon=1e-3, tie_word_embeddings=False)
+    "gpt2 tied": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)),
+    "gpt2 untied, other mlp": lambda: hf.GPT2LMHeadModel(
+        hf.GPT2Config(
+            **GPT2, n_inner=40, activation_function="relu", layer_norm_epsilon=1e-3, tie_word_embeddings=False,
+        )
     ),
-    "llama untied": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
-    "llama tied, other base": lambda: LlamaForCausalLM(
-        LlamaConfig(
+    "llama untied": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)),
+    "llama tied, other base": lambda: hf.LlamaForCausalLM(
+        hf.LlamaConfig(
             **LLAMA, rope_parameters={"rope_type": "default", "rope_theta": 500.0}, rms_norm_eps=1e-3,
             tie_word_embeddings=True,
         )
     ),
-    "llama with biases": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True)),
-    "llama with biases of attention": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True)),
-    "llama with biases of the mlp": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, mlp_bias=True)),
-    "llama with wide heads": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, head_dim=12)),
-    "llama 3": lambda: LlamaForCausalLM(LlamaConfig(**{**LLAMA, "head_dim": 16}, rope_parameters=LLAMA3)),
-    "llama, linear": lambda: LlamaForCausalLM(
-        LlamaConfig(**LLAMA, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0})
+    "llama with biases": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True)),
+    "llama with biases of attention": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA, attention_bias=True)),
+    "llama with biases of the mlp": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA, mlp_bias=True)),
+    "llama with wide heads": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA, head_dim=12)),
+    "llama 3": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**{**LLAMA, "head_dim": 16}, rope_parameters=LLAMA3)),
+    "llama, linear": lambda: hf.LlamaForCausalLM(
+        hf.LlamaConfig(**LLAMA, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0})
     ),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**LLAMA, head_dim=6, sliding_window=None)),
-    "mistral, window of all": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=16)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**LLAMA, tie_word_embeddings=True)),
+    "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**LLAMA, head_dim=6, sliding_window=None)),
+    "mistral, window of all": lambda: hf.MistralForCausalLM(hf.MistralConfig(**LLAMA, sliding_window=16)),
+    "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**LLAMA, tie_word_embeddings=True)),
 }  # fmt: skip
 
 
@@ -107,7 +97,7 @@ def upcasts_to_fp64(monkeypatch):
             base, kind = config.rope_parameters["rope_theta"], config.rope_parameters["rope_type"]
             rope.inv_freq = base ** -(torch.arange(0, K, 2, dtype=torch.float64) / K)
             if kind != "default":  # their own function, now in fp64
-                rope.inv_freq = ROPE_INIT_FUNCTIONS[kind](config, "cpu")[0]
+                rope.inv_freq = hf.modeling_rope_utils.ROPE_INIT_FUNCTIONS[kind](config, "cpu")[0]
                 assert rope.inv_freq.dtype == torch.float64
 
     return patch
@@ -165,8 +155,8 @@ def test_cached_generation_equals_transformers(tmp_path, variant):
 def test_llama_3s_factors_equal_those_of_transformers(trained):
     rope = {**LLAMA3, "rope_theta": 500000.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     sizes = {"head_dim": 128, "max_position_embeddings": 131072}
-    config = LlamaConfig(**sizes, rope_parameters={**rope, "original_max_position_embeddings": trained})
-    theirs = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0]
+    config = hf.LlamaConfig(**sizes, rope_parameters={**rope, "original_max_position_embeddings": trained})
+    theirs = hf.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0]
     factors = torch.tensor(llama3_factors(128, 500000.0, 8.0, 1.0, 4.0, float(trained)), dtype=torch.float64)
     frequencies = 500000.0 ** -(torch.arange(0, 128, 2, dtype=torch.float64) / 128)
     assert factors[0] == 1.0 and factors[-1] == 8.0 and ((factors > 1) & (factors < 8)).sum() > 3
@@ -186,7 +176,7 @@ def test_the_older_way_to_write_llama_3s_settings_means_the_same(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_encoders_equal_transformers_with_padding_and_two_segments(agree, tmp_path, dtype):
-    theirs = randomised(BertModel(BertConfig(**BERT), add_pooling_layer=True), dtype)
+    theirs = randomised(hf.BertModel(hf.BertConfig(**BERT), add_pooling_layer=True), dtype)
     ours, tokenizer = load_pretrained(saved(theirs, tmp_path), dtype=dtype)
     assert isinstance(ours, TextEncoder) and tokenizer.encode("Unable 中!") == [4, 5, 7, 6]
     tokens = torch.randint(1, 8, (3, 9))  # 0 is padding, whose row they keep from learning
@@ -238,7 +228,10 @@ def test_an_encoder_refuses_more_tokens_than_positions():
 def whole(tmp_path_factory):
     """A sound folder of the Llama family."""
     torch.manual_seed(0)
-    return saved(randomised(LlamaForCausalLM(LlamaConfig(**LLAMA)), torch.float32), tmp_path_factory.mktemp("whole"))
+    return saved(
+        randomised(hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)), torch.float32),
+        tmp_path_factory.mktemp("whole"),
+    )
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
+import transformers as hf  # a name of it is imported when it is used: only where these tests run
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import Digits, Sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
 from llmlab.model.pretrained import MINILM, SMOLLM2, load_pretrained
 from llmlab.text.chat import chat_prompt
@@ -66,7 +66,7 @@ def test_smollm2_logits_and_tokens_equal_transformers_own_reading_of_the_file(sm
     for slow in ("GGUFReader", "get_tensor_name_map"):  # asked for 3 and 397 times: most of a minute
         monkeypatch.setattr(gguf, slow, cache(getattr(gguf, slow)))
     model, tokenizer = smollm2
-    reference = AutoTokenizer.from_pretrained(their_smollm2, gguf_file="model.gguf")
+    reference = hf.AutoTokenizer.from_pretrained(their_smollm2, gguf_file="model.gguf")
     # `transformers` passes over the file's tokenizer.ggml.pre = "smollm": each digit and other number on its own, first
     level = reference.backend_tokenizer.pre_tokenizer
     reference.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), level])
@@ -79,7 +79,7 @@ def test_smollm2_logits_and_tokens_equal_transformers_own_reading_of_the_file(sm
     ]
     text = reference.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
     assert chat_prompt(tokenizer, talk) == tokenizer.encode(text, specials=True)
-    theirs = AutoModelForCausalLM.from_pretrained(their_smollm2, gguf_file="model.gguf", dtype=torch.float32).eval()
+    theirs = hf.AutoModelForCausalLM.from_pretrained(their_smollm2, gguf_file="model.gguf", dtype=torch.float32).eval()
     with torch.no_grad():
         ours, with_them = model(torch.tensor([ids])), theirs(torch.tensor([ids])).logits
     # fp32, 61 sums of up to 1536 numbers one after the other; the logits reach about 30
@@ -110,8 +110,8 @@ def test_minilm_vectors_and_tokens_equal_its_own_references(tmp_path):
     reference = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     reference.no_padding()
     assert [row[:n] for row, n in zip(rows, lengths, strict=True)] == [reference.encode(text).ids for text in TEXTS]
-    settings = BertConfig(**json.loads((tmp_path / "config.json").read_text()))
-    theirs = BertModel.from_pretrained(tmp_path, config=settings).eval()
+    settings = hf.BertConfig(**json.loads((tmp_path / "config.json").read_text()))
+    theirs = hf.BertModel.from_pretrained(tmp_path, config=settings).eval()
     tokens, lengths = torch.tensor(rows), torch.tensor(lengths)
     mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).float()
     with torch.no_grad():

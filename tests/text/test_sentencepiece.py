@@ -7,10 +7,10 @@ import pickle
 import random
 
 import pytest
+import transformers as hf  # a name of it is imported when it is used: only where these tests run
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import LlamaTokenizer
 
 from llmlab.text import load
 from llmlab.text.published import read_tokenizer_json
@@ -165,7 +165,7 @@ def test_scores_and_merges_agree_and_so_does_transformers(vocabulary, ours):
     vocab = {piece: i for i, piece in enumerate(pieces)}
     merges = merges_of(vocab, scores)
     by_merges = SentencePiece(pieces, rules_of_merges(merges), SPECIALS, prefix="first")
-    llama = LlamaTokenizer(vocab=vocab, merges=merges)
+    llama = hf.LlamaTokenizer(vocab=vocab, merges=merges)
     for text in adversarial():
         assert by_merges.encode(text) == llama.encode(text, add_special_tokens=False)
         if not text.startswith((" ", BLANK)):
