@@ -75,11 +75,9 @@ def against_torch(rounds: int) -> Iterator[Row]:
         ),
     }  # fmt: skip
     names = {
-        "ddp": "DistributedDataParallel",
-        "torch": "parallelize_module",
-        "ZeroRedundancy": "ZeroRedundancyOptimizer",
-    }
-    names |= {"torch, all_to_all": "torch's ring", expert_parallel.THEIRS: "torch's all_to_all_single"}
+        "ddp": "DistributedDataParallel", "torch": "parallelize_module", "ZeroRedundancy": "ZeroRedundancyOptimizer",
+        "torch, all_to_all": "torch's ring", expert_parallel.THEIRS: "torch's all_to_all_single",
+    }  # fmt: skip
     for mode, (worker, arguments, pairs) in races.items():
         taken = lab.Processes(2, timeout_s=900).run(worker, *arguments).results[0]
         for ours, theirs in pairs.items():
@@ -88,10 +86,8 @@ def against_torch(rounds: int) -> Iterator[Row]:
     eight = replace(NOT_TIED, n_layer=8)
     for name in pipeline_parallel.THEIRS:
         taken = lab.Processes(2, timeout_s=900).run(pipeline_parallel.race, eight, name, rounds).results[0]
-        opponent = "torch.distributed.pipelining"
-        yield beside(
-            f"pipeline, {name}", taken["ours"], opponent, taken["torch"], processes=2, headline=f"pipeline, {name}"
-        )
+        what, opponent = f"pipeline, {name}", "torch.distributed.pipelining"
+        yield beside(what, taken["ours"], opponent, taken["torch"], processes=2, headline=what)
 
 
 def training(rounds: int) -> Iterator[Row]:
@@ -99,7 +95,8 @@ def training(rounds: int) -> Iterator[Row]:
     for what, race in training_step.races(rounds).items():
         for opponent in race.wall:
             if opponent != "ours":
-                yield beside(what, race.wall["ours"], opponent, race.wall[opponent], headline=what)
+                shown = "" if what == "forward and backward" or "foreach" in opponent else what
+                yield beside(what, race.wall["ours"], opponent, race.wall[opponent], headline=shown)
 
 
 def generation(rounds: int) -> Iterator[Row]:
@@ -107,7 +104,8 @@ def generation(rounds: int) -> Iterator[Row]:
     for layers, width in ((2, 128), (4, 128), (4, 256)):
         race = generating.side_by_side(layers, width, batch=1, new=64, rounds=rounds)
         what = f"generation with a cache, {layers} layers of {width}"
-        yield beside(what, race.wall["ours"], "transformers", race.wall["transformers"], headline=what)
+        shown = what if layers == 4 else ""
+        yield beside(what, race.wall["ours"], "transformers", race.wall["transformers"], headline=shown)
 
 
 def bpe(rounds: int) -> Iterator[Row]:
@@ -125,7 +123,8 @@ def launching(rounds: int) -> Iterator[Row]:
         for opponent in race.wall:
             if opponent != "ours":
                 what = f"{ranks} processes, to the first all-reduce"
-                yield beside(what, race.wall["ours"], opponent, race.wall[opponent], processes=ranks, headline=what)
+                shown = what if ranks == 2 else ""
+                yield beside(what, race.wall["ours"], opponent, race.wall[opponent], processes=ranks, headline=shown)
     if find_spec("ipyparallel") is None:
         print("ipyparallel is not installed: not measured")
 

@@ -33,10 +33,10 @@ BEGIN, END = "<!-- speeds: written by benchmarks/run_all.py -->\n", "<!-- end of
 class Row:
     """One measurement, beside its opponent's where there is one; `times_as_fast` is ours over theirs, pair by pair."""
 
-    part: str
     what: str
     ours: str
     unit: str
+    part: str = ""
     opponent: str = ""
     theirs: str = ""
     times_as_fast: str = ""
@@ -55,13 +55,14 @@ def beside(what: str, ours: list[float], opponent: str, theirs: list[float], **m
     """Seconds of both, pair by pair; the ratio is taken of the pairs."""
     low, middle, high = quantiles([b / a for a, b in zip(ours, theirs, strict=True)], n=4)
     texts = {"times_as_fast": f"{middle:.2f}", "low": f"{low:.2f}", "high": f"{high:.2f}"}
-    return Row("", what, short(median(ours)), "s", opponent, short(median(theirs)), rounds=len(ours), **texts, **more)
+    medians = {"ours": short(median(ours)), "theirs": short(median(theirs))}
+    return Row(what=what, unit="s", opponent=opponent, rounds=len(ours), **medians, **texts, **more)
 
 
 def alone(what: str, values: list[float], unit: str, **more: object) -> Row:
     """A measurement without an opponent; `low` and `high` are its own quartiles."""
     low, middle, high = quantiles(values, n=4) if len(values) > 1 else values * 3
-    return Row("", what, short(middle), unit, low=short(low), high=short(high), rounds=len(values), **more)
+    return Row(what=what, ours=short(middle), unit=unit, low=short(low), high=short(high), rounds=len(values), **more)
 
 
 def short(value: float) -> str:
