@@ -168,7 +168,8 @@ def test_a_name_that_hides_a_module_is_found(house: Path, source: str) -> None:
 KNOWN = [
     {"comm.group", "comm.checks", "comm.collectives*"},
     {"comm.simulator", "comm.simulated.simulation", "comm.simulated.rank", "comm.simulated.matching",
-     "comm.simulated.recorder", "comm.simulated.surroundings", "comm.simulated.torch_programs*"},
+     "comm.simulated.meeting", "comm.simulated.recorder", "comm.simulated.surroundings",
+     "comm.simulated.torch_programs*"},
 ]  # fmt: skip
 
 

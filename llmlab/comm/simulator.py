@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from llmlab.arguments import choice, flag, instance, listing, real, string, whole
 from llmlab.comm.faults import Dies, Fault, Lost, SlowLink
+from llmlab.comm.simulated.charging import COST_BYTES
 from llmlab.comm.simulated.folding import Alike, Unalike
-from llmlab.comm.simulated.rank import COST_BYTES
 from llmlab.comm.simulated.simulation import Simulation
 from llmlab.comm.trace import Run
 from llmlab.hardware import Cluster, Device

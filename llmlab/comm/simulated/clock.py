@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from llmlab.comm.trace import Event
@@ -37,7 +37,13 @@ class Logged(NamedTuple):
     peer: int | None
 
     def event(self) -> Event:
-        return Event(*self[:6], self.start / PS, self.stop / PS, self.peer)
+        made = Event.__new__(Event)  # a frozen one's own __init__ takes three times as long, and there are millions
+        made.__dict__.update(zip(_FIELDS, self, strict=True))
+        made.__dict__.update(start=self.start / PS, stop=self.stop / PS)
+        return made
+
+
+_FIELDS = tuple(each.name for each in fields(Event))
 
 
 class When:
@@ -52,6 +58,25 @@ class When:
 
 
 Time = int | When
+
+
+Operation = tuple[int, str, str, str, int, int]  # the first fields of Logged
+
+
+class Next(When):
+    """The end of a kernel that begins when `before` is: put down among `events`, as `what`, once that is known."""
+
+    __slots__ = ("before", "duration", "events", "timeline", "what")
+
+    def __init__(self, before: When, duration: int, timeline: Timeline, events: list[Logged], what: Operation):
+        super().__init__(before.least + duration)
+        self.before, self.duration, self.timeline, self.events, self.what = before, duration, timeline, events, what
+        before.waiters.append(self)
+
+    def __call__(self) -> None:
+        start = known(self.before)
+        self.events.append(Logged(*self.what, start, start + self.duration, None))
+        self.timeline.resolve(self, start + self.duration)
 
 
 @dataclass(eq=False)
@@ -87,7 +112,7 @@ class Timeline:
     def after(self, times: Iterable[Time], then: Callable[[int], None]) -> None:
         """Call `then(latest)` as soon as all these moments are known."""
         times = list(times)
-        unknown = {t for t in times if type(t) is When and t.ps is None}
+        unknown = {t for t in times if not isinstance(t, int) and t.ps is None}
         if not unknown:
             then(max(map(known, times)))
             return
@@ -121,12 +146,25 @@ class Timeline:
 
     def latest(self, *times: Time) -> Time:
         """The latest of some moments: itself one of them where that is sure."""
-        surely = max(map(least, times))
-        unknown = {t for t in times if type(t) is When and t.ps is None}
-        if not unknown:
+        surely, several = 0, False
+        unknown: When | None = None
+        for t in times:
+            if isinstance(t, int):
+                at = t
+            elif t.ps is not None:
+                at = t.ps
+            else:
+                at = t.least
+                if unknown is None:
+                    unknown = t
+                elif unknown is not t:
+                    several = True
+            if at > surely:
+                surely = at
+        if unknown is None:
             return surely
-        if len(unknown) == 1 and (only := next(iter(unknown))).least == surely:
-            return only
+        if not several and unknown.least == surely:
+            return unknown
         result = When(surely)
         self.after(times, lambda ps: self.resolve(result, ps))
         return result
@@ -134,7 +172,7 @@ class Timeline:
     def later(self, time: Time, by: int) -> Time:
         """The moment `by` picoseconds after another."""
         time = settled(time)
-        if type(time) is int:
+        if isinstance(time, int):
             return time + by
         result = When(least(time) + by)
         self.after([time], lambda ps: self.resolve(result, ps + by))
@@ -183,19 +221,19 @@ class Timeline:
 
 def known(time: Time) -> int:
     """The picoseconds of a moment that is known."""
-    ps = time.ps if isinstance(time, When) else time
+    ps = time if isinstance(time, int) else time.ps
     assert ps is not None
     return ps
 
 
 def least(time: Time) -> int:
     """The picoseconds before which a moment cannot be: its own where it is known."""
-    return time if type(time) is int else time.least if time.ps is None else time.ps  # type: ignore[union-attr]
+    return time if isinstance(time, int) else time.least if time.ps is None else time.ps
 
 
 def settled(time: Time) -> Time:
     """A moment as a plain integer where it is known already."""
-    return time if type(time) is int or time.ps is None else time.ps  # type: ignore[union-attr]
+    return time if isinstance(time, int) or time.ps is None else time.ps
 
 
 def share(flows: list[Flow]) -> None:

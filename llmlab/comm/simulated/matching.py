@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from llmlab.comm.call import Call, Side, reduced, signature
+from llmlab.comm.call import Call, Side, Signature, reduced, signature
 from llmlab.comm.group import Group
 from llmlab.comm.simulated.clock import Time, When, least
 from llmlab.comm.where import Place
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Key = int  # a group, by its axis and members: see Matcher.key_of
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Post:
     """One rank's side of an operation, and the handle its asynchronous caller holds."""
 
@@ -39,20 +39,24 @@ class Post:
     result: Any
     matched: bool = False
     waited: bool = False
+    made: bool = field(init=False)  # its result is there from the start, to be filled
+    end: When = field(init=False)
+    signature: Signature = field(init=False)
+    versions: list[tuple[Tensor, int]] = field(init=False)  # of the buffers in flight, as we left them
 
     def __post_init__(self) -> None:
-        self.end, self.signature = When(least(self.ready)), signature(self.call)
-        watched = [] if self.call.takes else list(self.call.tensors)
-        if self.call.out is not None:
-            watched.append(self.call.out)
-        self.versions: list[tuple[Tensor, int]] = [(x, x._version) for x in watched]
+        call = self.call
+        self.made, self.end, self.signature = self.result is not None, When(least(self.ready)), signature(call)
+        self.versions = [] if call.takes else [(x, x._version) for x in call.tensors]
+        if call.out is not None:
+            self.versions.append((call.out, call.out._version))
 
     def wait(self) -> Any:
         return self.rank.wait(self)
 
     @property
     def changed(self) -> bool:
-        return [x._version for x, _ in self.versions] != [version for _, version in self.versions]
+        return any(x._version != version for x, version in self.versions)
 
     @property
     def side(self) -> Side:
@@ -68,6 +72,8 @@ def result_like(call: Call, size: int, rank: int) -> Tensor | None:
     if call.op in ("barrier", "all_to_all", "scatter") or (call.op in ("reduce", "gather") and rank != call.root):
         return None
     x = call.tensors[0]
+    if call.op in ("all_reduce", "broadcast", "reduce") and type(x) is Tensor and not x.is_complex():
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
     shape = [*x.shape]
     if call.op in ("all_gather", "gather"):
         shape[0] *= size
@@ -104,15 +110,18 @@ def fill(op: str, posts: list[Post]) -> None:
     else:
         assert reduce is not None
         total = reduced([given[0] for given in inputs], reduce)
-        parts = total.chunk(len(posts)) if op == "reduce_scatter" else [total] * len(posts)
-        for post, part in zip(posts, parts, strict=True):
+        if op != "reduce_scatter":
+            return _write(posts, total)
+        for post, part in zip(posts, total.chunk(len(posts)), strict=True):
             _write([post], part)
 
 
 def _write(posts: list[Post], value: Tensor) -> None:
-    for post in posts:
-        if post.result is not None:
-            post.result.copy_(value)
+    results = [post.result for post in posts if post.result is not None]
+    if len(results) > 1:
+        torch._foreach_copy_(results, [value] * len(results))
+    elif results:
+        results[0].copy_(value)
 
 
 @dataclass

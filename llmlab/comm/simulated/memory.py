@@ -20,6 +20,9 @@ from llmlab.comm.trace import Memory
 CATEGORIES = ("parameters", "gradients", "optimizer state", "activations", "communication")
 
 
+_PLAIN = (Tensor, nn.Parameter)
+
+
 @dataclass(slots=True)
 class _Live:
     nbytes: int
@@ -59,7 +62,7 @@ class MemoryMeter:
 
     def place(self, x: Tensor, category: str | None = None) -> None:
         """Count a tensor's storage, once; a given category replaces the one it had. Of a DTensor, this rank's shard."""
-        if type(x) is not Tensor:  # to look for what is not there takes torch long
+        if type(x) not in _PLAIN:  # to look for what is not there takes torch long
             x = getattr(x, "_local_tensor", x)
         storage = x.untyped_storage()
         key = storage._cdata

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from llmlab.comm.simulated.scheduler import Aborted
 from llmlab.comm.simulated.shapes import run_meta
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class Recorder(TorchDispatchMode):
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         rank, kind = self.rank, kind_of(op)
-        rank.check_running()
+        if rank.scheduler.aborting:
+            raise Aborted
         inputs = tensors_in(args)
         if rank.in_flight and not kind.free:  # a view reads nothing
             rank.check_race(inputs)
@@ -113,7 +115,7 @@ class Recorder(TorchDispatchMode):
 
     def _account(self, kind: Kind, op: Any, args: tuple[Any, ...], inputs: list[Tensor], result: Any) -> None:
         rank, meter = self.rank, self.rank.meter
-        outputs = [result] if isinstance(result, Tensor) else tensors_in((result,))
+        outputs = [result] if type(result) is Tensor else tensors_in((result,))
         if (kind.host_can or not inputs) and meter.all_on_host(inputs):
             for x in outputs:  # fresh, or filled in place on the host: not on the device yet
                 if not meter.on_host(x):
@@ -125,14 +127,16 @@ class Recorder(TorchDispatchMode):
             return
         for x in inputs:
             meter.place(x)
-        state = rank.in_optimizer and kind.state
+        state = "optimizer state" if rank.in_optimizer and kind.state else None
         for x in outputs:
-            meter.place(x, "optimizer state" if state else None)
-        flops = _flops(kind, op, args, result)
+            if state or not inputs or x is not inputs[0]:  # written in place, it has its place
+                meter.place(x, state)
+        flops = _flops(kind, op, args, result) if kind.counts_flops else 0
         nbytes = rank.priced_bytes(outputs if kind.rows else [*outputs, *inputs])
-        rank.kernel(kind.name, kind.rate, flops, nbytes, widest(outputs or inputs))
+        dtype = outputs[0].dtype if len(outputs) == 1 else widest(outputs or inputs)
+        rank.kernel(kind.name, kind.rate, flops, nbytes, dtype)
         if kind.sync:
-            rank.host_waits()
+            rank.synchronize()
 
 
 _CAUGHT: dict[Any, str] = {
@@ -150,8 +154,10 @@ class Interceptor(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         caught = _CAUGHT.get(func)
+        if caught is None:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        kwargs = kwargs or {}
         if caught == "attention":
             return attention(self.rank, *args, **kwargs)
         if caught == "to" and names_device(args[1:], kwargs):
@@ -169,7 +175,7 @@ class Interceptor(TorchFunctionMode):
         if not x.is_floating_point():
             raise ValueError(f"numerics=False has no values: an integer was asked of a {x.dtype} tensor")
         self.rank.kernel("local_scalar_dense", "memory", 0, self.rank.priced_bytes([x]), x.dtype)
-        self.rank.host_waits()
+        self.rank.synchronize()
         return float("nan")
 
 
@@ -242,9 +248,9 @@ def names_device(args: tuple, kwargs: dict) -> bool:
 
 def tensors_in(values: Any) -> list[Tensor]:
     """The tensors among some arguments, one level of lists deep (as the foreach operations pass them)."""
-    found = []
+    found: list[Tensor] = []
     for value in values:
-        if isinstance(value, Tensor):
+        if type(value) is Tensor or isinstance(value, Tensor):  # the first is quicker, and most of them
             found.append(value)
         elif isinstance(value, (list, tuple)):
             found += [inner for inner in value if isinstance(inner, Tensor)]
@@ -258,9 +264,7 @@ def widest(tensors: list[Tensor]) -> torch.dtype:
 
 
 def _flops(kind: Kind, op: Any, args: tuple[Any, ...], result: Any) -> int:
-    """FLOPs of the matrix unit; element-wise kernels are bound by their bytes."""
-    if not kind.counts_flops:
-        return 0
+    """FLOPs of the matrix unit."""
     if kind.matmul:
         a, b = args[-2:] if op.overloadpacket in (aten.mm, aten.bmm) else args[1:3]
         return 2 * a.numel() * b.shape[-1]

@@ -73,11 +73,15 @@ class Scheduler:
 
     def wait(self, ready: Callable[[], bool]) -> None:
         """Let others run until `ready()`; whoever makes it so calls `wake`."""
+        while not ready():
+            self.pause()
+
+    def pause(self) -> None:
+        """Let others run until somebody wakes this one, who looks whether what it waits for is there."""
         me = self.current
         assert me is not None
-        while not ready():
-            me.status = "waiting"
-            self._switch(me)
+        me.status = "waiting"
+        self._switch(me)
 
     def yield_turn(self) -> None:
         """Let those who are ready run first."""

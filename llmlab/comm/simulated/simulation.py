@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from operator import attrgetter
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,24 +12,19 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from llmlab.comm import reports
-from llmlab.comm.call import Side
 from llmlab.comm.copying import Copies
-from llmlab.comm.errors import DeadlockError, MismatchError, RankError
-from llmlab.comm.group import Group
+from llmlab.comm.errors import DeadlockError, RankError
 from llmlab.comm.seeding import RandomState
-from llmlab.comm.simulated import matching, pricing
-from llmlab.comm.simulated.clock import PS, Flow, Logged, Time, Timeline, known, least, settled
+from llmlab.comm.simulated.clock import PS, Logged, Timeline, known, settled
 from llmlab.comm.simulated.folding import Alike
-from llmlab.comm.simulated.matching import Matcher, Post
+from llmlab.comm.simulated.meeting import Meeting
 from llmlab.comm.simulated.printing import Printing, Progress
 from llmlab.comm.simulated.rank import Rank
-from llmlab.comm.simulated.recorder import unseen
 from llmlab.comm.simulated.scheduler import Scheduler, Task
 from llmlab.comm.simulated.striking import Faults
 from llmlab.comm.simulated.surroundings import Surroundings, one_thread_at_a_time
 from llmlab.comm.trace import Run, Trace
 from llmlab.comm.turns import turn
-from llmlab.comm.where import describe
 from llmlab.hardware import cluster as find_cluster
 
 if TYPE_CHECKING:
@@ -40,6 +34,9 @@ NOT_MODELLED = (
     "memory fragmentation", "clock throttling", "switch congestion", "tile quantisation",
     "compilers and graphs", "data loading", "work on the host",
 )  # fmt: skip
+
+
+_IN_ORDER = itemgetter(*map(Logged._fields.index, ("start", "rank", "stop", "op")))  # attributes take twice as long
 
 
 class Simulation:
@@ -57,11 +54,7 @@ class Simulation:
         self.options, self.cluster = options, find_cluster(options.cluster)
         self.surroundings = surroundings or Surroundings()
         self.copies = Copies(worker, args, kwargs, meta=not options.numerics)
-        self.timeline, self.matcher, self.printing = (
-            Timeline(options.comm_slows_matmul),
-            Matcher(),
-            Printing(alike is not None),
-        )
+        self.timeline, self.printing = Timeline(options.comm_slows_matmul), Printing(alike is not None)
         self.events: list[Logged] = []
         self.scheduler = Scheduler(idle=self._idle, on_switch=self._advance)
         self.alike, self.fold = alike, () if alike is not None else options.fold
@@ -70,12 +63,12 @@ class Simulation:
             self.folding = alike.stands
         if "world" in self.fold:
             self.folding = dict.fromkeys(range(options.ranks), 0)
+        self.everyone = tuple(range(options.ranks))
         self.ranks: dict[int, Rank] = {}
         self.faults = Faults(options.faults) if options.faults else None
         self._switches = 0
         self._progress = Progress(self.printing, options.ranks)
-        self._runs: dict[matching.Key, frozenset[int]] = {}
-        self._prices: dict[tuple, pricing.Price] = {}
+        self.meeting = Meeting(self, self.faults)
 
     # --- a run ----------------------------------------------------------------------------------------------------
 
@@ -87,7 +80,7 @@ class Simulation:
             self.scheduler.run(every=0.05, meanwhile=self._meanwhile)
             if self.alike is not None:
                 self.alike.ended()
-            self._check_nothing_left()
+            self.meeting.check_nothing_left()
             while self.timeline.next_event() is not None:
                 self.timeline.step()
         return self._report()
@@ -111,7 +104,7 @@ class Simulation:
 
     def _report(self) -> Run:
         stands_for = [self.ranks[self.stand_in(number)] for number in range(self.options.ranks)]
-        self.events.sort(key=attrgetter("start", "rank", "stop", "op"))
+        self.events.sort(key=_IN_ORDER)
         events = tuple(logged.event() for logged in self.events)
         end = max([e.stop for e in self.events] + [known(settled(rank.end())) for rank in self.ranks.values()])
         meta = () if self.options.numerics else ("values: what depends on them is balanced",)
@@ -129,14 +122,6 @@ class Simulation:
             + (() if self.options.kernels else ("kernels",))
             + self.surroundings.not_modelled,
         )
-
-    def _check_nothing_left(self) -> None:
-        left = self.matcher.left_over() or [p for rank in self.ranks.values() for p in rank.handles.values()]
-        if left:
-            sides: dict[int, list[Side]] = {}
-            for post in left:
-                sides.setdefault(post.rank.number, []).append(post.side)
-            raise reports.left_over(sides, taken=not self.matcher.left_over())
 
     def _enter_optimizer(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         if self.scheduler.current is not None:
@@ -172,12 +157,6 @@ class Simulation:
         """The rank that runs for this one."""
         return number if not self.folding else self.folding[number]
 
-    def who_runs(self, post: Post) -> frozenset[int]:
-        """The ranks that run for the members of a post's group."""
-        if post.key not in self._runs:
-            self._runs[post.key] = frozenset(map(self.stand_in, post.group.members))
-        return self._runs[post.key]
-
     def fold_along(self, families: dict[str, list[tuple[int, ...]]]) -> None:
         """Hear of the first rank's mesh: ranks alike along the folded axes are stood for by the lowest."""
         if self.alike is not None:
@@ -194,150 +173,17 @@ class Simulation:
             stand_in = [lowest[rank] for rank in stand_in]
         self._fold(dict(enumerate(stand_in)))
 
+    def fold_world(self) -> None:
+        """Somebody communicates, and there is no Mesh: the world is the only axis."""
+        assert self.alike is not None
+        self.alike.decide({"world": [self.everyone]})
+        self._fold(self.alike.stands)
+
     def _fold(self, stand_in: dict[int, int] | None) -> None:
         """Go on with those who run; `stand_in` says for each rank who does, and for none that all do."""
         self.folding = stand_in
         for number in sorted(set((stand_in or {}).values() or range(self.options.ranks)) - set(self.ranks)):
             self.start_rank(number)
-
-    # --- posts meet -------------------------------------------------------------------------------------------------
-
-    def post(self, post: Post) -> None:
-        """Put one rank's side of an operation where the others' will find it."""
-        if self.alike is not None:
-            self._watch(post)
-        if self.folding is None:
-            raise ValueError("with fold, make the Mesh before the first communication: it says who is alike")
-        if not post.call.is_message:
-            self._collective(post)
-        elif post.call.takes:
-            self._recv(post)
-        else:
-            self._send(post)
-
-    def _watch(self, post: Post) -> None:
-        """With fold="auto": before there is a Mesh, the world is the only axis; no messages along a folded one."""
-        assert self.alike is not None
-        if self.alike.stands is None:
-            self.alike.decide({"world": [tuple(range(self.options.ranks))]})
-            self._fold(self.alike.stands)
-        if post.call.is_message:
-            self.alike.refuse(post.group, f"messages go along it, {describe(post.place)}")
-        if post.key not in self._runs and not self.who_runs(post) <= set(post.group.members):
-            self.alike.refuse(post.group, f"the groups of {post.group.axis} cut it, {describe(post.place)}")
-
-    def _collective(self, post: Post) -> None:
-        posts = self.matcher.join(post)
-        first = next(iter(posts.values()))
-        wanted = self.who_runs(post)
-        if first.signature != post.signature:
-            raise self._mismatch(post.group, posts, wanted)
-        if len(posts) < len(wanted):
-            return
-        self.matcher.drop(post)
-        members = post.group.members
-        everyone = [posts[n] for n in (map(self.stand_in, members) if self.folding else members)]
-        for p in posts.values():
-            p.rank.check_unchanged(p)
-        if self.options.numerics:
-            matching.fill(post.call.op, everyone)
-        else:
-            matching.fill_meta(post.call.op, everyone, posts.values())
-        for p in posts.values():
-            p.rank.received(p)
-        self._time_collective(post, list(posts.values()))
-
-    def _time_collective(self, post: Post, posts: list[Post]) -> None:
-        nbytes = matching.payload(post.call.op, [p.call for p in posts], post.group.size)
-        price = self._price(post, nbytes)
-        self._fly(price, [p.ready for p in posts], posts)
-        for p in posts:
-            p.rank.streams[p.key] = p.end
-            self._complete(p)
-
-    def _price(self, post: Post, nbytes: int) -> pricing.Price:
-        op, root, members = post.call.op, post.call.root, post.group.members
-        key = op, post.key, nbytes, root
-        if key not in self._prices:
-            self._prices[key] = pricing.collective(self.cluster, op, members, nbytes, root, self.who_runs(post))
-        return self._prices[key]
-
-    def _send(self, post: Post) -> None:
-        assert post.call.peer is not None
-        src, dst = post.rank.number, self.stand_in(post.group.members[post.call.peer])
-        recvs = self.matcher.queue(self.matcher.recvs, post, src, dst)
-        if recvs:
-            self._deliver(post, recvs.popleft())
-        else:
-            self.matcher.queue(self.matcher.sends, post, src, dst).append(post)
-
-    def _recv(self, post: Post) -> None:
-        if post.call.peer is None:
-            self.matcher.any_recvs.append(post)
-            return
-        src, dst = self.stand_in(post.group.members[post.call.peer]), post.rank.number
-        sends = self.matcher.queue(self.matcher.sends, post, src, dst)
-        if sends:
-            self._deliver(sends.popleft(), post)
-        else:
-            self.matcher.queue(self.matcher.recvs, post, src, dst).append(post)
-
-    def _deliver(self, send: Post, recv: Post) -> None:
-        x = send.call.tensors[0]
-        if send.signature != recv.signature:
-            sides = {send.rank.number: send.side, recv.rank.number: recv.side}
-            raise reports.unfit_message(sides, recv.rank.number)
-        with unseen():
-            send.rank.check_unchanged(send)
-            recv.result = x.detach().clone(memory_format=torch.contiguous_format)
-            recv.rank.received(recv)
-        src, dst = send.group.members.index(send.rank.number), recv.group.members.index(recv.rank.number)
-        recv.call = replace(recv.call, peer=src) if recv.call.peer is None else recv.call
-        price = self._message_price(send, recv)
-        channel = (send.key, src, dst)
-        ready = [send.ready, recv.ready, send.rank.streams.get(channel, 0)]
-        self._fly(price, ready, [send, recv])
-        send.rank.streams[channel] = send.end
-        self._complete(send)
-        self._complete(recv)
-
-    def _message_price(self, send: Post, recv: Post) -> pricing.Price:
-        """A message's cost; of a folded rank's, the dearest among those it stands for."""
-        nbytes, members = send.call.nbytes, send.group.members
-        src, dst = send.rank.number, members[recv.group.members.index(recv.rank.number)]
-        if self.folding and send.call.peer is not None:
-            step = send.call.peer - send.group.rank
-            hops = [(a, members[(i + step) % len(members)]) for i, a in enumerate(members) if self.stand_in(a) == src]
-            return max((pricing.message(self.cluster, a, b, nbytes) for a, b in hops), key=lambda price: price.alone_ps)
-        return pricing.message(self.cluster, src, dst, nbytes)
-
-    def _fly(self, price: pricing.Price, ready: list[Time], posts: list[Post]) -> None:
-        """Let the bytes of an operation go as soon as all its sides are ready, and say when they have arrived."""
-        if self.faults is not None:
-            price = self.faults.priced(price, [post.rank.number for post in posts])
-        ends = [post.end for post in posts]  # not the posts: time may come to this long after their tensors should go
-        soonest = max(map(least, ready)) + price.alone_ps
-        for end in ends:
-            end.least = soonest
-
-        def arrived(ps: int) -> None:
-            for end in ends:
-                self.timeline.resolve(end, ps)
-
-        def leave(ps: int) -> None:
-            flow = Flow(float(price.transfer_ps), price.loads, arrived)
-            self.timeline.start_flow(ps + price.latency_ps, flow)
-
-        self.timeline.after(ready, leave)
-
-    def _complete(self, post: Post) -> None:
-        post.matched = True
-        post.rank.log_comm(post)
-        self.scheduler.wake(post.rank.task)
-
-    def _mismatch(self, group: Group, posts: dict[int, Post], wanted: frozenset[int]) -> MismatchError:
-        others = {n: self.ranks[n].doing() for n in wanted if n not in posts}
-        return reports.mismatch(group.axis, {n: post.side for n, post in posts.items()}, others)
 
     # --- time moves -----------------------------------------------------------------------------------------------
 
@@ -357,14 +203,10 @@ class Simulation:
         try:
             self._wake_those_who_asked_the_time()
             while not self.scheduler.ready:
-                choice = self._earliest_message()
                 moment = self.timeline.next_event()
-                if choice is not None and (moment is None or choice[0] <= moment):
-                    _, _, _, send, recv = choice
-                    self.matcher.any_recvs.remove(recv)
-                    self.matcher.queue(self.matcher.sends, send, send.rank.number, recv.rank.number).popleft()
-                    self._deliver(send, recv)
-                elif moment is not None:
+                if self.meeting.deliver_earliest(before=moment):
+                    continue
+                if moment is not None:
                     self.timeline.step()
                     self._wake_those_who_asked_the_time()
                 else:
@@ -374,16 +216,6 @@ class Simulation:
             self.scheduler.fail(error)
             return False
         return True
-
-    def _earliest_message(self) -> tuple[int, int, int, Post, Post] | None:
-        """What a recv from any rank takes first: ready earliest on both sides, then sent earliest, then lowest rank."""
-        found = []
-        for recv in self.matcher.any_recvs:
-            for send in self.matcher.senders(recv):
-                sent, asked = settled(send.ready), settled(recv.ready)
-                if isinstance(sent, int) and isinstance(asked, int):
-                    found.append((max(sent, asked), sent, send.rank.number, send, recv))
-        return min(found, key=lambda f: f[:3], default=None)
 
     def _wake_those_who_asked_the_time(self) -> None:
         for rank in self.ranks.values():

@@ -88,7 +88,7 @@ class SimulatedGroup(_ProcessGroup):
         """Our side of it. Messages of another tag are on a channel of their own."""
         if tag not in self._groups:
             made = self._groups[tag] = Group(self.members, self.rank(), self.axis, self.engine)
-            keys = self.engine.simulation.matcher.keys
+            keys = self.engine.simulation.meeting.matcher.keys
             # two groups of the same ranks are two, though both may be named "tp"
             vars(made)["_key"] = keys.setdefault((f"{self._name} {tag}", self.members), len(keys))
         return self._groups[tag]
