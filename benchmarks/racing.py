@@ -63,7 +63,8 @@ def take_turns(
     """Seconds of each way, round by round, of the slowest rank from a barrier on. Every rank calls this.
 
     Those named `alone` rank 0 does, while the others wait. The order turns round every round; three rounds warm up.
-    first: each turn runs before all else on the machine (see `before_all_else`).
+    first: each turn runs before all else on the machine (see `before_all_else`), and after one that does not count,
+    for what runs in between leaves nothing in the caches.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(-3, rounds):
@@ -71,10 +72,11 @@ def take_turns(
             time.sleep(0.1 if first else 0.0)  # others have their turn, too
             world.barrier()
             with before_all_else(first):
-                world.barrier()
-                start = world.clock()
-                if name not in alone or world.rank == 0:
-                    ways[name]()
+                for _ in range(1 + first):
+                    world.barrier()
+                    start = world.clock()
+                    if name not in alone or world.rank == 0:
+                        ways[name]()
                 slowest = world.all_reduce(torch.tensor([world.clock() - start]), "max").item()
             if i >= 0:
                 seconds[name].append(slowest)

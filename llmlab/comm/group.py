@@ -264,6 +264,7 @@ class Group:
                     f"{call.op} with algorithm={algorithm!r} runs message by message: async_op must be False"
                 )
             return collectives.run(self, call, algorithm)
+        call.attended = not async_op
         handle: Handle[Any] = Done(alone(call)) if self.size == 1 else self.engine.start(self, call)
         return handle if async_op else handle.wait()
 

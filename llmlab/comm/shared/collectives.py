@@ -52,7 +52,7 @@ class Collectives:
         return Plan("barrier", kind_of("barrier", "", -1, torch.uint8, 0), 1, self._theirs)
 
     def all_reduce(self, dtype: torch.dtype, numel: int, name: str) -> Plan:
-        """tensors: x, which becomes the result."""
+        """tensors: x and the result's place, which may be x."""
         nbytes = numel * dtype.itemsize
         step, count = self._steps(dtype, numel)
         kind = kind_of("all_reduce", name, -1, dtype, nbytes)
@@ -60,17 +60,17 @@ class Collectives:
             return self._all_reduce_by_shares(dtype, step, count, name, kind)
         terms = self._terms if count > 1 else self._kept_terms(dtype, numel)
 
-        def put(x: Tensor, k: int, slot: int) -> None:
-            part = x if count == 1 else _piece(x, k, step)
+        def put(tensors: tuple[Tensor, Tensor], k: int, slot: int) -> None:
+            part = tensors[0] if count == 1 else _piece(tensors[0], k, step)
             terms(slot, dtype, part.numel())[self._rank].copy_(part)
 
-        def take(x: Tensor, k: int, slot: int) -> None:
-            part = x if count == 1 else _piece(x, k, step)
-            found = terms(slot, dtype, part.numel())
+        def take(tensors: tuple[Tensor, Tensor], k: int, slot: int) -> None:
+            mine, out = tensors if count == 1 else (_piece(x, k, step) for x in tensors)
+            found = terms(slot, dtype, out.numel())
             if self._size == 2:  # two numbers add alike in either order: mine need not be read back
-                combine(name, (part, found[1 - self._rank]), part)
+                combine(name, (mine, found[1 - self._rank]), out)
             else:
-                combine(name, found, part)
+                combine(name, found, out)
 
         return Plan("all_reduce", kind, count, self._theirs, put, take)
 
@@ -81,15 +81,15 @@ class Collectives:
         def share(part: Tensor, of: int) -> tuple[int, int]:
             return part.numel() * of // size, part.numel() * (of + 1) // size
 
-        def put(x: Tensor, k: int, slot: int) -> None:
-            part = _piece(x, k // 2, step)
+        def put(tensors: tuple[Tensor, Tensor], k: int, slot: int) -> None:
+            part = _piece(tensors[k % 2], k // 2, step)
             if k % 2:
                 start, stop = share(part, rank)
                 part = part[start:stop]
             board.slot(rank, slot, dtype, part.numel()).copy_(part)
 
-        def take(x: Tensor, k: int, slot: int) -> None:
-            part = _piece(x, k // 2, step)
+        def take(tensors: tuple[Tensor, Tensor], k: int, slot: int) -> None:
+            part = _piece(tensors[1], k // 2, step)
             if k % 2:
                 for other in self._others:
                     start, stop = share(part, other)
