@@ -18,6 +18,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from llmlab.comm.shared.buffers import LEAST, buffer_of
 from llmlab.comm.shared.collectives import Collectives
 from llmlab.comm.shared.joining import Layout, meet
 from llmlab.comm.shared.mailbox import DESCRIBED, HEAD
@@ -98,6 +99,9 @@ class SharedMemoryGroup(dist.ProcessGroup):
     def all_reduce_into(self, out: Tensor, x: Tensor, name: str, attended: bool) -> dist.Work:
         """Leave x as it is. torch's allreduce works in place, and who wants both would have to copy first."""
         mine, there = flat(x), flat(out)
+        if mine.data_ptr() == there.data_ptr() and there.nbytes >= LEAST and (buffer := buffer_of(there)) is not None:
+            plan = self._collectives.plan(Collectives.all_reduce_in_buffers, there.dtype, there.numel(), name)
+            return self._begin(plan, (there, buffer), [out], None, attended)
         plan = self._collectives.plan(Collectives.all_reduce, there.dtype, there.numel(), name)
         return self._begin(plan, (mine, there), [out], None, attended)
 
