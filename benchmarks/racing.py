@@ -63,11 +63,11 @@ def take_turns(
     """Seconds of each way, round by round, of the slowest rank from a barrier on. Every rank calls this.
 
     Those named `alone` rank 0 does, while the others wait. The order turns round every round; three rounds warm up.
-    first: each turn runs before all else on the machine (see `before_all_else`), and after one that does not count,
-    for what runs in between leaves nothing in the caches.
+    first: each turn runs before all else on the machine (see `before_all_else`), and after one that does not count, for
+    what runs in between leaves nothing in the caches; one round warms up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(-3, rounds):
+    for i in range(-1 if first else -3, rounds):
         for name in list(ways) if i % 2 else list(ways)[::-1]:
             time.sleep(0.1 if first else 0.0)  # others have their turn, too
             world.barrier()
