@@ -11,7 +11,6 @@ of a second; --write 1 keeps the figures in data/measured/collectives.csv.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import os
 import time
@@ -22,7 +21,7 @@ from statistics import median, quantiles
 
 import torch
 import torch.distributed as dist
-from racing import ratios, read_options, where
+from racing import before_all_else, ratios, read_options, where
 
 import llmlab as lab
 from llmlab.hardware import describe_machine
@@ -39,24 +38,13 @@ def pin(world: lab.Group) -> None:
         os.sched_setaffinity(int(thread), {world.rank % (os.cpu_count() or 1)})
 
 
-@contextlib.contextmanager
-def first(alone: bool) -> Iterator[None]:
-    """Run before all else on the machine, for as long as this lasts."""
-    for policy in (os.SCHED_FIFO, os.SCHED_OTHER):
-        for thread in os.listdir("/proc/self/task") if alone else ():
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setscheduler(int(thread), policy, os.sched_param(int(policy == os.SCHED_FIFO)))
-        if policy == os.SCHED_FIFO:
-            yield
-
-
 def take_turns(world: lab.Group, ways: Ways, repeats: int, rounds: int, alone: bool) -> dict[str, list[float]]:
     """Seconds of one repeat, of the slowest rank, round by round; each way warms up before each of its turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(rounds):
         time.sleep(0.2 if alone else 0.0)  # others have their turn, too
         world.barrier()
-        with first(alone):
+        with before_all_else(alone):
             for name in list(ways) if i % 2 else list(ways)[::-1]:
                 for _ in range(repeats):
                     ways[name]()

@@ -54,7 +54,7 @@ def collectives(rounds: int) -> Iterator[Row]:
 def modes(rounds: int) -> Iterator[Row]:
     """Each mode beside torch's own, then beside one process with one thread and with two."""
     yield from against_torch(rounds)
-    run = lab.Processes(2, timeout_s=900).run(speedup_on_two.race, TIED, speedup_on_two.MODES, rounds)
+    run = lab.Processes(2, timeout_s=900).run(speedup_on_two.race, TIED, speedup_on_two.MODES, rounds, False)
     taken = run.results[0]
     for mode in speedup_on_two.MODES:
         for alone_with in (speedup_on_two.ONE, speedup_on_two.TWO):

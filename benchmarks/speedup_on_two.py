@@ -1,10 +1,11 @@
 """What two processes buy, mode by mode, over one process with one thread and over one process with two.
 
-    python benchmarks/speedup_on_two.py [--pairs 21] [--layers 4] [--width 256]
+    python benchmarks/speedup_on_two.py [--pairs 21] [--layers 4] [--width 256] [--first 1]
 
 One model, one batch, one optimizer; every way takes the same steps in turns within one run, there and back, so that
-what else the machine does hits all alike. `speedups` gives the paired ratios, for whoever makes a table of them. At the
-end all ways must hold the same weights.
+what else the machine does hits all alike. --first 1 gives each turn real-time priority (it wants root), so that
+a busy machine's other work waits for some tenths of a second. `speedups` gives the paired ratios, for whoever makes a
+table of them. At the end all ways must hold the same weights.
 """
 
 from __future__ import annotations
@@ -79,12 +80,12 @@ def with_two_threads(step: Callable[[], None]) -> None:
     torch.set_num_threads(1)
 
 
-def race(world, config, modes, pairs: int) -> dict[str, list[float]]:
+def race(world, config, modes, pairs: int, first: bool) -> dict[str, list[float]]:
     """Seconds of a step, each way, in turns: `pairs` of each. One process works alone while the other waits."""
     made = {mode: step_of(mode, world, config) for mode in (*modes, ONE, TWO)}
     ways = {name: step for name, (_, step) in made.items()}
     ways[TWO] = partial(with_two_threads, ways[TWO])
-    seconds = take_turns(world, ways, pairs, alone=[ONE, TWO])
+    seconds = take_turns(world, ways, pairs, alone=[ONE, TWO], first=first)
     wanted = weights(made[ONE][0])
     for mode in modes:
         got = weights(made[mode][0])  # gathered: every rank takes part
@@ -108,17 +109,17 @@ def model_of(layers: int = 4, width: int = 256) -> lab.Config:
     return lab.Config(vocab_size=2048, d_model=width, n_layer=layers, n_head=width // 32, max_seq=SEQ)
 
 
-def speedups(pairs: int = 21, layers: int = 4, width: int = 256) -> dict[str, list[float]]:
+def speedups(pairs: int = 21, layers: int = 4, width: int = 256, first: bool = False) -> dict[str, list[float]]:
     """Pair by pair: each mode, and two threads, over one process with one thread."""
-    run = lab.Processes(RANKS, timeout_s=900).run(race, model_of(layers, width), MODES, pairs)
+    run = lab.Processes(RANKS, timeout_s=900).run(race, model_of(layers, width), MODES, pairs, first)
     return {name: ratios(run.results[0], ONE, name) for name in (*MODES, TWO)}
 
 
 def main() -> None:
-    options = read_options(__doc__, pairs=21, layers=4, width=256)
+    options = read_options(__doc__, pairs=21, layers=4, width=256, first=0)
     config = model_of(options.layers, options.width)
     print(f"{config.n_param:,} parameters, {BATCH} x {SEQ} tokens, fp32; on {where()}\n")
-    run = lab.Processes(RANKS, timeout_s=900).run(race, config, MODES, options.pairs)
+    run = lab.Processes(RANKS, timeout_s=900).run(race, config, MODES, options.pairs, bool(options.first))
     seconds = print_seconds(run)
     for name in (*MODES, TWO):
         print(f"MEASURED  speedup, {name:<12} {spread(ratios(seconds, ONE, name))}")

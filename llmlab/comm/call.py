@@ -28,7 +28,7 @@ class Call:
     op: a name of `trace.COMM_OPS`, or "isend", "irecv".  tensors: what this rank hands over (for a recv: the one it is
     like).  root: the group rank that sends or keeps, for broadcast, reduce, gather and scatter.  peer: the other group
     rank of a send or recv, None for any.  out: where the result is to be written, for in-place variants.  gives: False
-    where the tensor only says what is to come.
+    where the tensor only says what is to come.  attended: its caller waits for it at once.
     """
 
     op: str
@@ -38,6 +38,7 @@ class Call:
     peer: int | None = None
     out: Tensor | None = None
     gives: bool = True
+    attended: bool = False
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,6 +43,13 @@ class Engine(Protocol):
     def clock(self) -> float: ...
     def sleep(self, seconds: float) -> None: ...
     def span(self, name: str) -> AbstractContextManager[None]: ...
+
+
+@runtime_checkable
+class SharesMemory(Protocol):
+    """An engine whose ranks can read one another's tensors where they lie."""
+
+    def shared_empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +90,14 @@ class Group:
     def span(self, name: str) -> AbstractContextManager[None]:
         """Mark what happens inside as one named stretch of this rank's timeline (stream "host")."""
         return self.engine.span(string("span", "name", name))
+
+    def shared_empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Make an empty tensor for what is handed over again and again: where ranks share memory `all_reduce_` of it
+        copies nothing. All ranks make theirs so, or none. Elsewhere it is an ordinary tensor on this rank's device.
+        """
+        if self.size > 1 and isinstance(self.engine, SharesMemory):
+            return self.engine.shared_empty(shape, dtype)
+        return torch.empty(tuple(shape), dtype=dtype, device=self.device)
 
     # --- collectives: every member calls them, in the same order ----------------------------------------------------
 
@@ -264,6 +279,7 @@ class Group:
                     f"{call.op} with algorithm={algorithm!r} runs message by message: async_op must be False"
                 )
             return collectives.run(self, call, algorithm)
+        call.attended = not async_op
         handle: Handle[Any] = Done(alone(call)) if self.size == 1 else self.engine.start(self, call)
         return handle if async_op else handle.wait()
 

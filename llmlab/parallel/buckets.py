@@ -33,17 +33,21 @@ def make_buckets(parameters: Iterable[nn.Parameter], bucket_mb: float = 25) -> l
 
 
 class Bucket:
-    """Parameters whose gradients travel together, side by side in one buffer."""
+    """Parameters whose gradients travel together, side by side in one buffer, which other ranks read if they can."""
 
-    def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype | None = None):
-        self.parameters, self.dtype = parameters, dtype  # None: the parameters' own
+    def __init__(self, parameters: list[nn.Parameter], group: Group, dtype: torch.dtype | None = None):
+        self.parameters, self.group, self.dtype = parameters, group, dtype  # None: the parameters' own
         self.make_room()
         self.missing = len(parameters)  # gradients not yet made in this backward
         self.handle: Handle | None = None
 
     def make_room(self) -> None:
         like, sizes = self.parameters[0], [p.numel() for p in self.parameters]
-        self.flat = torch.empty(sum(sizes), dtype=self.dtype or like.dtype, device=like.device)
+        dtype = self.dtype or like.dtype
+        if like.device == self.group.device:
+            self.flat = self.group.shared_empty([sum(sizes)], dtype)
+        else:  # a model that has yet to be moved
+            self.flat = torch.empty(sum(sizes), dtype=dtype, device=like.device)
         self.views = [piece.view_as(p) for p, piece in zip(self.parameters, self.flat.split(sizes), strict=True)]
 
     def start(self, group: Group, op: str) -> None:

@@ -92,7 +92,7 @@ def reduce_gradients(
     if op == "sum" and finish_with_backward:  # a mean again and again is itself, and a sum is not: backward may come
         _multiply(trained, group.size)  # twice before a step, without no_sync, to gradients that are summed already
         op = "avg"
-    buckets = [Bucket(ps, comm_dtype) for ps in make_buckets(trained, bucket_mb)]
+    buckets = [Bucket(ps, group, comm_dtype) for ps in make_buckets(trained, bucket_mb)]
     reducer = Reducer(group, buckets, overlap, as_view, find_unused, op, finish_with_backward)
     reducer.watch()
     return reducer

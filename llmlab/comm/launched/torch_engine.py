@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from llmlab.comm import reports
 from llmlab.comm.call import Call, Side
@@ -25,6 +26,7 @@ from llmlab.comm.group import Group
 from llmlab.comm.launched.ledger import Entry, Key, Ledger
 from llmlab.comm.launched.shipping import PeerLost
 from llmlab.comm.launched.torch_ops import OPERATIONS, Link
+from llmlab.comm.shared import NAME, shared_empty
 
 
 class TorchEngine:
@@ -64,6 +66,12 @@ class TorchEngine:
             for members in family:
                 if self.ledger.rank in members and len(members) > 1:
                     self._link(Group(members, members.index(self.ledger.rank), axis, self))
+
+    def shared_empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Make an empty tensor, in memory that other ranks can map if they do so over this transport."""
+        if dist.get_backend() == NAME:
+            return shared_empty(shape, dtype)
+        return torch.empty(tuple(shape), dtype=dtype, device=self.device)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":

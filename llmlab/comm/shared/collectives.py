@@ -2,6 +2,7 @@
 
 all_reduce       write x; add all                large and more than two: add my share of all, write it, read theirs
 reduce           write x; the root adds all
+  of x in a buffer (see `buffers`)               add my share of all into all, where they lie: nothing is written
 broadcast        the root writes x; the others read
 all_gather       write x; read all               gather: the root alone reads
 reduce_scatter   write each other rank's part; add mine       scatter: the root alone writes, nothing is added
@@ -15,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab.comm.shared.buffers import ADDRESS, Buffer
 from llmlab.comm.shared.rounds import SLOTS, Board, Plan, Step, kind_of
 from llmlab.comm.shared.sums import combine
 
 _BY_SHARES = 64 << 10  # bytes: from here on more than two ranks add a share each, instead of all adding all
+_PART = 64 << 10  # numbers that are summed and handed on while they are in the core's own cache
 _KEPT_PLANS = 500
 Maker = Callable[..., Plan]
 
@@ -52,7 +55,7 @@ class Collectives:
         return Plan("barrier", kind_of("barrier", "", -1, torch.uint8, 0), 1, self._theirs)
 
     def all_reduce(self, dtype: torch.dtype, numel: int, name: str) -> Plan:
-        """tensors: x, which becomes the result."""
+        """tensors: x and the result's place, which may be x."""
         nbytes = numel * dtype.itemsize
         step, count = self._steps(dtype, numel)
         kind = kind_of("all_reduce", name, -1, dtype, nbytes)
@@ -60,17 +63,17 @@ class Collectives:
             return self._all_reduce_by_shares(dtype, step, count, name, kind)
         terms = self._terms if count > 1 else self._kept_terms(dtype, numel)
 
-        def put(x: Tensor, k: int, slot: int) -> None:
-            part = x if count == 1 else _piece(x, k, step)
+        def put(tensors: tuple[Tensor, Tensor], k: int, slot: int) -> None:
+            part = tensors[0] if count == 1 else _piece(tensors[0], k, step)
             terms(slot, dtype, part.numel())[self._rank].copy_(part)
 
-        def take(x: Tensor, k: int, slot: int) -> None:
-            part = x if count == 1 else _piece(x, k, step)
-            found = terms(slot, dtype, part.numel())
+        def take(tensors: tuple[Tensor, Tensor], k: int, slot: int) -> None:
+            mine, out = tensors if count == 1 else (_piece(x, k, step) for x in tensors)
+            found = terms(slot, dtype, out.numel())
             if self._size == 2:  # two numbers add alike in either order: mine need not be read back
-                combine(name, (part, found[1 - self._rank]), part)
+                combine(name, (mine, found[1 - self._rank]), out)
             else:
-                combine(name, found, part)
+                combine(name, found, out)
 
         return Plan("all_reduce", kind, count, self._theirs, put, take)
 
@@ -81,15 +84,15 @@ class Collectives:
         def share(part: Tensor, of: int) -> tuple[int, int]:
             return part.numel() * of // size, part.numel() * (of + 1) // size
 
-        def put(x: Tensor, k: int, slot: int) -> None:
-            part = _piece(x, k // 2, step)
+        def put(tensors: tuple[Tensor, Tensor], k: int, slot: int) -> None:
+            part = _piece(tensors[k % 2], k // 2, step)
             if k % 2:
                 start, stop = share(part, rank)
                 part = part[start:stop]
             board.slot(rank, slot, dtype, part.numel()).copy_(part)
 
-        def take(x: Tensor, k: int, slot: int) -> None:
-            part = _piece(x, k // 2, step)
+        def take(tensors: tuple[Tensor, Tensor], k: int, slot: int) -> None:
+            part = _piece(tensors[1], k // 2, step)
             if k % 2:
                 for other in self._others:
                     start, stop = share(part, other)
@@ -100,6 +103,33 @@ class Collectives:
                 combine(name, shares, part[start:stop])
 
         return Plan("all_reduce", kind, 2 * count, self._theirs, put, take, needs=lambda k: k if k % 2 else 0)
+
+    def all_reduce_in_buffers(self, dtype: torch.dtype, numel: int, name: str) -> Plan:
+        """tensors: x, which becomes the result, and its buffer. Each rank writes its share into all ranks' x.
+
+        Nobody reads another's share, so the sum may go where its terms lie. The second round says that it is there.
+        """
+        start, stop = (numel * of // self._size for of in (self._rank, self._rank + 1))
+        board, rank = self._board, self._rank
+
+        def put(tensors: tuple[Tensor, Buffer], k: int, slot: int) -> None:
+            if k == 0:
+                x, buffer = tensors
+                board.slot(rank, slot, torch.int64, ADDRESS).copy_(torch.tensor(buffer.address(x)))
+
+        def take(tensors: tuple[Tensor, Buffer], k: int, slot: int) -> None:
+            if k == 0:
+                x, buffer = tensors
+                addresses = [board.slot(other, slot, torch.int64, ADDRESS).tolist() for other in self._everyone]
+                xs = [x if r == rank else buffer.other(at, dtype, numel) for r, at in enumerate(addresses)]
+                for low in range(start, stop, _PART):
+                    parts = [each[low : min(low + _PART, stop)] for each in xs]
+                    combine(name, parts, parts[0])
+                    for part in parts[1:]:
+                        part.copy_(parts[0])
+
+        kind = kind_of("all_reduce in a buffer", name, -1, dtype, numel * dtype.itemsize)
+        return Plan("all_reduce", kind, 2, self._theirs, put, take, needs=lambda k: k)
 
     def reduce(self, dtype: torch.dtype, numel: int, name: str, root: int) -> Plan:
         """tensors: x, which becomes the result at the root."""

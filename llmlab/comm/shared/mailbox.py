@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ from llmlab.comm.shared.memory import lines
 
 ROOM = 32  # messages under way from one rank to another; further ones wait at the sender's
 HALVES = 2  # of a compartment: one is written while the other is read
-LISTED = 3  # words on the list for each message: compartment, tag, bytes
+HEAD = 18  # words that a message of the tag below may say of itself
+DESCRIBED = -2  # the tag of messages whose receiver does not know their size
+LISTED = 3 + HEAD  # words on the list for each message: compartment, tag, bytes, and those
 _SENDER = lines(1 + (LISTED + 1) * ROOM)  # how many were listed; the list; pieces written, by compartment
 BOX_WORDS = _SENDER + lines(ROOM)  # and, written by the receiver, pieces taken
 
@@ -26,6 +29,8 @@ class Transfer:
     tag: int
     data: Tensor  # flat, in bytes
     sends: bool
+    head: Sequence[int] = ()  # what its sender says of it
+    make: Callable[[Sequence[int]], Tensor] | None = None  # at the receiver's end: a place for it, from its head
     order: int = 0
     compartment: int = 0
     moved: int = 0  # pieces of it, by this end
@@ -52,7 +57,8 @@ class Inbox:
         self.listed_at, self.list_at, self.written_at, self.taken_at = _places(at)
         self.seen = 0
         self.taken = [0] * ROOM
-        self.arrived: defaultdict[int, deque[tuple[int, int]]] = defaultdict(deque)  # by tag: compartment, bytes
+        # by tag: compartment, bytes, head
+        self.arrived: defaultdict[int, deque[tuple[int, int, Sequence[int]]]] = defaultdict(deque)
         self.wanted: defaultdict[int, deque[Transfer]] = defaultdict(deque)
         self.wanting = 0
         self.moving: list[Transfer] = []

@@ -9,17 +9,19 @@ may be taken in any order, those of one tag come in the order in which they were
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from llmlab.comm.shared.mailbox import BOX_WORDS, HALVES, LISTED, ROOM, Inbox, Outbox, Transfer
+from llmlab.comm.shared.mailbox import BOX_WORDS, DESCRIBED, HALVES, LISTED, ROOM, Inbox, Outbox, Transfer
 from llmlab.comm.shared.memory import Memory
 from llmlab.comm.shared.works import Mover, Operation
 
 EXCHANGE = -1  # the tag of all_to_all's own messages; callers have 0 and above
+_NOTHING = torch.empty(0, dtype=torch.uint8)
 
 
 class Message(Operation):
@@ -39,11 +41,15 @@ class Message(Operation):
         self.left = 0
         self.source = -1
 
-    def send(self, x: Tensor, peer: int, tag: int) -> Message:
-        return self._move(Transfer(self, peer, tag, x.view(torch.uint8), True))
+    def send(self, x: Tensor, peer: int, tag: int, head: Sequence[int] = ()) -> Message:
+        return self._move(Transfer(self, peer, tag, x.view(torch.uint8), True, head))
 
     def receive(self, x: Tensor, peer: int, tag: int) -> Message:
         return self._move(Transfer(self, peer, tag, x.view(torch.uint8), False))
+
+    def receive_described(self, peer: int, make: Callable[[Sequence[int]], Tensor]) -> Message:
+        """Take what comes, of whatever size, into the flat place that `make` makes from what is said of it."""
+        return self._move(Transfer(self, peer, DESCRIBED, _NOTHING, False, make=make))
 
     def _move(self, transfer: Transfer) -> Message:
         self.transfers.append(transfer)
@@ -155,6 +161,8 @@ class Mailboxes:
             listed = box.list_at + box.listed % ROOM * LISTED
             words[listed], words[listed + 1] = transfer.compartment, transfer.tag
             words[listed + 2] = transfer.data.numel()
+            if transfer.head:
+                words[listed + 3 : listed + 3 + len(transfer.head)] = array("q", transfer.head)
             box.listed += 1
             self._memory.count(box.listed_at, box.listed)
             moved = True
@@ -191,7 +199,9 @@ class Mailboxes:
             self._memory.fence()
         while box.seen < listed:
             at = box.list_at + box.seen % ROOM * LISTED
-            box.arrived[words[at + 1]].append((words[at], words[at + 2]))
+            tag = words[at + 1]
+            head = words[at + 3 : at + LISTED].tolist() if tag == DESCRIBED else ()
+            box.arrived[tag].append((words[at], words[at + 2], head))
             box.seen += 1
 
     def _match(self, peer: int, box: Inbox) -> bool:
@@ -206,7 +216,9 @@ class Mailboxes:
                 transfer = queue.popleft()
                 box.wanting -= transfer.peer >= 0
                 transfer.peer = peer
-                transfer.compartment, nbytes = arrived.popleft()
+                transfer.compartment, nbytes, head = arrived.popleft()
+                if transfer.make is not None:
+                    transfer.data = transfer.make(head).view(torch.uint8)
                 if nbytes != transfer.data.numel():
                     raise RuntimeError(
                         f"rank {peer} of the group sent {nbytes:,} bytes, rank {self._rank} asked for "

@@ -12,14 +12,16 @@ Python subclass of ProcessGroup: torch's own classes call it like any other, fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
+from llmlab.comm.shared.buffers import LEAST, buffer_of
 from llmlab.comm.shared.collectives import Collectives
 from llmlab.comm.shared.joining import Layout, meet
+from llmlab.comm.shared.mailbox import DESCRIBED, HEAD
 from llmlab.comm.shared.messages import EXCHANGE, Mailboxes, Message
 from llmlab.comm.shared.progress import PROGRESS
 from llmlab.comm.shared.rounds import Board, Plan, Rounds
@@ -92,7 +94,16 @@ class SharedMemoryGroup(dist.ProcessGroup):
         there, back = landing(x)
         name = reduction_of(opts.reduceOp if opts is not None else dist.ReduceOp.SUM, x.dtype)
         plan = self._collectives.plan(Collectives.all_reduce, there.dtype, there.numel(), name)
-        return self._begin(plan, there, tensors, back, opts)
+        return self._begin(plan, (there, there), tensors, back, _attended(opts))
+
+    def all_reduce_into(self, out: Tensor, x: Tensor, name: str, attended: bool) -> dist.Work:
+        """Leave x as it is. torch's allreduce works in place, and who wants both would have to copy first."""
+        mine, there = flat(x), flat(out)
+        if mine.data_ptr() == there.data_ptr() and there.nbytes >= LEAST and (buffer := buffer_of(there)) is not None:
+            plan = self._collectives.plan(Collectives.all_reduce_in_buffers, there.dtype, there.numel(), name)
+            return self._begin(plan, (there, buffer), [out], None, attended)
+        plan = self._collectives.plan(Collectives.all_reduce, there.dtype, there.numel(), name)
+        return self._begin(plan, (mine, there), [out], None, attended)
 
     def allreduce_coalesced(self, tensors: list[Tensor], opts: Any = None) -> dist.Work:
         return self._last([self.allreduce([x], opts) for x in tensors], tensors)
@@ -101,18 +112,18 @@ class SharedMemoryGroup(dist.ProcessGroup):
         there, back = landing(tensors[0])
         name = reduction_of(opts.reduceOp, there.dtype)
         plan = self._collectives.plan(Collectives.reduce, there.dtype, there.numel(), name, opts.rootRank)
-        return self._begin(plan, there, tensors, back, opts)
+        return self._begin(plan, there, tensors, back, _attended(opts))
 
     def broadcast(self, tensors: list[Tensor], opts: Any) -> dist.Work:
         works: list[dist.Work] = []
         for x in tensors:
             there, back = landing(x)
             plan = self._collectives.plan(Collectives.broadcast, there.dtype, there.numel(), opts.rootRank)
-            works.append(self._begin(plan, there, tensors, back, opts))
+            works.append(self._begin(plan, there, tensors, back, _attended(opts)))
         return self._last(works, tensors)
 
     def barrier(self, opts: Any = None) -> dist.Work:
-        return self._begin(self._collectives.plan(Collectives.barrier), None, [], None, opts)
+        return self._begin(self._collectives.plan(Collectives.barrier), None, [], None, _attended(opts))
 
     def all_gather_single(self, out: Tensor, x: Tensor, opts: Any = None) -> dist.Work:
         self._divides("all_gather", out.numel(), x.numel())
@@ -155,7 +166,7 @@ class SharedMemoryGroup(dist.ProcessGroup):
         if parts:
             there.copy_(parts[self._rank].clone() if same_memory(there, parts) else parts[self._rank])
         plan = self._collectives.plan(Collectives.scatter, there.dtype, there.numel(), opts.rootRank)
-        return self._begin(plan, (there, parts), outs, back, opts)
+        return self._begin(plan, (there, parts), outs, back, _attended(opts))
 
     # their names until torch 2.13
     _allgather_base = all_gather_single
@@ -188,6 +199,24 @@ class SharedMemoryGroup(dist.ProcessGroup):
 
     alltoall_base = all_to_all_single
 
+    def hand_over(
+        self,
+        parts: Mapping[int, tuple[Sequence[int], Tensor]],
+        places: Mapping[int, Callable[[Sequence[int]], Tensor]],
+        attended: bool,
+    ) -> dist.Work:
+        """Hand each rank its part, with at most HEAD numbers that describe it; take what those in `places` have.
+
+        A place is made of the numbers that come: neither side need know the other's shapes.
+        """
+        message = self._message("all_to_all", [])
+        for peer, (head, x) in parts.items():
+            assert len(head) <= HEAD
+            message.send(flat(x), peer, DESCRIBED, head)
+        for peer, place in places.items():
+            message.receive_described(peer, place)
+        return self._queue(message, None, attended)
+
     # --- several at once ----------------------------------------------------------------------------------------------
 
     def _start_coalescing(self, device: Any) -> None:
@@ -199,8 +228,8 @@ class SharedMemoryGroup(dist.ProcessGroup):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _begin(self, plan: Plan, tensors: Any, results: list[Tensor], back: Back, opts: Any) -> dist.Work:
-        attended = not getattr(opts, "asyncOp", True)  # its caller is about to wait for it
+    def _begin(self, plan: Plan, tensors: Any, results: list[Tensor], back: Back, attended: bool) -> dist.Work:
+        """attended: its caller is about to wait for it."""
         record = recording(plan.words)
         came: bool | None = False
         if plan.rounds == 1 and not PROGRESS.active:
@@ -249,7 +278,7 @@ class SharedMemoryGroup(dist.ProcessGroup):
             rows[self._rank].copy_(mine)
         longest = max((row.numel() for row in rows), default=mine.numel())
         plan = self._collectives.plan(Collectives.all_gather, mine.dtype, longest, root)
-        return self._begin(plan, (mine, rows), results, back, opts)
+        return self._begin(plan, (mine, rows), results, back, _attended(opts))
 
     def _reduce_scatter(self, out: Tensor, parts: list[Tensor], opts: Any) -> dist.Work:
         there, back = landing(out)
@@ -257,7 +286,7 @@ class SharedMemoryGroup(dist.ProcessGroup):
             parts = [part.clone() for part in parts]
         name = reduction_of(opts.reduceOp if opts is not None else dist.ReduceOp.SUM, out.dtype)
         plan = self._collectives.plan(Collectives.reduce_scatter, there.dtype, there.numel(), name)
-        return self._begin(plan, (there, parts), [out], back, opts)
+        return self._begin(plan, (there, parts), [out], back, _attended(opts))
 
     def _exchange(
         self, outs: Sequence[Tensor], parts: Sequence[Tensor], results: list[Tensor], back: Callable[[], None] | None
@@ -290,6 +319,11 @@ class SharedMemoryGroup(dist.ProcessGroup):
     def _divides(self, op: str, whole: int, part: int) -> None:
         if (whole != part * self._size) if part != 1 else whole % self._size:
             raise ValueError(f"{op} over {self._size} ranks wants {self._size} equal parts, got {whole} of {part}")
+
+
+def _attended(opts: Any) -> bool:
+    """Whether the caller is about to wait, as torch's options have it."""
+    return not getattr(opts, "asyncOp", True)
 
 
 def _make(options: Any, _: Any = None) -> SharedMemoryGroup:

@@ -209,7 +209,10 @@ class Board:
 
 # --- what an operation is, in one word -------------------------------------------------------------------------------
 
-_NAMES = ("barrier", "all_reduce", "reduce", "broadcast", "all_gather", "reduce_scatter", "gather", "scatter")
+_NAMES = (
+    "barrier", "all_reduce", "reduce", "broadcast", "all_gather", "reduce_scatter", "gather", "scatter",
+    "all_reduce in a buffer",
+)  # fmt: skip
 _DTYPES = sorted({value for value in vars(torch).values() if isinstance(value, torch.dtype)}, key=str)
 _NUMBER = {dtype: number for number, dtype in enumerate(_DTYPES)}
 _REDUCTIONS = ("", "sum", "avg", "prod", "min", "max", "band", "bor", "bxor")
