@@ -60,6 +60,12 @@ class MemoryMeter:
         self._drop(key)
         self._host[key] = weakref.ref(storage, lambda _: self._host.pop(key, None))
 
+    def place_all(self, tensors: list[Tensor]) -> None:
+        """Count those that are not counted yet: of what an operation touches, few."""
+        for x in tensors:
+            if x.untyped_storage()._cdata not in self._live:
+                self.place(x)
+
     def place(self, x: Tensor, category: str | None = None) -> None:
         """Count a tensor's storage, once; a given category replaces the one it had. Of a DTensor, this rank's shard."""
         if type(x) not in _PLAIN:  # to look for what is not there takes torch long

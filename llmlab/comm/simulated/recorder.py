@@ -42,6 +42,7 @@ class Kind:
 
     name: str
     free: bool
+    view: bool  # it is free, and gives what it was given seen otherwise: nothing to note
     makes: bool  # it is free, and what it gives takes memory nevertheless
     sync: bool
     matmul: bool
@@ -69,6 +70,7 @@ def _kind(op: torch._ops.OpOverload) -> Kind:
     return Kind(
         name="matmul" if matmul else packet.__name__.strip("_"),
         free=free,
+        view=aliases and not writes and packet not in FREE,
         makes=packet in FREE and not writes,
         sync=packet in SYNCS,
         matmul=matmul,
@@ -106,11 +108,12 @@ class Recorder(TorchDispatchMode):
         rank, kind = self.rank, kind_of(op)
         if rank.scheduler.aborting:
             raise Aborted
-        inputs = tensors_in(args)
-        if rank.in_flight and not kind.free:  # a view reads nothing
+        inputs = [] if kind.view else tensors_in(args)
+        if rank.in_flight and not kind.free:  # what only looks, or makes room, reads nothing
             rank.check_race(inputs)
         result = run_meta(op, args, kwargs or {}) if rank.on_meta else op(*args, **kwargs or {})
-        self._account(kind, op, args, inputs, result)
+        if not kind.view:
+            self._account(kind, op, args, inputs, result)
         return result
 
     def _account(self, kind: Kind, op: Any, args: tuple[Any, ...], inputs: list[Tensor], result: Any) -> None:
@@ -125,11 +128,12 @@ class Recorder(TorchDispatchMode):
             for x in outputs if kind.makes else ():
                 meter.place(x)
             return
-        for x in inputs:
-            meter.place(x)
+        meter.place_all(inputs)
         state = "optimizer state" if rank.in_optimizer and kind.state else None
-        for x in outputs:
-            if state or not inputs or x is not inputs[0]:  # written in place, it has its place
+        if state is None:
+            meter.place_all(outputs)
+        else:
+            for x in outputs:
                 meter.place(x, state)
         flops = _flops(kind, op, args, result) if kind.counts_flops else 0
         nbytes = rank.priced_bytes(outputs if kind.rows else [*outputs, *inputs])
