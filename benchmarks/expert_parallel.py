@@ -1,6 +1,6 @@
 """A mixture of experts on two processes, beside a dense model of the same FLOPs per token, and beside one process.
 
-    python benchmarks/expert_parallel.py [--pairs 20] [--layers 2] [--experts 8] [--active 2]
+    python benchmarks/expert_parallel.py [--pairs 20] [--layers 2] [--experts 8] [--active 2] [--first 1]
 
 Two processes; every way takes its steps in turns within one run, so that what else the machine does hits all
 alike. torch has no expert parallelism to run beside; "torch's exchange" is ours with torch's own differentiable
@@ -63,7 +63,7 @@ def take_step(model, optimizer, tokens) -> None:
     optimizer.step()
 
 
-def race(world, config, dense, pairs: int) -> dict[str, list[float]]:
+def race(world, config, dense, pairs: int, first: bool = False) -> dict[str, list[float]]:
     """Seconds of a step, each way, in turns: `pairs` of each. One process works alone while the other waits."""
     models = {OURS: split(lab.Transformer(config), world), THEIRS: split(lab.Transformer(config), world)}
     for moe in mixtures(models[THEIRS]):
@@ -78,7 +78,7 @@ def race(world, config, dense, pairs: int) -> dict[str, list[float]]:
         name: partial(take_step, models[name], optimizers[name], tokens if "1 process" in name else share)
         for name in models
     }
-    seconds = take_turns(world, ways, pairs, alone=[ALONE, DENSE_ALONE])
+    seconds = take_turns(world, ways, pairs, alone=[ALONE, DENSE_ALONE], first=first)
     if world.rank == 0:
         check_weights(models, tolerance=6e-8 * (pairs + 3) * 10)  # fp32: sums in another order, at every step
     return seconds
@@ -110,23 +110,31 @@ def print_bytes(config) -> None:
         print(f"FORMULA   {op}, bytes a rank hands over in a step  {formula:,}")
 
 
-def models(layers: int = 2, experts: int = 8, active: int = 2) -> tuple[lab.Config, lab.Config]:
-    """A mixture, and the dense model that computes as much for a token."""
-    config = lab.Config(
+def configs(layers: int = 2, experts: int = 8, active: int = 2) -> tuple[lab.Config, lab.Config]:
+    """A mixture, and the dense model of its FLOPs per token."""
+    mixture = lab.Config(
         vocab_size=512, d_model=256, n_layer=layers, n_head=8, max_seq=SEQ, d_ff=512,
         n_expert=experts, n_expert_active=active,
     )  # fmt: skip
-    return config, replace(config, n_expert=0, d_ff=config.d_ff * active)
+    return mixture, replace(mixture, n_expert=0, d_ff=mixture.d_ff * active)
+
+
+def over_torch(pairs: int = 21, first: bool = False) -> list[float]:
+    """Pair by pair: how many times as fast a step is with our exchange as with torch's, over the same transport."""
+    seconds = lab.Processes(RANKS, timeout_s=900).run(race, *configs(), pairs, first).results[0]
+    return ratios(seconds, THEIRS, OURS)
 
 
 def main() -> None:
-    options = read_options(__doc__, pairs=20, layers=2, experts=8, active=2)
-    config, dense = models(options.layers, options.experts, options.active)
+    options = read_options(__doc__, pairs=20, layers=2, experts=8, active=2, first=0)
+    config, dense = configs(options.layers, options.experts, options.active)
     print(f"{config.n_param:,} parameters ({dense.n_param:,} dense), {BATCH} x {SEQ} tokens, fp32; on {where()}")
     print(f"FLOPs per token {config.flops_per_token():,}, dense {dense.flops_per_token():,}; ", end="")
     print(f"{expert_param(config, RANKS):,} parameters of experts on each of {RANKS} ranks\n")
 
-    seconds = print_seconds(lab.Processes(RANKS, timeout_s=900).run(race, config, dense, options.pairs))
+    seconds = print_seconds(
+        lab.Processes(RANKS, timeout_s=900).run(race, config, dense, options.pairs, bool(options.first))
+    )
     print(f"MEASURED  speed, ours over torch's exchange       {spread(ratios(seconds, THEIRS, OURS))}")
     print(f"MEASURED  cost, experts over dense, 2 processes   {spread(ratios(seconds, OURS, DENSE))}")
     print(f"MEASURED  cost, experts over dense, 1 process     {spread(ratios(seconds, ALONE, DENSE_ALONE))}")

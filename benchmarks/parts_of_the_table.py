@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import adam
 import bpe as training_bpe
 import collectives as all_reduces
 import context_parallel
@@ -25,6 +26,7 @@ import training_step
 import zero_parallel
 from answering import importing, seconds
 from nbclient import NotebookClient
+from racing import race
 from run_all import Row, alone, beside
 
 import llmlab as lab
@@ -71,7 +73,7 @@ def against_torch(rounds: int) -> Iterator[Row]:
         "tensor": (tensor_parallel.race, (NOT_TIED, rounds), {"ours": "torch"}),
         "context": (context_parallel.race, (2048, 8, rounds), {"ours": "torch, all_to_all"}),
         "experts": (
-            expert_parallel.race, expert_parallel.models() + (rounds,), {expert_parallel.OURS: expert_parallel.THEIRS},
+            expert_parallel.race, (*expert_parallel.configs(), rounds), {expert_parallel.OURS: expert_parallel.THEIRS},
         ),
     }  # fmt: skip
     names = {
@@ -91,40 +93,44 @@ def against_torch(rounds: int) -> Iterator[Row]:
 
 
 def training(rounds: int) -> Iterator[Row]:
-    """A training step beside transformers and torch's modules, and Adam alone beside torch's two."""
-    for what, race in training_step.races(rounds).items():
-        for opponent in race.wall:
-            if opponent != "ours":
-                shown = "" if what == "forward and backward" or "foreach" in opponent else what
-                yield beside(what, race.wall["ours"], opponent, race.wall[opponent], headline=shown)
+    """A training step beside transformers and torch's modules, and AdamW alone beside torch's two."""
+    for what, result in training_step.races(rounds).items():
+        taken = result.wall
+        for opponent in ("transformers", "torch's modules"):
+            shown = what if "AdamW" in what else ""
+            yield beside(what, taken["ours"], opponent, taken[opponent], headline=shown)
+    taken = adam.update_all(adam.model_of(), rounds, first=False).wall
+    for opponent in (adam.PLAIN, adam.FUSED):
+        what = "AdamW, an update of 3.7M parameters"
+        yield beside(what, taken[adam.OURS], opponent, taken[opponent], headline=what)
 
 
 def generation(rounds: int) -> Iterator[Row]:
     """Cached greedy generation beside transformers."""
     for layers, width in ((2, 128), (4, 128), (4, 256)):
-        race = generating.side_by_side(layers, width, batch=1, new=64, rounds=rounds)
+        ways, _ = generating.make_ways(layers, width, batch=1, new=64)
+        taken = race({name: ways[name] for name in ("ours", "transformers")}, rounds).wall
         what = f"generation with a cache, {layers} layers of {width}"
         shown = what if layers == 4 else ""
-        yield beside(what, race.wall["ours"], "transformers", race.wall["transformers"], headline=shown)
+        yield beside(what, taken["ours"], "transformers", taken["transformers"], headline=shown)
 
 
 def bpe(rounds: int) -> Iterator[Row]:
     """Training a tokenizer beside the Rust of `tokenizers`, with as many threads as it takes."""
     for megabytes in (2, 5):
-        race = training_bpe.side_by_side(training_bpe.first_megabytes(megabytes), 8192, rounds)
+        taken = training_bpe.side_by_side(training_bpe.first_megabytes(megabytes), 8192, rounds).wall
         what = f"training BPE on {megabytes} MB, 8,192 tokens"
-        yield beside(what, race.wall["ours"], "tokenizers (Rust)", race.wall["tokenizers"], headline=what)
+        yield beside(what, taken["ours"], "tokenizers (Rust)", taken["tokenizers"], headline=what)
 
 
 def launching(rounds: int) -> Iterator[Row]:
     """From nothing to a first finished all-reduce."""
     for ranks in (2, 4):
-        race = launching_beside.race_starts(ranks, rounds)
-        for opponent in race.wall:
-            if opponent != "ours":
-                what = f"{ranks} processes, to the first all-reduce"
-                shown = what if ranks == 2 else ""
-                yield beside(what, race.wall["ours"], opponent, race.wall[opponent], processes=ranks, headline=shown)
+        taken = launching_beside.race_starts(ranks, rounds).wall
+        for opponent in list(taken)[1:]:
+            what = f"{ranks} processes, to the first all-reduce"
+            shown = what if ranks == 2 else ""
+            yield beside(what, taken["ours"], opponent, taken[opponent], processes=ranks, headline=shown)
     if find_spec("ipyparallel") is None:
         print("ipyparallel is not installed: not measured")
 

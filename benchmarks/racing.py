@@ -38,18 +38,26 @@ class Race:
                 print(f"MEASURED  {ours} over {name}, processor    {spread(ratios(self.processor, name, ours))}")
 
 
-def race(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> Race:
-    """Do each way once a round, beginning with another one each round; the first rounds do not count."""
+def race(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2, first: bool = False) -> Race:
+    """Do each way once a round, beginning with another one each round; the first rounds do not count.
+
+    first: each turn runs before all else on the machine, and after one that does not count, as in `take_turns`.
+    """
     names = list(ways)
     result = Race({name: [] for name in names}, {name: [] for name in names})
     for i in range(-warm_up, rounds):
-        first = i % len(names)
-        for name in names[first:] + names[:first]:
-            wall, processor = time.perf_counter(), time.process_time()
-            ways[name]()
+        begins = i % len(names)
+        for name in names[begins:] + names[:begins]:
+            time.sleep(0.1 if first else 0.0)  # others have their turn, too
+            with before_all_else(first):
+                if first:
+                    ways[name]()
+                wall, processor = time.perf_counter(), time.process_time()
+                ways[name]()
+                wall, processor = time.perf_counter() - wall, time.process_time() - processor
             if i >= 0:
-                result.wall[name].append(time.perf_counter() - wall)
-                result.processor[name].append(time.process_time() - processor)
+                result.wall[name].append(wall)
+                result.processor[name].append(processor)
     return result
 
 

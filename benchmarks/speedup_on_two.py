@@ -11,6 +11,7 @@ table of them. At the end all ways must hold the same weights.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -115,6 +116,17 @@ def speedups(pairs: int = 21, layers: int = 4, width: int = 256, first: bool = F
     return {name: ratios(run.results[0], ONE, name) for name in (*MODES, TWO)}
 
 
+def pipeline_bound(config: lab.Config) -> float:
+    """The most that 1F1B of two stages can give, in FLOPs: the last one waits only for the first's first and last turn.
+
+    It also has the output layer, and whole blocks do not make up for that.
+    """
+    two, three = (replace(config, n_layer=n).flops_per_token() for n in (2, 3))
+    first = (three - two) * config.n_layer // RANKS
+    last = config.flops_per_token() - first
+    return (first + last) / (last + first / MICROBATCHES)
+
+
 def main() -> None:
     options = read_options(__doc__, pairs=21, layers=4, width=256, first=0)
     config = model_of(options.layers, options.width)
@@ -123,6 +135,7 @@ def main() -> None:
     seconds = print_seconds(run)
     for name in (*MODES, TWO):
         print(f"MEASURED  speedup, {name:<12} {spread(ratios(seconds, ONE, name))}")
+    print(f"FORMULA   speedup, pipeline     {pipeline_bound(config):.3f} at most, by its bubble and its output layer")
     for name in MODES:
         print(f"MEASURED  {name:<9} over two threads {spread(ratios(seconds, TWO, name))}")
 

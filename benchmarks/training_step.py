@@ -93,21 +93,8 @@ def losses(layers: int, width: int, batch: int, seq: int) -> dict[str, tuple[nn.
     return found
 
 
-def race_adam(layers: int, width: int, rounds: int) -> Race:
-    """AdamW alone, on the gradients of one model, beside torch's two ways of it."""
-    models = [lab.Transformer(lab.Config(VOCAB, d_model=width, n_layer=layers, n_head=8)) for _ in range(3)]
-    for model in models:
-        for parameter in model.parameters():
-            parameter.grad = torch.full_like(parameter, 1e-3)
-    kinds = {"torch's AdamW, fused": "fused", "torch's AdamW, foreach": "foreach"}
-    ways = {"ours": optim.AdamW(models[0].parameters(), lr=1e-4).step}
-    for model, (name, how) in zip(models[1:], kinds.items(), strict=True):
-        ways[name] = torch.optim.AdamW(model.parameters(), lr=1e-4, **{how: True}).step
-    return race(ways, rounds)
-
-
 def races(rounds: int, layers: int = 4, width: int = 256, batch: int = 8, seq: int = 128) -> dict[str, Race]:
-    """Race forward and backward, the whole step, and the optimizer alone."""
+    """Race forward and backward, then the whole step."""
     models = losses(layers, width, batch, seq)
     makers = {"ours": optim.AdamW, "transformers": torch.optim.AdamW, "torch's modules": torch.optim.AdamW}
     steps = {
@@ -117,7 +104,6 @@ def races(rounds: int, layers: int = 4, width: int = 256, batch: int = 8, seq: i
     return {
         "forward and backward": race(forward_backward, rounds),
         "training step with AdamW": race(steps, rounds),
-        "AdamW alone": race_adam(layers, width, rounds),
     }
 
 
