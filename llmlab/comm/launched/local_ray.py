@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import secrets
 import sys
@@ -123,7 +124,8 @@ def _quiet() -> Iterator[None]:
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):  # a notebook's is not descriptor 2
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
