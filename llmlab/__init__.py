@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "comm.simulator": ["Simulator"],
     "comm.simulated.breaking": ["break_at"],
-    "comm.processes": ["Processes", "Torchrun"],
+    "comm.processes": ["Processes", "Ray", "Torchrun"],
     "comm.group": ["Group"],
     "comm.mesh": ["Mesh"],
     "comm.faults": ["Dies", "SlowLink", "Lost"],

@@ -1,4 +1,4 @@
-"""Real ranks: processes on this machine (`Processes`), and torchrun's, here or on many machines (`Torchrun`).
+"""Real ranks: processes on this machine (`Processes`), and torchrun's (`Torchrun`) or Ray's (`Ray`), here or on many.
 
 caller (a notebook's kernel)                 never forked
   nanny      imported torch, one thread      forks, reaps and kills ranks; ends with the caller
@@ -23,6 +23,7 @@ from llmlab.comm import shared
 from llmlab.comm.errors import RankDied
 from llmlab.comm.launched.launchers import Forks, Subprocesses
 from llmlab.comm.launched.pool import Pool
+from llmlab.comm.launched.ray_engine import Ray
 from llmlab.comm.launched.shipping import pack_call
 from llmlab.comm.launched.torchrun import Torchrun
 from llmlab.comm.launched.wall_run import this_hardware, to_run
@@ -30,7 +31,7 @@ from llmlab.comm.launched.watch import Watch
 from llmlab.comm.trace import Run
 from llmlab.comm.turns import turn
 
-__all__ = ["Processes", "Torchrun"]
+__all__ = ["Processes", "Ray", "Torchrun"]
 
 
 class Processes:

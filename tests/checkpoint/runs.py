@@ -78,4 +78,4 @@ def undisturbed(name: str = "one process") -> tuple[list[float], dict[str, torch
         losses = [float(step(*batch(n))) for n in range(STEPS)]
         return losses[SAVED_AT:], step.state_dict()
 
-    return lab.Simulator(ranks=ranks(LAYOUTS[name])).run(worker).results[0]
+    return lab.Simulator(ranks=ranks(LAYOUTS[name]), kernels=False).run(worker).results[0]

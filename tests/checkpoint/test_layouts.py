@@ -25,7 +25,7 @@ def saved(tmp_path_factory):
     def folder_of(name: str):
         if name not in folders:
             folders[name] = tmp_path_factory.mktemp(name.replace(" ", "-"))
-            lab.Simulator(ranks=ranks(LAYOUTS[name])).run(save, LAYOUTS[name], folders[name])
+            lab.Simulator(ranks=ranks(LAYOUTS[name]), kernels=False).run(save, LAYOUTS[name], folders[name])
         return folders[name]
 
     return folder_of
@@ -34,7 +34,7 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize(("one", "other"), PAIRS, ids=lambda name: name.replace(" ", "-"))
 def test_a_run_goes_on_in_another_layout_as_if_never_stopped(saved, one: str, other: str) -> None:
     layout = LAYOUTS[other]
-    results = lab.Simulator(ranks=ranks(layout)).run(go_on, layout, saved(one)).results
+    results = lab.Simulator(ranks=ranks(layout), kernels=False).run(go_on, layout, saved(one)).results
     losses, weights = undisturbed()
     for found, state in results:
         # rounding of sums in another order, about 1e-16 each, over two steps of Adam
@@ -46,7 +46,8 @@ def test_a_run_goes_on_in_another_layout_as_if_never_stopped(saved, one: str, ot
 
 def test_the_same_layout_goes_on_to_the_bit(saved) -> None:
     losses, weights = undisturbed("zero2 tp")
-    (found, state), *_ = lab.Simulator(ranks=4).run(go_on, LAYOUTS["zero2 tp"], saved("zero2 tp")).results
+    simulator, layout = lab.Simulator(ranks=4, kernels=False), LAYOUTS["zero2 tp"]
+    (found, state), *_ = simulator.run(go_on, layout, saved("zero2 tp")).results
     assert found == losses
     assert all(state[name].equal(value) for name, value in weights.items())
 
@@ -55,7 +56,7 @@ def test_experts_saved_by_real_processes_go_on_as_simulated_ranks(tmp_path) -> N
     with lab.Processes(ranks=2) as workers:
         workers.run(save, SPREAD, tmp_path, EXPERTS)
         (losses, _), _ = workers.run(go_on, SPREAD, tmp_path, EXPERTS).results
-    (found, _), *_ = lab.Simulator(ranks=4).run(go_on, LAYOUTS["zero1"], tmp_path, EXPERTS).results
+    (found, _), *_ = lab.Simulator(ranks=4, kernels=False).run(go_on, LAYOUTS["zero1"], tmp_path, EXPERTS).results
     assert found == pytest.approx(losses, rel=1e-11)
 
 

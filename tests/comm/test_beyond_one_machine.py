@@ -1,4 +1,6 @@
-"""Several machines, on this one: two agents of torchrun, a rank that is killed, and the files for resource managers."""
+"""Several machines, on this one: two agents of torchrun, in network namespaces of their own where root may make them, a
+rank that is killed, and the files for resource managers.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,10 @@ import atexit
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,6 +45,38 @@ def worker(world, folder, dies="-1"):
 '''
 
 
+@dataclass(frozen=True)
+class Machine:
+    """How a program is started there, its own address, and the interface that has it."""
+
+    enter: tuple[str, ...]
+    address: str
+    interface: str
+
+
+@pytest.fixture(scope="module")
+def machines():
+    """Two network namespaces joined by a cable, where root may make them; else twice this machine's loopback."""
+    if not shutil.which("ip") or os.geteuid() != 0 or not _ip(f"netns add llmlab0-{os.getpid()}"):
+        yield [Machine((), "127.0.0.1", "lo")] * 2
+        return
+    names = [f"llmlab{i}-{os.getpid()}" for i in range(2)]
+    try:
+        cable = f"link add cable0 netns {names[0]} type veth peer name cable0 netns {names[1]}"
+        assert _ip(f"netns add {names[1]}") and _ip(cable)
+        for i, name in enumerate(names):
+            for words in (f"address add 10.77.0.{i + 1}/24 dev cable0", "link set cable0 up", "link set lo up"):
+                assert _ip(f"-n {name} {words}")
+        yield [Machine(("ip", "netns", "exec", name), f"10.77.0.{i + 1}", "cable0") for i, name in enumerate(names)]
+    finally:
+        for name in names:  # the cable goes with them
+            _ip(f"netns delete {name}")
+
+
+def _ip(words: str) -> bool:
+    return subprocess.run(["ip", *words.split()], capture_output=True).returncode == 0
+
+
 @pytest.fixture
 def program(tmp_path):
     file = tmp_path / "training.py"
@@ -52,20 +88,21 @@ def result(folder: Path):
     return json.loads((folder / "result.json").read_text())
 
 
-def test_two_agents_train_as_the_simulator_and_one_process_though_a_rank_is_killed(tmp_path, program, free_port):  # noqa: F811
+def test_two_agents_train_as_the_simulator_and_one_process_though_a_rank_is_killed(tmp_path, program, machines):
     for name in ("agents", "simulated", "one"):
         (tmp_path / name).mkdir()
-    port, log = free_port(), [(tmp_path / f"log-{machine}").open("w+") for machine in range(2)]
+    log = [(tmp_path / f"log-{number}").open("w+") for number in range(2)]
     agents = [
         subprocess.Popen(
             [
-                sys.executable, "-m", "llmlab", "run", "--addresses", "127.0.0.1", "127.0.0.1", "--interface", "lo",
-                "--machine", str(machine), "--port", str(port), "--restarts", "2",
+                *machine.enter, sys.executable, "-m", "llmlab", "run",
+                "--addresses", *(each.address for each in machines), "--interface", machine.interface,
+                "--machine", str(number), "--port", "29683", "--restarts", "2",
                 str(program), str(tmp_path / "agents"), "5",
             ],
-            stdout=log[machine], stderr=subprocess.STDOUT, env=environment(), text=True,
+            stdout=log[number], stderr=subprocess.STDOUT, env=environment(), text=True,
         )
-        for machine in range(2)
+        for number, machine in enumerate(machines)
     ]  # fmt: skip
     sys.path.append(str(tmp_path))
     try:
@@ -75,7 +112,7 @@ def test_two_agents_train_as_the_simulator_and_one_process_though_a_rank_is_kill
         lab.Simulator(1, kernels=False).run(worker, tmp_path / "one")
     finally:
         sys.path.remove(str(tmp_path))
-        codes = [agent.wait(timeout=180) for agent in agents]
+        codes = [agent.wait(timeout=280) for agent in agents]
     said = [(file.seek(0), file.read(), file.close())[1] for file in log]
     assert codes == [0, 0], said
     assert (tmp_path / "agents" / "died").exists()
@@ -87,6 +124,13 @@ def test_two_agents_train_as_the_simulator_and_one_process_though_a_rank_is_kill
     assert losses == pytest.approx(single, rel=1e-11)  # fp64, sums in another order, eight steps of Adam
     for name, values in weights.items():
         assert values == pytest.approx(their_weights[name], abs=1e-9)
+
+
+def test_the_two_agents_were_in_two_network_namespaces(machines):
+    if not machines[0].enter:
+        pytest.skip("the agents ran on loopback: network namespaces want root and iproute2")
+    there = [subprocess.run([*m.enter, "hostname", "-I"], capture_output=True, text=True).stdout for m in machines]
+    assert [text.split() for text in there] == [["10.77.0.1"], ["10.77.0.2"]]
 
 
 # --- one command ------------------------------------------------------------------------------------------------------

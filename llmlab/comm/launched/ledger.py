@@ -73,9 +73,10 @@ class State:
 
 @dataclass
 class Ledger:
-    """Kept by the rank's main thread, read by its control thread."""
+    """Kept by the thread that runs the worker, which makes it; read by the rank's control thread."""
 
     rank: int
+    thread: threading.Thread = field(default_factory=threading.current_thread)  # the main one, but on Ray
     entries: list[Entry] = field(default_factory=list)
     spans: list[tuple[str, float, float]] = field(default_factory=list)
     waiting: Entry | None = None
@@ -117,12 +118,12 @@ class Ledger:
             entry.peer, self.any_open[entry.key] = source, self.any_open[entry.key] - 1
             entry.number = self._next(self.received, (entry.key, source))
 
-    def state(self, main_thread: int, whole: bool = False) -> State:
+    def state(self, whole: bool = False) -> State:
         """Take a picture for the caller: with the last entries, or all."""
         return State(
-            self.rank, self.waiting, _line_of(main_thread),
+            self.rank, self.waiting, _line_of(self.thread.ident or 0),
             dict(self.collectives), dict(self.sent), dict(self.received), dict(self.any_open),
-            self.entries[0 if whole else -RECENT :], time.monotonic(), _others(),
+            self.entries[0 if whole else -RECENT :], time.monotonic(), _others(self.thread),
         )  # fmt: skip
 
     def _open_message(self, entry: Entry, group: Group, call: Call) -> None:
@@ -148,7 +149,7 @@ def _line_of(thread: int) -> Place | None:
         del frame
 
 
-def _others() -> bool:
-    """Whether the worker has threads of its own, which may do what its main thread waits for."""
-    main = threading.main_thread()
-    return any(t is not main and not t.daemon and not t.name.startswith("llmlab") for t in threading.enumerate())
+def _others(thread: threading.Thread) -> bool:
+    """Whether the worker has threads of its own, which may do what its first one waits for."""
+    ours = thread, threading.main_thread()
+    return any(t not in ours and not t.daemon and not t.name.startswith("llmlab") for t in threading.enumerate())

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -82,7 +83,7 @@ def serve(task: socket.socket, control: socket.socket) -> None:
         ledger = Ledger(settings.rank, note=note)
         parts = (Channel(control), ledger, settings.folder)
         threading.Thread(target=_answer, args=parts, name="llmlab-control", daemon=True).start()
-        engine = _meet(settings, ledger)
+        engine = meet(settings, ledger)
         while True:
             _run_once(tasks, engine)
     except (EOFError, BrokenPipeError):
@@ -130,13 +131,13 @@ def die_with_parent(parent: int) -> None:
             os._exit(0)
 
 
-def _meet(settings: Settings, ledger: Ledger) -> TorchEngine:
-    """Find the other ranks through a file in the private folder: no store listens anywhere."""
+def meet(settings: Settings, ledger: Ledger, store: dist.Store | None = None) -> TorchEngine:
+    """Find the other ranks: None: through a file in the private folder, so that no store listens anywhere."""
     device = torch.device("cpu")
     if settings.backend == "nccl":
         device = torch.device("cuda", settings.rank)
         torch.cuda.set_device(device)
-    store = dist.FileStore(os.path.join(settings.folder, "store"), settings.ranks)
+    store = store or dist.FileStore(os.path.join(settings.folder, "store"), settings.ranks)
     register()
     forever = timedelta(days=7)  # the caller watches the clock
     dist.init_process_group(
@@ -147,21 +148,31 @@ def _meet(settings: Settings, ledger: Ledger) -> TorchEngine:
 
 def _run_once(tasks: Channel, engine: TorchEngine) -> None:
     payload, sources, engine.strict = tasks.receive()
+
+    def begin() -> float:
+        try:
+            tasks.send("ready")
+            (began,) = tasks.receive()
+        except (EOFError, BrokenPipeError):  # the caller is gone: not the worker's fault
+            os._exit(0)
+        return began
+
+    tasks.send("done", do(engine, payload, sources, begin))
+
+
+def do(engine: TorchEngine, payload: bytes, sources: dict[str, list[str]], begin: Callable[[], float]) -> Outcome:
+    """Run a packed call as this rank, from the moment that `begin` waits for; what it raises is its result."""
     know_sources(sources)
     before = peak_bytes_from_now()
     result: bytes | Failure
     try:
         worker, args, kwargs = cloudpickle.loads(payload)
         seed_process(0, engine.ledger.rank)
-        tasks.send("ready")
-        (began,) = tasks.receive()
-        engine.begin(began)
+        engine.begin(begin())
         result = _call(worker, engine, args, kwargs)
-    except EOFError:
-        raise
     except BaseException as error:
         result = pack_failure(error, time.monotonic())
-    tasks.send("done", outcome(engine, result, before))
+    return outcome(engine, result, before)
 
 
 def _call(worker: Any, engine: TorchEngine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -173,7 +184,7 @@ def outcome(engine: TorchEngine, result: bytes | Failure, resident_before: int |
     stop = time.monotonic()
     flush()
     engine.ledger.waiting = None
-    state = engine.ledger.state(threading.main_thread().ident or 0, whole=True)
+    state = engine.ledger.state(whole=True)
     peak = peak_bytes()
     grown = None if peak is None or resident_before is None else max(0, peak - resident_before)
     return Outcome(result, state, engine.not_waited(), engine.ledger.spans, engine.began, stop, grown)
@@ -189,11 +200,10 @@ def flush() -> None:
 
 def _answer(control: Channel, ledger: Ledger, folder: str) -> None:
     """The control thread: say where the rank is, and end it when the caller is gone, however it went."""
-    main = threading.main_thread().ident or 0
     try:
         while True:
             control.receive()
-            control.send(ledger.state(main))
+            control.send(ledger.state())
     except (EOFError, OSError):
         shutil.rmtree(os.path.dirname(folder), ignore_errors=True)
         os._exit(0)

@@ -149,7 +149,7 @@ class TorchEngine:
     @contextmanager
     def _waiting(self, entry: Entry) -> Iterator[None]:
         """Show what this rank waits in; say so when torch's transport breaks meanwhile."""
-        before, main = self.ledger.waiting, threading.current_thread() is threading.main_thread()
+        before, main = self.ledger.waiting, threading.current_thread() is self.ledger.thread
         if main:  # a thread of the worker's own proves nothing about the rank
             self.ledger.waiting = entry
         try:

@@ -148,7 +148,7 @@ def _how_it_ended(facts: Facts, rank: int) -> str:
 
 def _from_outside(facts: Facts, rank: int) -> str:
     """Where a rank is that does not answer: C code holds the interpreter's lock. faulthandler works without it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, KeyError):  # no number: it cannot be asked so
         os.kill(facts.pids[rank], signal.SIGUSR1)
         time.sleep(0.1)
     found = re.search(r'^  File "(.*)", line (\d+) in (.*)$', _report(facts, rank), re.MULTILINE)
