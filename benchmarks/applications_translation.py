@@ -78,10 +78,10 @@ def compare(rows: list, config: lab.Config) -> tuple[float, float, float, float]
     return median(a / b for a, b in zip(taken[1], taken[2], strict=True)), losses[2][-1], losses[1][-1], apart
 
 
-def split_pairs() -> tuple[Pairs, Pairs, Pairs]:
+def split_pairs(seed: int = SEED) -> tuple[Pairs, Pairs, Pairs]:
     pairs = apps.prose_pairs(lab.text.pairs("homeassistant") + lab.text.pairs("jupyterlab"))
-    rest, test = lab.text.split(pairs, valid=0.1, seed=SEED, key=source)
-    learned, valid = lab.text.split(rest, valid=0.05, seed=SEED + 1, key=source)
+    rest, test = lab.text.split(pairs, valid=0.1, seed=2 * seed, key=source)
+    learned, valid = lab.text.split(rest, valid=0.05, seed=2 * seed + 1, key=source)
     return learned, sentences(valid), sentences(test)
 
 

@@ -1,5 +1,6 @@
 """What language models are for, small enough to do here: translation, summaries, answers; each beside a baseline."""
 
+from llmlab.applications.aligning import LearnedGlossary, MemoryEditor, WordAligner, ibm_model_1
 from llmlab.applications.answering import (
     Meanings,
     Passage,
@@ -12,11 +13,10 @@ from llmlab.applications.answering import (
     read_questions,
 )
 from llmlab.applications.made_up import made_up_pairs
+from llmlab.applications.remembering import Glossary, TranslationMemory
 from llmlab.applications.summarizing import SentenceScorer, sentences_of
 from llmlab.applications.translating import (
-    Glossary,
     PairBatch,
-    TranslationMemory,
     encode_pairs,
     pair_batch,
     pair_batches,
@@ -30,16 +30,20 @@ from llmlab.applications.translating import (
 
 __all__ = [
     "Glossary",
+    "LearnedGlossary",
     "Meanings",
+    "MemoryEditor",
     "PairBatch",
     "Passage",
     "Question",
     "SentenceScorer",
     "TranslationMemory",
+    "WordAligner",
     "answer",
     "encode_pairs",
     "hit_rate",
     "holds",
+    "ibm_model_1",
     "made_up_pairs",
     "nearest_sentence",
     "pair_batch",

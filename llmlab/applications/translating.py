@@ -1,4 +1,4 @@
-"""Translation by an encoder-decoder, from pairs of sentences; and what it must beat: a translation memory, a glossary.
+"""Translation by an encoder-decoder, from pairs of sentences.
 
     source   Open the file <end>                         the encoder reads it at once
     inputs   <begin> 打 开 文 件                           the decoder sees the translation so far ...
@@ -18,16 +18,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from llmlab.applications.remembering import Pair, checked_pairs
 from llmlab.arguments import instance, listing, string, whole
 from llmlab.evaluate import evaluating
 from llmlab.generation import generate
 from llmlab.model import IGNORE, EncoderDecoder
 from llmlab.model.attention import padding_mask
 from llmlab.text import BPE
-from llmlab.text.ranking import BM25, lower_words
-from llmlab.text.segmentation import HAN, join_words, words
+from llmlab.text.segmentation import HAN
 
-Pair = tuple[str, str]
 Row = tuple[list[int], list[int]]  # tokens of the source with <end>, and of the translation between <begin> and <end>
 BEGIN, END = "<begin>", "<end>"
 _NO_PROSE = re.compile(r"[{}\[\]<>|`\\$\n]|%[\w(]|https?:|www\.")
@@ -52,14 +51,14 @@ def prose_pairs(pairs: Sequence[Pair], least: int = 1, most: int = 30) -> list[P
     whole("prose_pairs", "most, of words,", most, least=least)
     return [
         (source, target)
-        for source, target in dict.fromkeys(_checked("prose_pairs", pairs))
+        for source, target in dict.fromkeys(checked_pairs("prose_pairs", pairs))
         if least <= len(source.split()) <= most and _HAN.search(target) and not _NO_PROSE.search(source + target)
     ]
 
 
 def pair_tokenizer(pairs: Sequence[Pair], vocab_size: int = 4096) -> BPE:
     """Train a BPE on both sides of the pairs, with tokens for where a translation begins and where a text ends."""
-    texts = [text for pair in _checked("pair_tokenizer", pairs) for text in pair]
+    texts = [text for pair in checked_pairs("pair_tokenizer", pairs) for text in pair]
     return BPE.train(texts, vocab_size, specials=[BEGIN, END])
 
 
@@ -68,7 +67,7 @@ def encode_pairs(tokenizer: BPE, pairs: Sequence[Pair], max_seq: int) -> list[Ro
     begin, end = _specials(tokenizer)
     rows = [
         ([*tokenizer.encode(source), end], [begin, *tokenizer.encode(target), end])
-        for source, target in _checked("encode_pairs", pairs)
+        for source, target in checked_pairs("encode_pairs", pairs)
     ]
     return [row for row in rows if max(map(len, row)) <= max_seq]
 
@@ -156,47 +155,6 @@ def translation_scores(model: EncoderDecoder, tokenizer: BPE, source: str, targe
         scores = pair_logits(model, batch).log_softmax(-1)
     found = scores.gather(-1, batch.targets.clamp(min=0)[..., None])[..., 0].where(wanted, 0.0)
     return (found.sum(1) / wanted.sum(1)).tolist()
-
-
-class TranslationMemory:
-    """What translators' programs have had for decades: the translation of the most similar sentence known."""
-
-    def __init__(self, pairs: Sequence[Pair]):
-        self.pairs = _checked("TranslationMemory", pairs)
-        self._index = BM25([source for source, _ in self.pairs])
-
-    def candidates(self, text: str, k: int = 10) -> list[Pair]:
-        """Give the known sentences that share most of the rare words, the nearest first, with their translations."""
-        return [self.pairs[i] for i in self._index.search(text, k)]
-
-    def nearest(self, text: str) -> Pair:
-        """Give the nearest of them."""
-        return self.candidates(text, 1)[0]
-
-    def __call__(self, text: str) -> str:
-        return self.nearest(text)[1]
-
-
-class Glossary:
-    """Word by word: each word as the pairs whose source is that word alone translate it; others stay as they are."""
-
-    def __init__(self, pairs: Sequence[Pair]):
-        alone = [(lower_words(source), target) for source, target in _checked("Glossary", pairs)]
-        self.entries: dict[str, str] = {}
-        for cut, target in alone:
-            if len(cut) == 1:
-                self.entries.setdefault(cut[0], target)
-
-    def __call__(self, text: str) -> str:
-        return join_words(self.entries.get(word.lower(), word) for word in words(text))
-
-
-def _checked(call: str, pairs: Sequence[Pair]) -> Sequence[Pair]:
-    pairs = listing(call, "pairs", pairs, "(source, target)")
-    for pair in pairs:
-        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise ValueError(f"{call} wants pairs of texts, (source, target); got {pair!r:.60}")
-    return pairs
 
 
 def _specials(tokenizer: BPE) -> tuple[int, int]:

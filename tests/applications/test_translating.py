@@ -32,7 +32,7 @@ def model(tokenizer):
     rows = apps.encode_pairs(tokenizer, PAIRS, 40)
     optimizer = lab.optim.AdamW(model.parameters(), lr=1e-2)
     trainer = lab.Trainer(model, optimizer, loss=apps.pair_loss, clip=1.0)
-    trainer.fit(apps.pair_batches(rows, 6), 90, progress=False)
+    trainer.fit(apps.pair_batches(rows, 6), 60, progress=False)
     assert lab.evaluate.mean_loss(model, [apps.pair_batch(rows)], apps.pair_logits) < 0.1
     return model
 
@@ -119,6 +119,11 @@ def test_a_memory_gives_the_nearest_and_a_glossary_word_by_word():
 def test_a_memory_gives_several_the_nearest_first():
     found = apps.TranslationMemory(PAIRS).candidates("Close the door", 3)
     assert len(found) == 3 and found[0] == apps.TranslationMemory(PAIRS).nearest("Close the door")
+
+
+def test_of_the_nearest_the_most_alike_has_the_words_in_the_same_order():
+    memory = apps.TranslationMemory([("door door the open", "甲"), ("open the old door", "乙")])
+    assert memory.nearest("open the door")[1] == "甲" and memory.most_alike("open the door")[1] == "乙"
 
 
 def test_the_likelier_translation_is_the_one_that_was_learned(model, tokenizer):
