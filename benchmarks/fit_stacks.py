@@ -20,6 +20,7 @@ from llmlab.cost.scoring import fit_activations, fit_owners, read_memory_tables,
 from llmlab.cost.stack import Stack
 from llmlab.hardware.facts import facts
 
+FLAGS = ("fused_attention", "overlap_gradients", "gradient_bytes", "fused_accumulation", "early_stop", "stages")
 MOVED = 0.9  # of a prior's width: a constant that is still so uncertain is the prior's, ASSUMED
 
 
@@ -44,11 +45,11 @@ def habits(stack: Stack, tables: dict[str, Rows]) -> dict[str, object]:
         "overlap_gradients": "yes",
         "gradient_bytes": 4,
         "fused_accumulation": "no",
+        "early_stop": "no",
+        "stages": "",
     }
     numbers = {name: f"{getattr(stack, name):.4g}" for name in ("activations", "spread", "tp_overlap", "ep_overlap")}
-    flags = {
-        name: known[name] for name in ("fused_attention", "overlap_gradients", "gradient_bytes", "fused_accumulation")
-    }
+    flags = {name: known[name] for name in FLAGS}
     return {"name": stack.name, "fitted_to": stack.fitted_to or "all of them alike"} | numbers | flags
 
 

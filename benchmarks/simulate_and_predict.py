@@ -5,7 +5,9 @@
 The simulator runs `parallelize` without its numbers, kernel by kernel; `predict(..., stack="llmlab")` evaluates the
 formulas of llmlab/cost. They share no code and no constant was fitted: what a kernel moves was counted from the models'
 text and from recorded runs, and corrected where draws 0 to 149 showed it wrong (`llmlab/cost/own.py`). The default 50
-were drawn blind; once they had been seen, what ZeRO-3 gathers was corrected, so their memory is not blind any more.
+were drawn blind; once they had been seen, four things were corrected: what ZeRO-3 gathers, what a mixture keeps and
+works with, that ZB-H1 has no second set of gradients without replicas, and when experts' buckets can travel. So they
+are not blind any more. Of them 47 are within 5% in time and 48 in memory.
 Both sides are modelled: nothing here is measured.
 """
 

@@ -177,8 +177,10 @@ def show_memory(console: Console) -> None:
         table.add_row(name, str(len(rows.rows)), f"{activation_score(rows, stack('ideal')):.1%}",
                       f"{activation_score(rows, fitted_stack):.1%} ({fitted_stack.activations:.2f})")  # fmt: skip
     console.print(table)
-    right = {name: verdicts(each) for name, each in (("ideal", stack("ideal")), ("nanotron's", stack("nanotron")))}
-    console.print("out of memory or not, nanotron's trials:", ", ".join(f"{n} {v:.1%} right" for n, v in right.items()))
+    for kind, every in (("whose failure may be memory's", False), ("all of them", True)):
+        right = {name: verdicts(stack(name), every) for name in ("ideal", "nanotron")}
+        said = ", ".join(f"{name} {share:.1%} right" for name, share in right.items())
+        console.print(f"out of memory or not, nanotron's trials, {kind}: {said}")
 
 
 def show_ablation(console: Console, tables: dict[str, Rows]) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: `--help` does without
     from llmlab.cost.plans import Prices
 
 # Said in the help without importing what knows them; a test compares.
-SCHEDULES = "gpipe, 1f1b, interleaved or zb_h1"
+SCHEDULES = "gpipe, 1f1b, interleaved, zb_h1, zb_2p or dualpipe"
 STACKS = (
     "ideal, llmlab, typical, megatron-2022, deepspeed-zero3, zero-bubble, llm-foundry, megatron-deepspeed, bigscience, "
     "internevo, nemo, jax-gpu, nemo-moe, torchtitan, maxtext-tpu, nanotron"

@@ -21,7 +21,7 @@ from llmlab.cost.prediction import Prediction, predict
 from llmlab.cost.stack import Stack
 from llmlab.hardware import Cluster
 from llmlab.parallel.layout import CONTEXTS, Layout
-from llmlab.parallel.schedules import NAMES, schedule_name
+from llmlab.parallel.schedules import NAMES, PRICED, schedule_name
 
 KNOWN: dict[str, Sequence[Any]] = {
     "zero": (0, 1, 2, 3), "contexts": CONTEXTS, "sequence_parallel": (False, True),
@@ -82,8 +82,8 @@ class Choices:
         for name, known in KNOWN.items():
             object.__setattr__(self, name, choices("plan", name, getattr(self, name), known))
         written = listing("plan", "schedules", self.schedules, "names")
-        names = [schedule_name("plan", "schedules", each) for each in written]
-        object.__setattr__(self, "schedules", choices("plan", "schedules", names, NAMES))
+        names = [schedule_name("plan", "schedules", each, priced=True) for each in written]
+        object.__setattr__(self, "schedules", choices("plan", "schedules", names, NAMES + PRICED))
         for name in ("virtual_stages", "microbatch_sizes"):
             if (counts := getattr(self, name)) is not None:
                 found = [whole("plan", name, n, least=1) for n in listing("plan", name, counts, "counts, or None")]

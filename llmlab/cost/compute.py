@@ -35,10 +35,9 @@ class Layer:
     def device(self) -> Numbers:
         return self.matmul + self.attention + self.elementwise
 
-    @property
-    def host(self) -> Numbers:
-        """Seconds that the device waits for the host."""
-        return np.maximum(0.0, self.launch - self.device)
+    def host(self, traffic: Numbers = 0.0) -> Numbers:
+        """Seconds that the device waits for the host, which launches ahead while messages travel, too."""
+        return np.maximum(0.0, self.launch - self.device - traffic)
 
 
 def layer_forward(x: Sizes, on: Roofline, stack: Stack) -> Layer:

@@ -18,6 +18,7 @@ from llmlab.cost.arrays import ModelLike
 from llmlab.cost.candidates import Workload
 from llmlab.cost.plans import Plan, Planned, say_layout
 from llmlab.parallel.layout import Layout
+from llmlab.parallel.schedules import PRICED
 
 Flags = dict[str, str | int | None]  # None: a flag that takes no value
 
@@ -44,12 +45,15 @@ def emit(found: Plan, software: str) -> str:
     raise ValueError(f"{software} has no word for any of the {len(found)} layouts kept: {refused}")
 
 
+SPLIT = ("zb_h1", *PRICED)  # schedules that make weights' gradients apart
+
+
 def torchtitan(row: Planned, work: Workload) -> str:
     """Flags to follow `--module llama3 --config llama3_70b`, which hold the model's sizes."""
     x = row.layout
     _refuse("torchtitan", {
         "ZeRO-1": x.zero == 1,
-        "ZB-H1": x.schedule == "zb_h1" and x.pp > 1,
+        f"the {x.schedule} schedule": x.schedule in SPLIT and x.pp > 1,
         "Ulysses": x.cp > 1 and x.context == "ulysses",
         f"{work.precision} by a flag (its converters are in the model's configuration)": work.precision != "bf16",
         "unequal virtual stages": bool(x.virtual_stages > 1 and work.config.n_layer % (x.pp * x.virtual_stages)),
@@ -87,7 +91,7 @@ def megatron(row: Planned, work: Workload) -> str:
     x, c = row.layout, work.config
     _refuse("Megatron-LM", {
         "GPipe": x.schedule == "gpipe" and x.pp > 1,
-        "ZB-H1": x.schedule == "zb_h1" and x.pp > 1,
+        f"the {x.schedule} schedule": x.schedule in SPLIT and x.pp > 1,
         "stages of unequal layers": bool(c.n_layer % (x.pp * x.virtual_stages)),
         "positions of this kind": getattr(c, "position", "rotary") not in ("rotary", "learned"),
         "fp32 or fp64 training by a flag": work.precision in ("fp32", "fp64"),

@@ -57,7 +57,8 @@ def layer_activations(x: Sizes, fused: bool, recompute: Counts | None = None) ->
     kept = hidden * (whole * x.split + sharded / t) + 2 * x.w * x.n * x.latents  # before and after their norms
     # softmax's output, dropout's mask and output
     scores = 0.0 if fused else (2 * x.w + mask) * x.n * x.T * c.n_head / t
-    found = np.choose(x.recompute if recompute is None else recompute, [kept + scores, kept, x.w * hidden * x.split])
+    input = x.w * (hidden * x.split + x.n * (x.kept + x.kept_core * x.q_width) / t)  # and what is not computed again
+    found = np.choose(x.recompute if recompute is None else recompute, [kept + scores, kept, input])
     return found if recompute is not None else x.again * found + (1 - x.again) * (kept + scores)
 
 
@@ -66,9 +67,11 @@ def in_flight(x: Sizes, stage: Counts) -> Numbers:
     layout = x.layout
     v, behind = layout.virtual_stages, layout.pp - 1 - stage
     waiting = np.where(v > 1, (2 * behind + (v - 1) * layout.pp + 1) / v, behind + 1)
+    kind = np.asarray(layout.schedule)
     # ZB-2p starts as many forwards as fill the pipeline's way there and back (Qi et al. 2024, section 2.2)
-    waiting = np.minimum(x.m, np.where(np.asarray(layout.schedule) == "zb_2p", 2 * layout.pp - 1, waiting))
-    return np.where(layout.pp == 1, 1.0, np.where(np.asarray(layout.schedule) == "gpipe", x.m, waiting))
+    waiting = np.where(kind == "zb_2p", 2 * layout.pp - 1, waiting)
+    waiting = np.where(kind == "dualpipe", layout.pp + 1, waiting)  # DeepSeek-AI 2024, V3's report, table 2
+    return np.where(layout.pp == 1, 1.0, np.where(kind == "gpipe", x.m, np.minimum(x.m, waiting)))
 
 
 def _logits(x: Sizes) -> Numbers:

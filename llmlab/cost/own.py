@@ -50,7 +50,8 @@ class OwnParallelize(Library):
         again = np.choose(x.recompute, [0, 1, ahead])  # none, selective (attention is one kernel), full
         # collectives are launched like kernels: a region's forward and backward; a mixture's four exchanges of tokens,
         # one of counts and two sums for its balance
-        talk = 2 * np.where(x.layout.tp > 1, self.regions(x), 0) + 7 * (x.active_experts > 0)
+        regions = self.regions(x) + x.n_expert / x.layout.ep
+        talk = 2 * np.where(x.layout.tp > 1, regions, 0) + 7 * (x.active_experts > 0)
         passes = line.launch_s * x.m * (layers * (ahead + back + again + talk) + self.around(x))
         ends = np.maximum(line.launch_s * self.optimizer_launches(x, layers), step["optimizer"] + step["data_parallel"])
         busy = sum(step.values()) - step["host"]  # `step` comes with what layers alone would wait
@@ -189,9 +190,15 @@ class OwnParallelize(Library):
         return x.split
 
     def regions(self, x: Sizes) -> Numbers:
-        """Every expert is a region of its own; with sequence parallelism the tokens of a mixture are gathered, too."""
+        """With sequence parallelism the tokens of a mixture are gathered, too; `summed` has its experts."""
         gathered = np.where(x.layout.sequence_parallel & (x.active_experts > 0), 0.5, 0)
-        return 1 + x.dense_mlps + x.active_experts + gathered
+        return 1 + x.dense_mlps + gathered
+
+    def summed(self, x: Sizes, tp: Axis) -> Numbers:
+        """Every expert is a region of its own, with its share of the tokens, however many it is of."""
+        local = x.n_expert / x.layout.ep
+        share = x.w * x.n * x.config.d_model * x.active_experts / np.maximum(local, 1)
+        return self.regions(x) * hidden_values(x, tp) + local * (x.active_experts > 0) * tp.all_reduce(share)
 
     def routed(self, x: Sizes) -> Numbers:
         """Every token, on every tensor-parallel rank alike."""
@@ -220,8 +227,13 @@ class OwnParallelize(Library):
         # ZeRO-3: the first gather of each pass hides behind nothing, nor do the last reductions (all, in a pipeline)
         late = np.where(alone, layer + ends, stalled)
         again = ends + forward.times(1 / layers).shown(ends) + 2 * layer + (layers - 1) * hidden + late
+        # experts' gradients have buckets of their own, and none travels before its layers have filled it
+        held = w * layers * x.expert_params
+        filling = np.minimum(1, BUCKET_BYTES / np.maximum(held, 1))
+        routed = 2 * gather(held, held, np.ceil(held / BUCKET_BYTES)) - (1 - filling) * (backward.free + backward.busy)
+        apart = np.where(x.layout.ep > 1, np.maximum(0, routed), 0)
         shown: list[Any] = [  # by stage of ZeRO, 0 to 3
-            np.where(alone, 2 * last + backward.shown(2 * np.maximum(0, step - last)), 2 * step),
+            np.where(alone, np.maximum(apart, 2 * last + backward.shown(2 * np.maximum(0, step - last))), 2 * step),
             2 * step,
             m * stalled + step,
             m * again,
@@ -279,6 +291,7 @@ class OwnParallelize(Library):
         and what is kept was counted, so that no factor is on it."""
         zero, end, w, layers = x.layout.zero, x.layout.pp - 1, x.w, x.layers(stage)
         params, sharded, alone = x.params(stage), x.sharded_params(stage), end == 0
+        at_once = (np.asarray(x.layout.schedule) == "zb_h1") & (x.layout.dp * x.layout.cp == 1)
         table = np.where((stage == 0) | (stage == end), w * x.config.vocab_size * x.config.d_model / x.layout.tp, 0)
         layer, around = w * x.layer_params, w * (params - layers * x.layer_params)
         made = w * np.where(zero >= 2, sharded, params)
@@ -305,7 +318,8 @@ class OwnParallelize(Library):
         kept, gradients, working, gathered = (np.choose(fullest, parts) for parts in zip(*moments, strict=True))
         return {
             "parameters": w * np.where(zero == 3, sharded, params) + gathered,
-            "gradients": gradients + np.where(zero == 0, w * params, 0),  # and data parallelism's buckets
+            # a backward's own before they are added, in buckets where there are replicas; ZB-H1 adds each W's at once
+            "gradients": gradients + np.where((zero == 0) & ~at_once, w * params, 0),
             "optimizer": 2 * w * np.where(zero >= 1, sharded, params),
             "activations": kept,
             "working": working,
@@ -338,7 +352,8 @@ class OwnParallelize(Library):
     def layer_bytes(self, x: Sizes, recompute: Counts | None = None) -> Numbers:
         """Bytes one layer keeps of one micro-batch: inputs of two norms, and what they give, whole after a gather."""
         c, t, w = x.config, x.layout.tp, x.w
-        hidden, routed = w * x.n * c.d_model, 2 * x.active_experts
+        # of every choice the token sent, as it came and as its expert has it, and what is weighed
+        hidden, routed = w * x.n * c.d_model, 3 * x.active_experts
         heads = 2 * (x.q_width + x.kv_width) / c.d_model + 2 * inner(x)
         statistics = 4 * x.n * (4 * x.split + c.n_head / t)
         kept = hidden * (2 * x.split + 2 + routed + heads / t) + statistics
@@ -351,9 +366,16 @@ class OwnParallelize(Library):
         return x.w * x.n * x.config.d_model * (whole + heads / x.layout.tp)
 
     def block_bytes(self, x: Sizes) -> Numbers:
-        """Bytes that a block's backward works with: gradients of inner values and of the residual stream."""
+        """Bytes that a block's backward works with: gradients of inner values and of the residual stream.
+
+        Experts come one after another, so that a mixture's peak is where gradients of choices travel (weighed, handed
+        over, arrived), or in attention, with those of queries, keys and values.
+        """
+        c, t = x.config, x.layout.tp
         again = np.where(np.asarray(x.recompute) == 2, self.layer_bytes(x, 0), 0)
-        mlp = 2 + inner(x) / x.layout.tp
+        heads = 2 + (x.q_width + 2 * x.kv_width) / c.d_model / t
+        mixed = np.where(x.active_experts > 0, np.maximum(3 * x.active_experts, heads), 0)
+        mlp = np.maximum(2 + x.dense_mlps * c.d_ff / c.d_model / t, mixed)
         return again + x.w * x.n * x.config.d_model * np.maximum(mlp, self.ring_numbers(x))
 
     def ring_numbers(self, x: Sizes) -> Numbers:

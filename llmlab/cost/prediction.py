@@ -185,7 +185,7 @@ def predict(
     b = global_batch / (layout.dp * layout.microbatches)
     x = Sizes(
         config, layout, b, seq, w, stack.gradient_bytes or w, again, said.recomputed_layers, said.capacity or 1.0,
-        said.shard_group,
+        said.shard_group, early_stop=stack.early_stop, by_cost=stack.stages_by_cost,
     )  # fmt: skip
     found = predict_sizes(x, said.cluster(cluster), stack, precision, left_out)
     return found.at(0) if one else found

@@ -14,6 +14,7 @@ import numpy as np
 
 from llmlab.cost import reading
 from llmlab.cost.arrays import LayoutColumns, ModelColumns, Numbers
+from llmlab.cost.options import HIDDEN
 from llmlab.cost.prediction import RECOMPUTE, Prediction, predict_sizes
 from llmlab.cost.reading import Row, RowLayout, RowModel
 from llmlab.cost.sizes import NUMBER_BYTES, Sizes
@@ -39,10 +40,13 @@ class PublishedRow:
     micro_batch: int
     seq: int
     recompute: int
+    kept: float
+    kept_core: bool
     gradient_bytes: int
     shard: int
     overlap: bool
     tp_overlap: bool
+    ep_overlap: bool
     recipe: str
     seconds: float | None
     memory_gib: float | None
@@ -81,6 +85,7 @@ class Rows:
                 row.software["release"],
                 row.overlap,
                 row.tp_overlap,
+                row.ep_overlap,
                 row.recipe,
             )
             groups[key].append(index)
@@ -144,6 +149,7 @@ def row_stack(row: PublishedRow, stacks: Mapping[str, Stack]) -> Stack:
         overlap_gradients=row.overlap,
         software=FUSED if row.software["fused_accumulation"] == "yes" else LIBRARY,
         tp_overlap=found.tp_overlap if row.tp_overlap else 0.0,
+        ep_overlap=found.ep_overlap or (HIDDEN if row.ep_overlap else 0.0),
     )
 
 
@@ -154,6 +160,7 @@ def _read(row: Row) -> PublishedRow:
     if config["n_expert"]:  # other kernels: sorting, grouped products, all-to-all
         facts["stack"] += "-moe"
     layout, seq = reading.layout(row, facts), reading.number(row, "seq")
+    kind, kept = reading.recomputing(row, facts)
     micro = reading.micro_batch(row, layout["tp"])
     wide_reduce = "mixed_precision=amp_bf16/DEFAULT" in row.get("extra", "")
     overlap = facts["overlap_gradients"] == "yes"
@@ -170,17 +177,26 @@ def _read(row: Row) -> PublishedRow:
         layout=layout,
         micro_batch=micro,
         seq=seq,
-        recompute=RECOMPUTE.index(reading.RECOMPUTED[row["recompute"]]),
+        recompute=RECOMPUTE.index(kind),
+        kept=sum(_width(config, name) for name in kept),
+        kept_core="attention" in kept,
         gradient_bytes=4 if wide_reduce else int(facts["gradient_bytes"]),
         shard=reading.sharers(row, on, facts),
         overlap=overlap,
         recipe=reading.recipe(row, facts),
         tp_overlap="async TP" in row.get("extra", "") or facts["tp_overlap"] == "yes",
+        ep_overlap="ep_overlap=yes" in row.get("extra", ""),
         seconds=reading.seconds(row, config, tokens),
         memory_gib=float(row["memory_gb"]) if row["memory_gb"] else None,
         ran=row["status"] == "ok",
         score=row["score"],
     )
+
+
+def _width(c: RowModel, product: str) -> float:
+    """Width of what one of a layer's products gives, 0 of what is none."""
+    q, kv = c["n_head"] * c["head_dim"], c["n_kv_head"] * c["head_dim"]
+    return {"q": q, "k": kv, "v": kv, "out": c["d_model"], "gate": c["d_ff"]}.get(product, 0)
 
 
 def _sizes(rows: list[PublishedRow]) -> Sizes:
@@ -198,4 +214,8 @@ def _sizes(rows: list[PublishedRow]) -> Sizes:
         g=np.array([row.gradient_bytes for row in rows]),
         recompute=np.array([row.recompute for row in rows]),
         shard=np.array([row.shard for row in rows]),
+        kept=np.array([row.kept for row in rows]),
+        kept_core=np.array([row.kept_core for row in rows]),
+        early_stop=np.array([row.software["early_stop"] == "yes" for row in rows]),
+        by_cost=np.array([row.software["stages"] == "by cost" for row in rows]),
     )

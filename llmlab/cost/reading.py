@@ -47,7 +47,13 @@ HARDWARE = (
 # kinds of recomputing, and what policies of JAX come to: `minimal` keeps every product's output but attention's scores
 RECOMPUTED = {
     "": "none", "none": "none", "selective": "selective", "full": "full", "minimal": "selective",
-    "qkv_proj_offloaded": "full", "save_qkv_proj": "full", "save_out_proj": "full", "save_dot_except_mlp": "full",
+    "save_dot_only": "selective", "qkv_proj_offloaded": "full", "save_qkv_proj": "full", "save_out_proj": "full",
+    "save_dot_except_mlp": "full",
+}  # fmt: skip
+# and which products of a layer keep their outputs, where the others are computed again (MaxText's `get_remat_policy`)
+KEPT = {
+    "qkv_proj_offloaded": "q k v", "save_qkv_proj": "q k v", "save_out_proj": "out",
+    "save_dot_except_mlp": "q k v out", "every other product": "q v gate attention",
 }  # fmt: skip
 PRECISIONS = (("fp4", "nvfp4"), ("mx", "mxfp8"), ("fp8", "fp8"), ("float8", "fp8"), ("bf16", "bf16"), ("fp16", "fp16"),
               ("fp32", "fp32"))  # fmt: skip
@@ -175,7 +181,10 @@ def micro_batch(row: Row, tp: int) -> int:
 
 
 def sharers(row: Row, on: Cluster, facts: Row) -> int:
-    """Ranks that one copy of the weights is sharded over, 0 for all: those of a node, or a TPU slice, in HSDP."""
+    """Ranks that one copy of the weights is sharded over, 0 for all: as stated; those of a node, or a TPU slice, in
+    HSDP."""
+    if stated := number_in(row, "fsdp_group"):
+        return stated
     apart = "HSDP" in row["framework"] or number_in(row, "slices") > 1
     return on.devices_per_node // number(row, "tp") if apart else 0
 
@@ -254,6 +263,14 @@ def seconds(row: Row, c: RowModel, tokens: int) -> float | None:
         return 96 * tokens * c["n_layer"] * c["d_model"] ** 2 * per_layer / rate
     causal = row["framework"].startswith("Megatron-Bridge")  # which counts the half of T x T that is not masked
     return _model_flops(c, tokens, seq / 2 if causal else seq) / rate
+
+
+def recomputing(row: Row, facts: Row) -> tuple[str, list[str]]:
+    """The kind of recomputing, and the products whose outputs it keeps: a software's own meaning of selective first."""
+    policy = row["recompute"]
+    if policy == "selective" and facts["selective"]:
+        return "full", KEPT[facts["selective"]].split()
+    return RECOMPUTED[policy], KEPT.get(policy, "").split()
 
 
 def _model_flops(c: RowModel, tokens: int, keys: float) -> float:

@@ -89,17 +89,47 @@ def activation_score(rows: Rows, stack: Stack) -> float:
     return float(np.abs(_gib(rows, stack) / rows.memory_gib - 1).mean())
 
 
-def verdicts(stack: Stack) -> float:
+def verdicts(stack: Stack, every: bool = False) -> float:
     """Share of nanotron's trials whose end is predicted: those that ran fit, and those that failed do not.
 
-    A pipeline of more stages than layers is refused, as by `Layout.check`; some failed for reasons that no row states.
+    A pipeline with a stage of nothing is refused. Of trials that failed though one that needs no less ran (see
+    `failed_otherwise`) memory was not the reason: they count only with `every`.
     """
     rows = Rows([row for row in read_rows("nanotron_playbook")[0] if row.score])
     found = rows.predictions({"typical": stack})
     device = rows.rows[0].cluster.device.memory_bytes
     fits = rows.gather(found, "memory_bytes") <= MARGIN * device
-    possible = np.array([row.layout["pp"] <= row.config["n_layer"] for row in rows.rows])
-    return float(((fits & possible) == np.array([row.ran for row in rows.rows])).mean())
+    possible = np.zeros(len(rows.rows), bool)
+    for indices, x in rows.groups:
+        possible[indices] = x.empty_stages == 0
+    right = (fits & possible) == np.array([row.ran for row in rows.rows])
+    return float(right[every | ~failed_otherwise(rows)].mean())
+
+
+def failed_otherwise(rows: Rows) -> np.ndarray:
+    """Which failed trials cannot have run out of memory: one that needs no less ran.
+
+    That is of the same model, sequence, tp, pp and ZeRO, with as large micro-batches, as many of them under way, and no
+    more replicas to shard over. No formula is in it.
+    """
+    ran: dict[Hashable, list[tuple[int, int, int]]] = defaultdict(list)
+
+    def needs(row: PublishedRow) -> tuple[Hashable, tuple[int, int, int]]:
+        layout = row.layout
+        same = (*row.config.values(), row.seq, layout["tp"], layout["pp"], layout["zero"])
+        under_way = min(layout["microbatches"], layout["pp"])
+        return same, (row.micro_batch, under_way, -layout["dp"] if layout["zero"] else 0)
+
+    for row in rows.rows:
+        if row.ran:
+            same, size = needs(row)
+            ran[same].append(size)
+    found = []
+    for row in rows.rows:
+        same, size = needs(row)
+        more = (other for other in ran[same] if all(a >= b for a, b in zip(other, size, strict=True)))
+        found.append(not row.ran and any(more))
+    return np.array(found)
 
 
 def _gib(rows: Rows, stack: Stack) -> np.ndarray:

@@ -22,7 +22,8 @@ NUMBER_BYTES = {"nvfp4": 2, "mxfp8": 2, "fp8": 2, "bf16": 2, "fp16": 2, "fp32": 
 class Sizes:
     """Steps on one rank. `w`: bytes of an activation or a weight; `g`: bytes of an accumulated gradient.
 
-    `recompute` is 0 for none, 1 for selective, 2 for full.
+    `recompute` is 0 for none, 1 for selective, 2 for full; of a full one `kept` is the width of the products' outputs
+    that are not computed again, and `kept_core` says whether attention is not either.
     """
 
     config: ModelLike
@@ -35,6 +36,10 @@ class Sizes:
     again: Numbers = 1.0  # share of the layers that `recompute` is of
     capacity: Numbers = 1.0  # tokens an expert computes, over its fair share
     shard: Counts = 0  # ranks that ZeRO shards one copy over; 0: all of dp x cp
+    kept: Numbers = 0.0
+    kept_core: Counts = False
+    early_stop: Counts = False  # recomputing ends with the last value that backward needs
+    by_cost: Counts = False  # stages are filled by their products' cost, the output table's among them
 
     @property
     def n(self) -> Numbers:
@@ -150,10 +155,43 @@ class Sizes:
         even, spare = np.divmod(self.config.n_layer, self.layout.pp)
         last = self.layout.pp - 1
         first = even + ((spare == last) & (last > 0))
-        return np.where(stage == last, even, np.where(stage == 0, first, even + (stage <= spare)))
+        usual = np.where(stage == last, even, np.where(stage == 0, first, even + (stage <= spare)))
+        if not np.any(self.by_cost):
+            return usual
+        return np.where(self.by_cost, self.layers_up_to(stage) - self.layers_up_to(stage - 1), usual)
+
+    def layers_up_to(self, stage: Counts) -> Counts:
+        """Layers of the stages up to this one where each takes them until it passes its share of the cost: with the
+        output table at the end, the first stages have more than the last (nanotron's `build_model`)."""
+        layers = self.config.n_layer
+        share = (layers + self.table_layers) / self.layout.pp
+        filled = np.minimum(layers, np.floor((stage + 1) * share + 1e-9) + 1)
+        return np.where(stage < 0, 0, np.where(stage == self.layout.pp - 1, layers, filled))
+
+    @property
+    def table_layers(self) -> Numbers:
+        """The output table's product, in products of a layer."""
+        return self.config.vocab_size * self.config.d_model / (self.layer_params * self.layout.tp)
+
+    @property
+    def empty_stages(self) -> Counts:
+        """Stages with nothing of the model, where they are filled by cost: after the table's come at most two more, for
+        the logits' cast and for the loss. Such a run fails."""
+        share = (self.config.n_layer + self.table_layers) / self.layout.pp
+        filled = np.ceil(self.config.n_layer / share - 1e-9) + 2
+        return np.where(
+            self.by_cost, np.maximum(0, self.layout.pp - filled), np.maximum(0, self.layout.pp - self.config.n_layer)
+        )
 
     def params(self, stage: Counts) -> Numbers:
-        """Parameters of a rank of this stage: its layers, the embedding table on the first and the last, positions."""
+        """Parameters of a rank of this stage; in DualPipe it has the stage as far from the other end, too."""
+        last, both = self.layout.pp - 1, np.asarray(self.layout.schedule) == "dualpipe"
+        if not np.any(both):
+            return self.stage_params(stage)
+        return self.stage_params(stage) + (both & (last > 0)) * self.stage_params(last - stage)
+
+    def stage_params(self, stage: Counts) -> Numbers:
+        """Parameters of a stage: its layers, the embedding table on the first and the last, positions."""
         last = self.layout.pp - 1
         ends = (stage == 0) | (stage == last)
         tables = np.where(last == 0, 2 - np.asarray(getattr(self.config, "tie_embeddings", True)), ends)
@@ -216,7 +254,9 @@ class Sizes:
     @property
     def recomputed_flops(self) -> Numbers:
         """FLOPs of what is computed a second time."""
-        again = np.choose(self.recompute, [0.0, self.core_flops, self.layer_flops])
+        products = 2 * self._tokens * self.config.d_model * self.kept
+        full = self.layer_flops - products - self.kept_core * self.core_flops
+        again = np.choose(self.recompute, [0.0, self.core_flops, full])
         return self.again * self.config.n_layer * again
 
     @property

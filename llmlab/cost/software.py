@@ -14,7 +14,7 @@ import numpy as np
 
 from llmlab.cost.arrays import ByName, Counts, Numbers
 from llmlab.cost.memory import stage_memory
-from llmlab.cost.network import Axis
+from llmlab.cost.network import Axis, hidden_values
 from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
 
@@ -66,8 +66,14 @@ class Library:
     rings = False  # whether a collective takes the latency of every step of a ring; else of a tree
 
     def launches(self, x: Sizes) -> tuple[Numbers, Numbers]:
-        """Kernels of a layer, forward and backward: fused where libraries do."""
-        return 15, 30
+        """Kernels of a layer, forward and backward: fused where libraries do.
+
+        Collectives are launched like kernels. A mixture has its router (a product, softmax, choice, balance: ten),
+        tokens sorted for ranks and for experts, and back (eight), two exchanges with their counts (four); and a product
+        for each matrix of each expert it holds.
+        """
+        local, summed = 2 * x.n_expert / x.layout.ep, np.where(x.layout.tp > 1, self.regions(x), 0)
+        return 15 + summed + x.mixtures * (22 + local), 30 + summed + x.mixtures * (22 + 2 * local)
 
     def forward(self, x: Sizes) -> Numbers:
         """Two norms (r w), two dropouts with residual sum (r r w and a mask), the context copied, the activation."""
@@ -117,8 +123,18 @@ class Library:
         return x.g + 4 + 4 + 8 + 28 + x.w
 
     def spared(self, x: Sizes, line: Roofline, region: Numbers) -> Numbers:
-        """Seconds of a layer's forward that full recomputing does not repeat; `region`: of adding up over tp."""
-        return 0.0
+        """Seconds of a layer's forward that full recomputing does not repeat; `region`: of adding up over tp.
+
+        Products whose outputs are kept; and where recomputing ends with the last value that backward needs, the last
+        product and its sum over ranks (XLA, and torch's `checkpoint` without re-entry).
+        """
+        kept = np.where(np.asarray(x.kept) > 0, line.product(x.w, x.n, x.config.d_model, x.kept / x.layout.tp), 0.0)
+        if not np.any(x.early_stop):
+            return kept
+        # what is gathered is needed, what is added up is not; a mixture's router wants what its experts said
+        left = np.where(x.layout.sequence_parallel, 0.5, 1.0) * region
+        last = line.product(x.w, x.n, x.config.d_ff / x.layout.tp, x.config.d_model) + left
+        return kept + x.early_stop * np.where(x.active_experts > 0, 0.0, x.dense_mlps * last)
 
     def gradient_hops(self, x: Sizes) -> tuple[Numbers, Numbers]:
         """Bytes of the gradients that go round the ring in backward, for each of keys and values; and whether home."""
@@ -185,6 +201,10 @@ class Library:
     def regions(self, x: Sizes) -> Numbers:
         """How often a layer adds the hidden values up over tp, forward: after attention and after the MLP."""
         return 2
+
+    def summed(self, x: Sizes, tp: Axis) -> Numbers:
+        """Seconds of adding up over tp in a layer, forward."""
+        return self.regions(x) * hidden_values(x, tp)
 
     def data_parallel(
         self, x: Sizes, gather: Gather, stage: Counts, forward: Pass, backward: Pass

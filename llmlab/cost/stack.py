@@ -63,6 +63,8 @@ class Stack:
     overlap_gradients: bool = True
     software: Library = LIBRARY
     gradient_bytes: int = 0  # of one accumulated gradient; 0: as wide as an activation
+    early_stop: bool = False  # recomputing ends with the last value that backward needs
+    stages_by_cost: bool = False  # a pipeline's stages are filled by cost, the output table's among it
     spread: float = 0.35
     fitted_to: str = ""
     release: str = ""
@@ -78,7 +80,7 @@ class Stack:
             real("Stack", number, getattr(self, number), least=0)
         for share in ("overlap", "tp_overlap", "ep_overlap"):
             real("Stack", share, getattr(self, share), least=0, most=1)
-        for name in ("fused_attention", "overlap_gradients"):
+        for name in ("fused_attention", "overlap_gradients", "early_stop", "stages_by_cost"):
             flag("Stack", name, getattr(self, name))
         instance("Stack", "software", self.software, Library, "see llmlab.cost.software")
         whole("Stack", "gradient_bytes", self.gradient_bytes, least=0)
@@ -170,6 +172,8 @@ def _table() -> dict[str, Stack]:
             overlap_gradients=row["overlap_gradients"] == "yes",
             software=FUSED if row["fused_accumulation"] == "yes" else LIBRARY,
             gradient_bytes=int(row["gradient_bytes"]),
+            early_stop=row["early_stop"] == "yes",
+            stages_by_cost=row["stages"] == "by cost",
             activations=float(row["activations"]),
             spread=float(row["spread"]),
             fitted_to=row["fitted_to"],

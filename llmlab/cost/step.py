@@ -24,7 +24,7 @@ TERMS = (
     "matmul", "attention", "elementwise", "logits", "recompute", "host", "tensor_parallel", "context_parallel",
     "expert_parallel", "bubble", "pipeline_messages", "data_parallel", "optimizer",
 )  # fmt: skip
-COMPUTED = ("matmul", "attention", "elementwise", "host")
+COMPUTED = ("matmul", "attention", "elementwise")
 
 
 def step_seconds(
@@ -50,7 +50,8 @@ def step_seconds(
     slowest = layers * one_layer + is_first * at_first + is_last * at_last
     # weight gradients, one of the two products of backward, are as long as the products forward
     weights = (x.config.n_layer - layers) * keep["matmul"] * compute.layer_products(x, line)
-    step["bubble"] = keep["bubble"] * bubble(x.layout, x.m, whole - slowest, weights)
+    back = (x.config.n_layer - layers) * (backward.free + backward.busy)
+    step["bubble"] = keep["bubble"] * bubble(x.layout, x.m, whole - slowest, weights, back)
     message = keep["pipeline_messages"] * 2 * axes["pp"].message(x.w * x.n * x.config.d_model * software.message(x))
     step["pipeline_messages"] = software.waiting(x, message, whole, slowest)
     ending = software.ending(stage)
@@ -73,7 +74,7 @@ def _layer(
     """One layer's seconds by cause on one micro-batch, what hides behind attention, and forward and backward whole."""
     ahead, back = compute.layer_forward(x, line, stack), compute.layer_backward(x, line, stack)
     software, region = stack.software, keep["tensor_parallel"] * network.hidden_values(x, axes["tp"])
-    tp = software.regions(x) * region * (1 - stack.tp_overlap)
+    tp = keep["tensor_parallel"] * software.summed(x, axes["tp"]) * (1 - stack.tp_overlap)
     ep = keep["expert_parallel"] * network.expert_parallel(x, axes["ep"], software.routed(x), software.once_a_node)
     ep = (1 - stack.ep_overlap) * ep
     # pairs are (forward, backward) from here on
@@ -82,11 +83,13 @@ def _layer(
         for pair in context_parallel(x, line, axes["cp"], software, (ahead.attention, back.attention))
     )
     computed = [{cause: keep[cause] * getattr(part, cause) for cause in COMPUTED} for part in (ahead, back)]
+    for i, part in enumerate((ahead, back)):
+        computed[i]["host"] = keep["host"] * part.host(tp + ep + shown_cp[i])
     forward, backward = (sum(part.values()) for part in computed)
     core = keep["attention"] * ahead.attention + shown_cp[0] + software.ring_again(x, line)
-    # by x.recompute: none, selective (attention alone), full
-    again = np.choose(x.recompute, [0.0, core, forward + shown_cp[0] + tp + ep - software.spared(x, line, region)])
-    layer = {cause: computed[0][cause] + computed[1][cause] for cause in COMPUTED} | {
+    full = forward + shown_cp[0] + tp + ep - x.kept_core * core - software.spared(x, line, region)
+    again = np.choose(x.recompute, [0.0, core, full])  # none, selective (attention alone), full
+    layer = {cause: computed[0][cause] + computed[1][cause] for cause in computed[0]} | {
         "recompute": keep["recompute"] * x.again * again,
         "tensor_parallel": 2 * tp,
         "context_parallel": sum(shown_cp),
@@ -137,14 +140,18 @@ def slowest_stage(x: Sizes, layer: Numbers, first: Numbers, last: Numbers) -> tu
     return stage, x.layers(stage), 1 * (stage == 0), 1 * (stage == end)
 
 
-def bubble(layout: LayoutLike, m: Numbers, others: Numbers, weights: Numbers) -> Numbers:
+def bubble(layout: LayoutLike, m: Numbers, others: Numbers, weights: Numbers, back: Numbers) -> Numbers:
     """Seconds a rank stands idle while the pipeline fills and empties: one micro-batch's way through the other stages.
 
     Interleaving divides it by the virtual stages. Zero-bubble's first form fills it with weight gradients: of F + B + W
     a stage, F + B - W stay (Qi et al. 2024, table 2: ZB-H1); with m < pp there are only m - 1 W's to fill with, not
-    pp - 1. ZB-2p holds twice as many micro-batches and none stays. `weights`: of the other stages' weight gradients.
+    pp - 1. ZB-2p holds twice as many micro-batches and none stays. DualPipe feeds the pipeline from both ends: of F + B
+    a stage and B, with 3 W less, pp / 2 - 1 times (DeepSeek-AI 2024, V3's report, table 2). `weights`, `back`: of the
+    other stages' weight gradients, and their backward.
     """
     filled = (np.minimum(m, layout.pp) - 1) / np.maximum(layout.pp - 1, 1)
     zb_h1 = np.maximum(0.0, others - (1 + filled) * weights)
     kind = np.asarray(layout.schedule)
-    return np.where(kind == "zb_h1", zb_h1, np.where(kind == "zb_2p", 0.0, others / layout.virtual_stages))
+    dualpipe = (layout.pp / 2 - 1) / np.maximum(layout.pp - 1, 1) * np.maximum(0.0, others + back - 3 * weights)
+    one_way = np.where(kind == "zb_h1", zb_h1, np.where(kind == "zb_2p", 0.0, others / layout.virtual_stages))
+    return np.where((kind == "dualpipe") & (layout.pp > 1), dualpipe, one_way)

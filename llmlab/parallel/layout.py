@@ -40,7 +40,7 @@ class Layout:
             object.__setattr__(self, name, whole("Layout", name, getattr(self, name), least=1))
         object.__setattr__(self, "zero", whole("Layout", "zero", self.zero, least=0, most=3))
         flag("Layout", "sequence_parallel", self.sequence_parallel)
-        object.__setattr__(self, "schedule", schedule_name("Layout", "schedule", self.schedule))
+        object.__setattr__(self, "schedule", schedule_name("Layout", "schedule", self.schedule, priced=True))
         choice("Layout", "context", string("Layout", "context", self.context), CONTEXTS)
         if self.virtual_stages > 1 and self.schedule != "interleaved":
             raise ValueError(
@@ -110,6 +110,11 @@ class Layout:
             raise ValueError(
                 f"the interleaved schedule wants microbatches that pp={self.pp} divides, got {self.microbatches}"
                 f"{_nearest('microbatches', self.microbatches, self.pp)}"
+            )
+        if self.schedule == "dualpipe" and self.pp > 1 and (self.pp % 2 or self.microbatches % 2):
+            raise ValueError(
+                f"dualpipe feeds a pipeline from both ends: it wants pp and microbatches even, got pp={self.pp} and "
+                f"{self.microbatches}"
             )
         for name in ("n_head", "d_ff"):
             size = getattr(config, name)

@@ -24,14 +24,20 @@ from functools import cached_property
 from llmlab.arguments import choice, string, whole, wholes
 
 NAMES = ("gpipe", "1f1b", "interleaved", "zb_h1")
-ALSO = {"zero_bubble": "zb_h1"}  # as other programs call it
+PRICED = ("zb_2p", "dualpipe")  # `lab.predict` knows what they cost; nothing here runs them
+ALSO = {"zero_bubble": "zb_h1", "zb_h2": "zb_2p"}  # as other programs call it
 
 
-def schedule_name(call: str, name: str, value: str) -> str:
-    """Read a schedule's name as people write it: "1F1B", "ZB-H1". Raises ValueError with the known names."""
+def schedule_name(call: str, name: str, value: str, priced: bool = False) -> str:
+    """Read a schedule's name as people write it: "1F1B", "ZB-H1". priced: or one that is not run here.
+
+    Raises ValueError with the known names.
+    """
     written = string(call, name, value).lower().replace("-", "_")
     written = ALSO.get(written, written)
-    return written if written in NAMES else choice(call, name, value, NAMES)
+    if written in PRICED and not priced:
+        raise ValueError(f"{call} wants {name} as one that runs here, {', '.join(NAMES)}; lab.predict prices {value!r}")
+    return written if written in NAMES + PRICED else choice(call, name, value, NAMES + PRICED * priced)
 
 
 @dataclass(frozen=True)

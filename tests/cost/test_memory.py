@@ -87,10 +87,27 @@ def test_a_stacks_factor_weighs_on_activations_alone():
         (Layout(pp=4, microbatches=2), 0, 2),
         (Layout(pp=4, microbatches=8, schedule="gpipe"), 3, 8),
         (Layout(pp=4, microbatches=8, schedule="interleaved", virtual_stages=2), 0, 4 * (1 + 3 / 8)),
+        (Layout(pp=4, microbatches=8, schedule="zb_2p"), 0, 7),  # 2 p - 1
+        (Layout(pp=4, microbatches=8, schedule="dualpipe"), 2, 5),  # p + 1, on every rank
     ],
 )
 def test_micro_batches_in_flight(layout, stage, held):
     assert in_flight(Sizes(GPT3, layout, 1, 2048, 2, 2), stage) == pytest.approx(held)
+
+
+def test_dualpipe_holds_the_model_twice():
+    """DeepSeek-V3's table 2: two stages' parameters on a rank."""
+    once, twice = (need(pp=4, microbatches=8, schedule=name) for name in ("1f1b", "dualpipe"))
+    assert twice["optimizer"] == pytest.approx(2 * once["optimizer"], rel=0.05)  # the ends have a table
+
+
+def test_what_is_not_computed_again_is_kept():
+    def kept(**how) -> float:
+        return Stack().memory_needed(Sizes(GPT3, Layout(tp=8), 1, 2048, 2, 2, 2, **how))["activations"]
+
+    qkv = 96 * 2 * 2048 * 3 * 12288 / 8
+    assert kept(kept=3 * 12288.0) - kept() == pytest.approx(qkv)
+    assert kept(kept_core=True) - kept() == pytest.approx(qkv / 3)
 
 
 def test_logits_weigh_on_the_last_stage_only():

@@ -13,6 +13,7 @@ from llmlab.cost.arrays import columns
 from llmlab.cost.published import PublishedRow, Rows, read_rows
 from llmlab.cost.scoring import (
     activation_score,
+    failed_otherwise,
     fit_owners,
     leave_out,
     left_out,
@@ -64,7 +65,7 @@ def test_a_table_left_out_is_predicted_better_than_by_what_others_reached():
 
 
 def test_the_median_of_tables_left_out_is_near_a_tenth():
-    assert np.median([float(row["left_out"]) for row in KEPT.values()]) <= 0.13
+    assert np.median([float(row["left_out"]) for row in KEPT.values()]) <= 0.10
 
 
 def test_more_constants_fit_better_and_predict_worse():
@@ -95,7 +96,15 @@ def test_memory_of_zero_bubbles_pipelines_is_within_eight_percent():
 
 def test_a_factor_on_activations_says_who_runs_out_of_memory():
     assert verdicts(stack("ideal")) < verdicts(stack("nanotron"))
-    assert verdicts(stack("nanotron")) > 0.88
+    assert verdicts(stack("nanotron")) > 0.95 and verdicts(stack("nanotron"), every=True) > 0.92
+
+
+def test_a_trial_that_failed_though_one_of_more_ran_did_not_run_out_of_memory():
+    trials = Rows([row for row in read_rows("nanotron_playbook")[0] if row.score])
+    failed, named = failed_otherwise(trials), {row.row_id: i for i, row in enumerate(trials.rows)}
+    # NT-0227 is the very layout of NT-1838 and ran; NT-0102 is NT-1732 with fewer replicas, which nothing shards
+    assert failed[named["NT-1838"]] and failed[named["NT-1732"]] and not failed[named["NT-0227"]]
+    assert 0 < failed.sum() < 0.05 * len(failed)
 
 
 def test_a_table_left_out_is_not_in_its_stacks_fit():
@@ -149,7 +158,7 @@ def test_nothing_passes_the_rate_of_its_line():
 
 
 def test_one_row_calibrates_and_is_not_scored():
-    rows = TABLES["dgxc_recipes: jax-gpu"]
+    rows = TABLES["internevo"]
     start = {"typical": stack("ideal")}
     calibrated, others = with_one_row(rows, start, 3)
     assert not others[3] and others.sum() == len(rows.rows) - 1
@@ -203,7 +212,7 @@ def test_one_layer_takes_its_measured_time():
         x = Sizes(config, columns([Layout(tp=8, sequence_parallel=split)]), 4, 2048, 2, 4)
         tp = 2 * network.hidden_values(x, network.axes(x.layout, wires)["tp"])
         layer = compute.layer_forward(x, line, Stack(fused_attention=False))
-        assert (layer.device + layer.host + tp)[0] == pytest.approx(measured[variant], rel=0.03)
+        assert (layer.device + layer.host() + tp)[0] == pytest.approx(measured[variant], rel=0.03)
 
 
 def test_seconds_come_from_what_a_table_prints():

@@ -95,6 +95,19 @@ def test_minimal_recomputing_is_not_full():
     assert reading.RECOMPUTED["minimal"] == "selective" and reading.RECOMPUTED["full"] == "full"
 
 
+def test_policies_of_jax_keep_the_products_they_name():
+    assert reading.recomputing(row(recompute="save_qkv_proj"), {"selective": ""}) == ("full", ["q", "k", "v"])
+    assert reading.recomputing(row(recompute="full"), {"selective": ""}) == ("full", [])
+
+
+def test_selective_is_what_a_software_means_by_it():
+    own = reading.software(row(framework="torchtitan FSDP2"))
+    assert own is not None
+    kind, kept = reading.recomputing(row(recompute="selective"), own)
+    assert kind == "full" and "attention" in kept and "k" not in kept  # every other product is computed again
+    assert reading.recomputing(row(recompute="selective"), {"selective": ""}) == ("selective", [])
+
+
 def test_nvl72_is_one_domain_whatever_a_tray_holds():
     on = reading.cluster_of(row(hardware="GB200", gpus_per_node=4))
     assert on is not None and on.devices_per_node == 72

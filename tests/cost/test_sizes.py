@@ -34,6 +34,19 @@ def test_stages_share_the_layers_evenly_and_the_ends_have_the_fewest(n_layer, da
     assert layers[0] == layers[-1] or set(layers[:-1]) == {layers[0]}
 
 
+def test_stages_filled_by_cost_count_the_output_table():
+    """nanotron's rule, walked block by block for a model whose table is as much as four of its sixteen layers."""
+    config = Config(vocab_size=131072, d_model=2048, n_layer=16, n_head=32, d_ff=8192, max_seq=8, mlp="swiglu")
+
+    def filled(pp: int) -> Sizes:
+        return Sizes(config, Layout(pp=pp), 1, 8, 2, 2, by_cost=True)
+
+    assert [int(filled(8).layers(stage)) for stage in range(8)] == [3, 3, 2, 3, 2, 3, 0, 0]
+    assert [int(filled(2).layers(stage)) for stage in range(2)] == [11, 5]
+    # of 16 stages the 13th has the table, one more the logits' cast and one the loss
+    assert [int(filled(pp).empty_stages) for pp in (2, 8, 16)] == [0, 0, 1]
+
+
 @pytest.mark.parametrize("config", [GPT3, LLAMA, EXPERTS])
 def test_parameters_of_one_rank_are_the_models(config):
     # positions, norms and biases are left out: 3 thousandths of the smallest of these

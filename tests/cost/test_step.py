@@ -93,6 +93,9 @@ def test_virtual_stages_divide_the_bubble_and_zero_bubble_fills_most_of_it():
     alike = ("attention", "elementwise", "logits")  # without them, forward and both gradients take alike
     assert bubble(alike, schedule="zb_h1") == pytest.approx(bubble(alike) / 3)
     assert bubble(schedule="gpipe") == bubble()
+    assert bubble(schedule="zb_2p") == 0
+    # DeepSeek-V3's table 2, (p / 2 - 1) (F + B + B - 3 W) with F = W and B = 2 W: 2, of 1F1B's (p - 1) (F + B) = 9
+    assert bubble(alike, schedule="dualpipe") == pytest.approx(2 / 9 * bubble(alike))
 
 
 def test_zero_bubble_fills_less_with_fewer_micro_batches_than_stages():
@@ -337,8 +340,9 @@ def test_a_ring_adds_up_its_steps_as_counted_by_hand():
 
 def test_options_change_what_they_say_and_nothing_else():
     layout = Layout(dp=2, tp=8, sequence_parallel=True)
-    usual = small(layout, stack="typical")
-    hidden = small(layout, stack="typical", options=Options(tp_overlap=True))
+    # a host would launch on behind the traffic that is not hidden
+    usual = small(layout, stack="typical", without=["host"])
+    hidden = small(layout, stack="typical", without=["host"], options=Options(tp_overlap=True))
     assert 0 < hidden.breakdown["tensor_parallel"] < usual.breakdown["tensor_parallel"]
     assert hidden.seconds - usual.seconds == pytest.approx(
         hidden.breakdown["tensor_parallel"] - usual.breakdown["tensor_parallel"]

@@ -164,6 +164,13 @@ def test_what_no_schedule_can_be_made_of_is_refused(arguments, said):
         make_schedule(*arguments)
 
 
+@pytest.mark.parametrize("name", ["zb_2p", "DualPipe"])
+def test_a_schedule_that_is_only_priced_is_not_run(name):
+    assert Layout(pp=4, microbatches=8, schedule=name).schedule == name.lower()
+    with pytest.raises(ValueError, match="runs here, gpipe, 1f1b.*lab.predict prices"):
+        make_schedule(name, 4, 8)
+
+
 WRITTEN = [("1F1B", "1f1b"), ("ZB-H1", "zb_h1"), ("zero_bubble", "zb_h1"), ("GPipe", "gpipe")]
 
 

@@ -8,6 +8,9 @@ halves of its backward, the gradients of the inputs and those of the weights.
         interleaved   (p - 1) (F + B + W) / v
         zb_h1         (p - 1) (F + B) - (min(m, p) - 1) W              W <= F and W <= B; for m >= p it is
                                                                        (p - 1) (F + B - W): Qi et al. 2023, section 2.3
+        zb_2p         0                                                the same, section 2.2: it holds 2 p - 1
+        dualpipe      (p / 2 - 1) (F + 2 B - W)                        DeepSeek-AI 2024, V3's report, table 2: it holds
+                                                                       p + 1, and two stages' parameters
     messages                                   2 (p v - 1) m in all, of b t D numbers each
     microbatches held by rank r                gpipe m, 1f1b p - r, zb_h1 p, at most m
 """
@@ -30,7 +33,7 @@ def bubble(
     backward: without the weights' gradients, which take `weights` seconds, whether a schedule puts them off or not.
     """
     wholes("bubble", 1, ranks=ranks, microbatches=microbatches, virtual_stages=virtual_stages)
-    name = schedule_name("bubble", "name", name)
+    name = schedule_name("bubble", "name", name, priced=True)
     reals("bubble", 0, forward=forward, backward=backward, weights=weights)
     if virtual_stages > 1 and name != "interleaved":
         raise ValueError(f"virtual_stages={virtual_stages} wants schedule='interleaved', got {name!r}")
@@ -38,6 +41,10 @@ def bubble(
         # filled with the W of microbatches that have come back; of a W longer than F or B the rest delays the others
         filled = (min(microbatches, ranks) - 1) * min(forward, backward, weights)
         return (ranks - 1) * (forward + backward) - filled
+    if name == "zb_2p":
+        return 0.0
+    if name == "dualpipe":  # its table's B is whole: F + (B + W) + (B + W) - 3 W
+        return max(0.0, (ranks / 2 - 1) * (forward + 2 * backward - weights))
     return (ranks - 1) * (forward + backward + weights) / virtual_stages
 
 
