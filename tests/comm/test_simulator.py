@@ -425,3 +425,18 @@ def test_a_generator_of_pythons_goes_on_where_it_was_whoever_drew_meanwhile():
     before = random.getstate()
     assert lab.Simulator(3, seed=5).run(worker).results == [alone(5), alone(6), alone(7)]
     assert random.getstate() == before
+
+
+def test_numpys_generator_is_the_one_of_the_ranks_seed_in_every_run():
+    def worker(world):
+        first = np.random.rand(700).tolist()
+        world.barrier()
+        children = np.random.get_bit_generator().spawn(2)
+        return first + np.random.rand(700).tolist(), [child.random_raw() for child in children]
+
+    def alone(seed):
+        bits = np.random.MT19937(seed)
+        return np.random.RandomState(bits).rand(1400).tolist(), [child.random_raw() for child in bits.spawn(2)]
+
+    for _ in range(2):  # the second remembers the seed's first words
+        assert run(worker, ranks=3, seed=11).results == [alone(11 + rank) for rank in range(3)]
