@@ -53,7 +53,7 @@ def torchtitan(row: Planned, work: Workload) -> str:
     x = row.layout
     _refuse("torchtitan", {
         "ZeRO-1": x.zero == 1,
-        f"the {x.schedule} schedule": x.schedule in SPLIT and x.pp > 1,
+        x.schedule.upper().replace("_", "-"): x.schedule in SPLIT and x.pp > 1,
         "Ulysses": x.cp > 1 and x.context == "ulysses",
         f"{work.precision} by a flag (its converters are in the model's configuration)": work.precision != "bf16",
         "unequal virtual stages": bool(x.virtual_stages > 1 and work.config.n_layer % (x.pp * x.virtual_stages)),
@@ -91,7 +91,7 @@ def megatron(row: Planned, work: Workload) -> str:
     x, c = row.layout, work.config
     _refuse("Megatron-LM", {
         "GPipe": x.schedule == "gpipe" and x.pp > 1,
-        f"the {x.schedule} schedule": x.schedule in SPLIT and x.pp > 1,
+        x.schedule.upper().replace("_", "-"): x.schedule in SPLIT and x.pp > 1,
         "stages of unequal layers": bool(c.n_layer % (x.pp * x.virtual_stages)),
         "positions of this kind": getattr(c, "position", "rotary") not in ("rotary", "learned"),
         "fp32 or fp64 training by a flag": work.precision in ("fp32", "fp64"),
