@@ -1,17 +1,21 @@
-"""The modelled time of torch's own FSDP2 code against TorchTitan's published runs, with nothing fitted to them.
+"""The modelled time of torch's own FSDP2 and tensor-parallel code against TorchTitan's published runs, nothing fitted.
 
-    python benchmarks/torchtitan_modelled.py  # ten minutes; writes data/measured/torch_programs.csv
+    python benchmarks/torchtitan_modelled.py          # ten minutes; writes data/measured/torch_programs.csv
+    python benchmarks/torchtitan_modelled.py TT-0025  # this row alone, the others kept
 
-Llama 3.1 8B in plain torch, as TorchTitan's eager bf16 runs have it: a unit of FSDP2 for each block, parameters
-gathered in bf16 and gradients reduced in fp32, every second matrix product kept by selective activation checkpointing.
-It runs on meta tensors, one rank standing for all. Beside it the closed form's prediction for the same row.
+Llama 3.1 8B in plain torch, as TorchTitan's bf16 runs have it: a unit of FSDP2 for each block, parameters gathered in
+bf16 and gradients reduced in fp32, every second matrix product kept by selective activation checkpointing. With tp
+above 1, its plan of tensor and sequence parallelism, the loss split along the vocabulary. It runs on meta tensors, one
+rank standing for all, and eagerly; TT-0025 was compiled. Beside it the closed form's prediction for the same row.
 """
 
 from __future__ import annotations
 
 import csv
+import sys
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,7 @@ import llmlab as lab
 
 TABLE = Path(__file__).parents[1] / "data/published/torchtitan.csv"
 RESULT = Path(__file__).parents[1] / "data/measured/torch_programs.csv"
-ROWS = ("TT-0001", "TT-0004")  # 8 and 128 GPUs, eager, bf16
+ROWS = ("TT-0001", "TT-0004", "TT-0025")  # bf16: 8 and 128 GPUs, eager; 8 x 8 with tensor parallelism, compiled
 WIDTH, HEADS, KV_HEADS, HIDDEN, VOCABULARY = 4096, 32, 8, 14336, 128256
 
 
@@ -50,20 +54,28 @@ def rotated(x: Tensor, turn: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
 
+class FeedForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w1, self.w3 = (nn.Linear(WIDTH, HIDDEN, bias=False) for _ in range(2))
+        self.w2 = nn.Linear(HIDDEN, WIDTH, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(h)) * self.w3(h))
+
+
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.attention, self.norm1, self.norm2 = Attention(), nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH)
-        self.w1, self.w3 = (nn.Linear(WIDTH, HIDDEN, bias=False) for _ in range(2))
-        self.w2 = nn.Linear(HIDDEN, WIDTH, bias=False)
+        self.norm1, self.attention = nn.RMSNorm(WIDTH), Attention()
+        self.norm2, self.feed_forward = nn.RMSNorm(WIDTH), FeedForward()
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         return kept_every_second(self.inside, x, turn)  # below FSDP2's hooks, as TorchTitan wraps it
 
     def inside(self, x: Tensor, turn: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x), turn)
-        h = self.norm2(x)
-        return x + self.w2(F.silu(self.w1(h)) * self.w3(h))
+        return x + self.feed_forward(self.norm2(x))
 
 
 class Llama(nn.Module):
@@ -81,13 +93,15 @@ class Llama(nn.Module):
 
 
 def kept_every_second(block: Callable[..., Tensor], x: Tensor, turn: Tensor) -> Tensor:
-    """Selective activation checkpointing: of matrix products every second one is kept, the rest is done again."""
+    """Selective activation checkpointing: every second matrix product is kept, and what was reduce-scattered."""
     from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
     def contexts() -> Any:
         seen: dict[bool, int] = defaultdict(int)
 
         def policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+            if op is torch.ops._c10d_functional.reduce_scatter_tensor.default:
+                return CheckpointPolicy.MUST_SAVE
             if op is not torch.ops.aten.mm.default:
                 return CheckpointPolicy.PREFER_RECOMPUTE
             seen[ctx.is_recompute] += 1
@@ -99,62 +113,100 @@ def kept_every_second(block: Callable[..., Tensor], x: Tensor, turn: Tensor) -> 
     return checkpoint(block, x, turn, use_reentrant=False, context_fn=contexts)
 
 
-def train(steps: int, layers: int, batch: int, seq: int) -> None:
-    """A worker of torch.distributed: FSDP2 as TorchTitan applies it."""
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+def split_tensors(model: Llama, mesh: Any) -> None:
+    """TorchTitan's plan: column and row, the norms and the residual stream split along the sequence."""
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        PrepareModuleInput,
+        RowwiseParallel,
+        SequenceParallel,
+        parallelize_module,
+    )
 
+    sequence, whole = Shard(1), Replicate()
+    ends = {
+        "embed": RowwiseParallel(input_layouts=whole, output_layouts=sequence),
+        "norm": SequenceParallel(),
+        "head": ColwiseParallel(input_layouts=sequence, output_layouts=Shard(-1), use_local_output=False),
+    }
+    parallelize_module(model, mesh, ends)
+    plan: dict[str, Any] = {"norm1": SequenceParallel(), "norm2": SequenceParallel()}
+    plan["attention"] = PrepareModuleInput(input_layouts=(sequence, None), desired_input_layouts=(whole, None))
+    plan["feed_forward"] = PrepareModuleInput(input_layouts=(sequence,), desired_input_layouts=(whole,))
+    plan |= {f"attention.{name}": ColwiseParallel() for name in ("wq", "wk", "wv")}
+    plan |= {f"feed_forward.{name}": ColwiseParallel() for name in ("w1", "w3")}
+    plan |= {f"{name}": RowwiseParallel(output_layouts=sequence) for name in ("attention.wo", "feed_forward.w2")}
+    for block in model.blocks:
+        parallelize_module(block, mesh, plan)
+
+
+def train(steps: int, layers: int, tp: int, batch: int, seq: int) -> None:
+    """A worker of torch.distributed: FSDP2, over tensor parallelism if tp > 1, as TorchTitan applies it."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.tensor.parallel import loss_parallel
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size() // tp, tp), mesh_dim_names=("dp", "tp"))
     model = Llama(layers)
+    if tp > 1:
+        split_tensors(model, mesh["tp"])
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for block in model.blocks:
-        fully_shard(block, mp_policy=policy)
-    fully_shard([model.norm, model.head], mp_policy=policy, reshard_after_forward=False)
-    fully_shard(model, mp_policy=policy)
+        fully_shard(block, mesh=mesh["dp"], mp_policy=policy)
+    fully_shard([model.norm, model.head], mesh=mesh["dp"], mp_policy=policy, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh["dp"], mp_policy=policy)
     optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
     ids, turn = torch.zeros(batch, seq, dtype=torch.long), torch.zeros(1, seq, 1, WIDTH // HEADS)
     for _ in range(steps):
-        logits = model(ids, turn)
-        F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten()).backward()
+        with loss_parallel() if tp > 1 else nullcontext():
+            logits = model(ids, turn)
+            F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten()).backward()
         del logits
         optimizer.step()
         optimizer.zero_grad()
 
 
-def modelled(gpus: int, layers: int, batch: int, seq: int) -> tuple[float, float]:
+def modelled(gpus: int, layers: int, tp: int, batch: int, seq: int) -> tuple[float, float]:
     """Seconds of a step once it runs, and GiB at the peak."""
     options = {"numerics": False, "fold": ("world",), "out_of_memory": "record"}
     run = partial(lab.Simulator(gpus, "h100-500w", **options).run_torch, train)
-    one, two = run(1, layers, batch, seq), run(2, layers, batch, seq)
+    one, two = (run(steps, layers, tp, batch, seq) for steps in (1, 2))
     return two.seconds - one.seconds, two.memory[0].total / 2**30
+
+
+def compared(row: dict[str, str]) -> dict[str, Any]:
+    """One published run: measured, modelled, and predicted by the closed form."""
+    gpus, tp, batch, seq = (int(row[name]) for name in ("gpus", "tp", "micro_batch", "seq"))
+    seconds, gib = modelled(gpus, int(row["layers"]), tp, batch, seq)
+    layout = lab.Layout(dp=gpus // tp, tp=tp, zero=3, sequence_parallel=tp > 1)
+    closed = lab.predict(
+        "llama3-8b", layout, "h100-500w", global_batch=batch * layout.dp, seq=seq, precision="bf16",
+        recompute="selective",
+    )  # fmt: skip
+    tokens, measured = batch * seq / tp, float(row["tokens_per_s_per_gpu"])  # of a GPU: its tp ranks share a batch
+    return {
+        "row": row["row_id"], "gpus": gpus, "tp": tp, "measured tokens/s/GPU": measured,
+        "modelled": round(tokens / seconds, 1), "closed form": round(tokens / closed.seconds, 1),
+        "modelled error": round(tokens / seconds / measured - 1, 3),
+        "closed form error": round(tokens / closed.seconds / measured - 1, 3),
+        "measured GB": row["memory_gb"], "modelled GiB": round(gib, 1),
+    }  # fmt: skip
 
 
 def main() -> None:
     with TABLE.open(encoding="utf-8") as file:
         published = {row["row_id"]: row for row in csv.DictReader(file)}
-    rows = []
-    for name in ROWS:
-        row = published[name]
-        gpus, batch, seq = int(row["gpus"]), int(row["micro_batch"]), int(row["seq"])
-        seconds, gib = modelled(gpus, int(row["layers"]), batch, seq)
-        tokens = batch * seq
-        closed = lab.predict(
-            "llama3-8b", lab.Layout(dp=gpus, zero=3), "h100-500w", global_batch=batch * gpus, seq=seq,
-            precision="bf16", recompute="selective",
-        )  # fmt: skip
-        measured = float(row["tokens_per_s_per_gpu"])
-        rows.append(
-            {
-                "row": name, "gpus": gpus, "measured tokens/s/GPU": measured,
-                "modelled": round(tokens / seconds, 1), "closed form": round(tokens / closed.seconds, 1),
-                "modelled error": round(tokens / seconds / measured - 1, 3),
-                "closed form error": round(tokens / closed.seconds / measured - 1, 3),
-                "measured GB": row["memory_gb"], "modelled GiB": round(gib, 1),
-            }
-        )  # fmt: skip
-        print(rows[-1], flush=True)
-    with RESULT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    with RESULT.open(encoding="utf-8") as file:
+        recorded: dict[str, dict[str, Any]] = {row["row"]: row for row in csv.DictReader(file)}
+    for name in sys.argv[1:] or ROWS:
+        recorded[name] = compared(published[name])
+        print(recorded[name], flush=True)
+        with RESULT.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, recorded[name], restval="")
+            writer.writeheader()
+            writer.writerows(recorded[each] for each in ROWS if each in recorded)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ in ui.perfetto.dev.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llmlab.arguments import instance
+from llmlab.arguments import instance, whole
 from llmlab.comm.simulated.memory import amount
-from llmlab.comm.trace import Memory, Run, union_seconds
+from llmlab.comm.trace import Held, Memory, Run, union_seconds
 from llmlab.diagnosing import met_of
 
 Traffic = tuple[str, str]  # operation and axis: ("all_gather", "dp")
@@ -35,6 +35,7 @@ class Report:
     hardware: str
     modelled: bool
     not_modelled: tuple[str, ...]
+    names: int
 
     def __str__(self) -> str:
         kind = "modelled" if self.modelled else "measured"
@@ -59,12 +60,17 @@ class Report:
         if not held:
             return []
         parts = ", ".join(f"{name} {amount(nbytes)}" for name, nbytes in sorted(held.items(), key=lambda p: -p[1]))
-        return [f"the fullest, rank {rank}, holds {amount(memory.total)} at its peak: {parts}"]
+        head = f"the fullest, rank {rank}, holds {amount(memory.total)} at its peak: {parts}"
+        return [head, *held_lines(memory.tensors, self.names)]
 
 
-def report(run: Run) -> Report:
-    """Answer what a practitioner asks of a run: time, exposed communication by axis, memory at the peak."""
+def report(run: Run, names: int = 8) -> Report:
+    """Answer what a practitioner asks of a run: time, exposed communication by axis, memory at the peak.
+
+    names: of how many of the tensors held at the peak; the small ones are summed. `run.held()` has all of them.
+    """
     instance("report", "run", run, Run, "what engine.run(worker) gives, not its trace")
+    whole("report", "names", names, least=0)
     trace = run.trace
     ranks = sorted({event.rank for event in trace}) or [0]
     met = met_of(trace)
@@ -83,12 +89,24 @@ def report(run: Run) -> Report:
                 (handed, float(sum(event.nbytes for event in mine))),
             ):
                 table[key] = table.get(key, 0.0) + more / len(ranks)
-    fullest = max(range(len(run.memory)), key=lambda rank: run.memory[rank].total, default=0)
-    memory = run.memory[fullest] if run.memory else Memory()
+    memory = run.memory[run.fullest] if run.memory else Memory()
     return Report(
-        run.ranks, run.seconds, computing, exposed, travelling, handed, (fullest, memory), run.hardware,
-        run.clock == "virtual", run.not_modelled,
+        run.ranks, run.seconds, computing, exposed, travelling, handed, (run.fullest, memory), run.hardware,
+        run.clock == "virtual", run.not_modelled, names,
     )  # fmt: skip
+
+
+def held_lines(tensors: Sequence[Held], most: int) -> list[str]:
+    """A line for each of the largest, and one for the rest: bytes, category, name."""
+    if not tensors or not most:
+        return []
+    lines = [
+        f"{amount(held.nbytes):>12}  {held.category:<16}{held.name}{f'  x {held.count}' if held.count > 1 else ''}"
+        for held in tensors[:most]
+    ]
+    rest = tensors[most:]
+    count = sum(held.count for held in rest)
+    return lines + [f"{amount(sum(held.nbytes for held in rest)):>12}  in {count} smaller"] * bool(rest)
 
 
 def say_seconds(seconds: float) -> str:

@@ -132,11 +132,25 @@ def union_seconds(spans: Iterable[tuple[float, float]]) -> float:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Tensors of one name on a rank's device: a parameter's, or all that an operation of a module made."""
+
+    name: str
+    category: str
+    nbytes: int  # of all of them
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class Memory:
-    """Bytes one rank's live tensors held: `peaks` by category at its own peak, `at_peak` when the total peaked."""
+    """Bytes one rank's live tensors held: `peaks` by category at its own peak, `at_peak` when the total peaked.
+
+    tensors: what was held when the total peaked, by name, the largest first.
+    """
 
     peaks: dict[str, int] = field(default_factory=dict)
     at_peak: dict[str, int] = field(default_factory=dict)
+    tensors: tuple[Held, ...] = field(default=(), compare=False, repr=False)
 
     def __getitem__(self, category: str) -> int:
         return self.peaks.get(category, 0)
@@ -165,6 +179,22 @@ class Run:
     @property
     def ranks(self) -> int:
         return len(self.results)
+
+    @property
+    def fullest(self) -> int:
+        """The rank whose device holds the most at its peak."""
+        return max(range(len(self.memory)), key=lambda rank: self.memory[rank].total, default=0)
+
+    def held(self, rank: int | None = None) -> tuple[Held, ...]:
+        """What a rank's device (the fullest's, if none is given) holds at its peak, by name, the largest first.
+
+        Raises ValueError where no tensor was recorded: on processes, without kernels, and of a rank that is not there.
+        """
+        number = self.fullest if rank is None else whole("held", "rank", rank, least=0, most=max(self.ranks - 1, 0))
+        tensors = self.memory[number].tensors if self.memory else ()
+        if not tensors:
+            raise ValueError("held wants a run of the Simulator, with its kernels: no tensor of this one was recorded")
+        return tensors
 
     def __repr__(self) -> str:
         kind = "modelled" if self.clock == "virtual" else "measured"

@@ -32,12 +32,12 @@ from llmlab.plot.style import say_bytes, say_memory, say_seconds
 from llmlab.plot.surfaces import descent
 from llmlab.plot.svg import timeline_svg
 from llmlab.plot.time_shares import causes
-from llmlab.plot.timelines import compare_timelines, timeline
+from llmlab.plot.timelines import beside, compare_timelines, timeline
 from llmlab.plot.tokens import token_boxes
 from llmlab.plot.validations import errors, parity
 
 __all__ = [
-    "Matrix", "Picture", "all_reduce_messages", "all_reduce_step", "alpha_beta", "bars", "block", "by_cause",
+    "Matrix", "Picture", "all_reduce_messages", "all_reduce_step", "alpha_beta", "bars", "beside", "block", "by_cause",
     "causes", "checkpoint_interval", "compare_timelines",
     "descent", "encoder_decoder", "errors", "explore", "gantt", "grids", "growth",
     "head", "lines", "logit_lens", "losses", "losses_by_size", "memory", "memory_bars", "memory_card", "mesh", "parity",

@@ -23,6 +23,7 @@ from llmlab.plot.style import (
     text_on,
     time_unit,
 )  # fmt: skip
+from llmlab.reporting import report
 
 FURNITURE, TITLE = 1.75, 0.3  # inches for the legend, a title, the time axis and the caption; for a second title
 LEAST = 7.5  # points of a row whose letters can still be read
@@ -75,6 +76,25 @@ def compare_timelines(
     left_out = tuple(dict.fromkeys(left_out + left_out_b))
     sentence = f"{names[0]}: {describe_timeline(a)} {names[1]}: {describe_timeline(b)}"
     return finish(figure, sentence, caption(a.hardware, a.clock, left_out, both[0].note or both[1].note))
+
+
+def beside(ours: Run, torchs: Run, figure: Picture | None = None) -> Picture:
+    """Draw a run of ours above torch's own of the same work, on one clock; each says what a rank hands over.
+
+    Raises ValueError when one is measured and the other modelled: their times do not compare.
+    """
+    named = {"ours": ours, "torch's": torchs}
+    names = [f"{name}, {say_handed_over(run)}" for name, run in named.items()]
+    return compare_timelines(ours, torchs, names, figure)
+
+
+def say_handed_over(run: Run) -> str:
+    """Bytes that a rank hands over, the mean of ranks: "all_reduce 1,024 and broadcast 512 bytes a rank"."""
+    handed: dict[str, float] = {}
+    for (op, _), nbytes in report(run).handed_over.items():
+        handed[op] = handed.get(op, 0.0) + nbytes
+    said = [f"{op} {nbytes:,.0f}" for op, nbytes in sorted(handed.items()) if nbytes]
+    return f"{listing(said)} bytes a rank" if said else "nothing handed over"
 
 
 def describe_timeline(trace: Trace) -> str:

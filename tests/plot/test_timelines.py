@@ -208,3 +208,17 @@ def test_a_bar_too_short_for_its_whole_label_has_the_short_one():
     trace = Trace((*events, Event(0, "compute", "matmul", "", 0, 0, 0.0, 100.0)), "virtual", "a test machine")
     words = [text.get_text() for text in plot.timeline(trace).axes[0].texts]
     assert words == ["matmul", "F0", "B0@3"]
+
+
+def test_ours_beside_torchs_says_what_a_rank_of_each_hands_over(run_of):
+    sent = Event(1, "comm", "send", "pp", 3_000, 0, 0.0, 1.0, peer=0)
+    got = Event(0, "comm", "recv", "pp", 0, 0, 0.0, 1.0, peer=1)
+    summed = [Event(rank, "comm", "all_reduce", "world", 2_048, 0, 1.0, 2.0) for rank in (0, 1)]
+    ours, torchs, none = (
+        run_of(Trace(tuple(events), "virtual", "a test machine"))
+        for events in ((*summed, sent, got), summed, [Event(0, "compute", "add", "", 1, 0, 0.0, 1.0)])
+    )
+    titles = [axes.get_title(loc="left") for axes in plot.beside(ours, torchs).axes]
+    assert titles[0].startswith("ours, all_reduce 2,048 and send 1,500 bytes a rank: ")
+    assert titles[1].startswith("torch's, all_reduce 2,048 bytes a rank: ")
+    assert "torch's, nothing handed over" in plot.beside(ours, none).alt

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import gc
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from llmlab.comm.errors import OutOfDeviceMemory
-from llmlab.comm.trace import Memory
+from llmlab.comm.simulated.naming import Name, Names
+from llmlab.comm.trace import Held, Memory
 
 CATEGORIES = ("parameters", "gradients", "optimizer state", "activations", "communication")
 
@@ -23,11 +25,14 @@ CATEGORIES = ("parameters", "gradients", "optimizer state", "activations", "comm
 _PLAIN = (Tensor, nn.Parameter)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Live:
+    """A storage on the device. Frozen: what was held at the peak stays known, whatever becomes of it."""
+
     nbytes: int
     category: str
     ref: weakref.ref
+    name: Name
 
 
 @dataclass
@@ -42,6 +47,8 @@ class MemoryMeter:
     at_peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CATEGORIES, 0))
     total: int = 0
     peak: int = 0
+    names: Names = field(default_factory=Names)
+    _fullest: list[_Live] | None = field(default_factory=list)  # all at the peak; None: it is now
     _live: dict[int, _Live] = field(default_factory=dict)
     _host: dict[int, weakref.ref] = field(default_factory=dict)  # made, not yet placed
     _hooks: list = field(default_factory=list)
@@ -80,7 +87,7 @@ class MemoryMeter:
                 self._watch_gradient(x)
             self._add(key, storage, category or ("parameters" if parameter else "activations"))
         elif category is not None and live.category != category:
-            self._move(live, category)
+            self._move(key, live, category)
 
     def claim(self, parameter: nn.Parameter) -> None:
         """Count a parameter as one, however it was first met: in a message, as a view; a gathered copy stays one."""
@@ -98,13 +105,47 @@ class MemoryMeter:
             return
         more = storage.nbytes() - live.nbytes
         self._check_room(max(0, more))
-        live.nbytes += more
+        self._leave_peak()
+        self._live[storage._cdata] = replace(live, nbytes=storage.nbytes())
         self.held[live.category] += more
         self.total += more
         self._note_peak(live.category)
 
+    def name(self, x: Tensor, text: str) -> None:
+        """Say what a tensor is called. Several on one storage are all named; one that was gathered says so."""
+        if type(x) not in _PLAIN:  # to look for what is not there takes torch long
+            x = getattr(x, "_local_tensor", x)
+        live = self._live.get(x.untyped_storage()._cdata)
+        if live is not None:
+            live.name.tensors[f"gathered {text}" if live.category == "communication" else text] = None
+
+    def name_parameters(self, module: nn.Module) -> None:
+        """Name what a module holds of its own."""
+        for parameter, called in self.names.own(module):
+            self.name(parameter, called)
+
+    def name_what_steps(self, optimizer: Optimizer) -> None:
+        """Name an optimizer's parameters, their gradients, and what it keeps of each."""
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+            called = self.names.of(parameter)
+            of_it = "" if called is None else f" of {called}"
+            if called is not None:
+                self.name(parameter, called)
+            gradient = gradient_here(parameter)
+            if gradient is not None:
+                self.name(gradient, f"gradient{of_it}")
+            for kept, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    self.name(value, f"{kept}{of_it}")
+
     def report(self) -> Memory:
-        return Memory(dict(self.peaks), dict(self.at_peak))
+        held: dict[tuple[str, str], list[int]] = {}
+        for live in self._live.values() if self._fullest is None else self._fullest:
+            if live.nbytes:
+                held.setdefault((live.name.says(live.category), live.category), []).append(live.nbytes)
+        rows = (Held(name, category, sum(sizes), len(sizes)) for (name, category), sizes in held.items())
+        largest_first = tuple(sorted(rows, key=lambda row: (-row.nbytes, row.name)))
+        return Memory(dict(self.peaks), dict(self.at_peak), largest_first)
 
     def close(self) -> None:
         for hook in self._hooks:
@@ -117,7 +158,7 @@ class MemoryMeter:
     def _add(self, key: int, storage: torch.UntypedStorage, category: str) -> None:
         nbytes = storage.nbytes()
         self._check_room(nbytes)
-        self._live[key] = _Live(nbytes, category, weakref.ref(storage, lambda _: self._drop(key)))
+        self._live[key] = _Live(nbytes, category, weakref.ref(storage, lambda _: self._drop(key)), self.names.new())
         self.held[category] += nbytes
         self.total += nbytes
         self._note_peak(category)
@@ -129,23 +170,30 @@ class MemoryMeter:
                 raise self._out_of_memory(nbytes)
 
     def _drop(self, key: int) -> None:
-        live = self._live.pop(key, None)
-        if live is not None:
+        if key in self._live:
+            self._leave_peak()
+            live = self._live.pop(key)
             self.held[live.category] -= live.nbytes
             self.total -= live.nbytes
 
-    def _move(self, live: _Live, category: str) -> None:
+    def _move(self, key: int, live: _Live, category: str) -> None:
+        self._leave_peak()
+        self._live[key] = replace(live, category=category)
         self.held[live.category] -= live.nbytes
         self.held[category] += live.nbytes
-        live.category = category
         self._note_peak(category)
+
+    def _leave_peak(self) -> None:
+        """Before what is held changes: keep all of it, if it is the most so far."""
+        if self._fullest is None:
+            self._fullest = list(self._live.values())
 
     def _note_peak(self, category: str) -> None:
         if self.held[category] > self.peaks[category]:
             self.peaks[category] = self.held[category]
         if self.total > self.peak:
             self.peak = self.total
-            self.at_peak = dict(self.held)
+            self.at_peak, self._fullest = dict(self.held), None
 
     def _watch_gradient(self, parameter: Tensor) -> None:
         key = id(parameter)
@@ -154,10 +202,11 @@ class MemoryMeter:
         self._hooked[key] = weakref.ref(parameter, lambda _: self._hooked.pop(key, None))
 
         def count_gradient(p: Tensor) -> None:
-            descriptor: Any = Tensor.grad
-            grad = descriptor.__get__(p)  # what is here, whatever a mode shows of it
+            grad = gradient_here(p)
             if grad is not None:
                 self.place(grad, "gradients")
+                if (called := self.names.of(p)) is not None:
+                    self.name(grad, f"gradient of {called}")
 
         self._hooks.append(parameter.register_post_accumulate_grad_hook(count_gradient))
 
@@ -168,6 +217,12 @@ class MemoryMeter:
             f"and asked for {amount(nbytes)} more\n{rows}"
         )
         return OutOfDeviceMemory(text, dict(self.held), self.capacity or 0)
+
+
+def gradient_here(parameter: Tensor) -> Tensor | None:
+    """The gradient that is here, whatever a mode shows of it: ZeRO's `.grad` asks the other ranks."""
+    descriptor: Any = Tensor.grad
+    return descriptor.__get__(parameter)
 
 
 def amount(nbytes: float) -> str:

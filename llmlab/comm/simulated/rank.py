@@ -109,6 +109,7 @@ class Rank(Clocks):
         if simulation.faults is not None:
             simulation.faults.strike(self.number, self._device_clock)
         place = worker_line(sys._getframe(1))
+        self.meter.names.operation = call.name
         with unseen():
             for x in () if call.takes else call.tensors:
                 self.meter.place(x)
@@ -180,6 +181,7 @@ class Rank(Clocks):
         if post.call.out is not None:
             post.versions = [(x, x._version) for x, _ in post.versions]
         elif not post.made:  # what was made when it was posted has its place
+            self.meter.names.operation = post.call.name
             for x in post.result if isinstance(post.result, list) else [post.result]:
                 if x is not None:
                     self.meter.place(x, "communication")

@@ -51,6 +51,7 @@ class Kind:
     host_can: bool  # a tensor nothing has used yet stays on the host through it
     counts_flops: bool
     rate: str  # what the device does it at: "matmul", "attention", or "memory" where it only moves bytes
+    input_name: str  # what is called after it that it takes
 
 
 def kind_of(op: torch._ops.OpOverload) -> Kind:
@@ -67,8 +68,9 @@ def _kind(op: torch._ops.OpOverload) -> Kind:
     aliases = any(a.alias_info is not None for a in op._schema.returns)
     matmul, free = packet in MATMULS, packet in FREE or (aliases and not writes)
     counts_flops = matmul or packet in flop_registry
+    name = "matmul" if matmul else packet.__name__.strip("_")
     return Kind(
-        name="matmul" if matmul else packet.__name__.strip("_"),
+        name=name,
         free=free,
         view=aliases and not writes and packet not in FREE,
         makes=packet in FREE and not writes,
@@ -79,6 +81,7 @@ def _kind(op: torch._ops.OpOverload) -> Kind:
         host_can=free or writes or packet is aten._to_copy,
         counts_flops=counts_flops,
         rate="attention" if counts_flops and "attention" in packet.__name__ else "matmul" if counts_flops else "memory",
+        input_name=f"input of {name}",
     )
 
 
@@ -125,10 +128,13 @@ class Recorder(TorchDispatchMode):
                     meter.keep_on_host(x)
             return
         if kind.free:
+            meter.names.operation = kind.name
             for x in outputs if kind.makes else ():
                 meter.place(x)
             return
+        meter.names.operation = kind.input_name
         meter.place_all(inputs)
+        meter.names.operation = kind.name
         state = "optimizer state" if rank.in_optimizer and kind.state else None
         if state is None:
             meter.place_all(outputs)
@@ -172,6 +178,7 @@ class Interceptor(TorchFunctionMode):
 
     def _to(self, x: Tensor) -> Tensor:
         if x.device.type == self.rank.device.type:
+            self.rank.meter.names.operation = "input of to"
             self.rank.meter.place(x)
         return x
 
@@ -240,8 +247,10 @@ class _Attention(torch.autograd.Function):
 
 def charge_attention(rank: Rank, name: str, flops: int, inputs: list[Tensor], outputs: list[Tensor]) -> None:
     """Put one fused kernel of attention on the clock."""
-    for x in inputs + outputs:
-        rank.meter.place(x)
+    for tensors, made_by in ((inputs, f"input of {name}"), (outputs, name)):
+        rank.meter.names.operation = made_by
+        for x in tensors:
+            rank.meter.place(x)
     rank.kernel(name, "attention", flops, sum(rank.priced_bytes([x]) for x in inputs + outputs), widest(outputs))
 
 

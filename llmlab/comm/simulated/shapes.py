@@ -32,7 +32,7 @@ def run_meta(op: torch._ops.OpOverload, args: tuple, kwargs: dict) -> Any:
         result = op(*args, **kwargs)
         if writes_first:
             _seen[key] = None
-        elif specs := _specs(result):
+        elif (specs := _specs(result)) and not _shares(result, (*args, *kwargs.values())):
             _seen[key] = specs
         return result
     if known is None:
@@ -63,6 +63,15 @@ def _key(value: Any) -> Hashable:
     if isinstance(value, (list, tuple)):
         return tuple(_key(v) for v in value)
     return type(value), value
+
+
+def _shares(result: Any, given: tuple) -> bool:
+    """Whether a result lies in what was given, whatever the schema says: FSDP2's copies into its buffers do."""
+    results, inputs = result if isinstance(result, tuple) else (result,), list(given)
+    for value in given:
+        inputs += value if isinstance(value, (list, tuple)) else []
+    storages = {x.untyped_storage()._cdata for x in inputs if isinstance(x, Tensor)}
+    return any(x.untyped_storage()._cdata in storages for x in results)
 
 
 def _specs(result: Any) -> tuple[Spec, ...]:

@@ -18,6 +18,7 @@ from llmlab.comm.seeding import RandomState
 from llmlab.comm.simulated.clock import PS, Logged, Timeline, known, settled
 from llmlab.comm.simulated.folding import Alike
 from llmlab.comm.simulated.meeting import Meeting
+from llmlab.comm.simulated.naming import OPTIMIZER, watch_modules
 from llmlab.comm.simulated.printing import Printing, Progress
 from llmlab.comm.simulated.rank import Rank
 from llmlab.comm.simulated.scheduler import Scheduler, Task
@@ -98,6 +99,8 @@ class Simulation:
             after.callback(register_optimizer_step_pre_hook(self._enter_optimizer).remove)
             after.callback(register_optimizer_step_post_hook(self._leave_optimizer).remove)
             after.callback(self._close_meters)
+            if self.options.kernels:
+                watch_modules(after, self._rank_now)
             after.enter_context(self.printing.caught(self._who_runs_now))
             after.enter_context(self.surroundings.around(self))
             yield
@@ -124,23 +127,31 @@ class Simulation:
         )
 
     def _enter_optimizer(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        if self.scheduler.current is not None:
-            self.ranks[self.scheduler.current.number].in_optimizer = True
+        rank = self._rank_now()
+        if rank is not None:
+            rank.in_optimizer = True
+            rank.meter.names.within.append(OPTIMIZER)
 
     def _leave_optimizer(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         """Count as optimizer state what the optimizer holds, however it made it."""
-        if self.scheduler.current is None:
+        rank = self._rank_now()
+        if rank is None:
             return
-        rank = self.ranks[self.scheduler.current.number]
         rank.in_optimizer = False
+        rank.meter.names.leave()
         for state in optimizer.state.values():
             for value in state.values():
                 if isinstance(value, Tensor):
                     rank.meter.place(value, "optimizer state")
+        rank.meter.name_what_steps(optimizer)
 
     def _close_meters(self) -> None:
         for rank in self.ranks.values():
             rank.meter.close()
+
+    def _rank_now(self) -> Rank | None:
+        number = self._who_runs_now()
+        return None if number is None else self.ranks[number]
 
     def _who_runs_now(self) -> int | None:
         return None if self.scheduler.current is None else self.scheduler.current.number
