@@ -361,7 +361,6 @@ PLOT: list[Row] = [
     ("plot.compare_timelines(run, run, names=['a'])", r"names.*two.*\['a'\]|names.*2.*\['a'\]"),
     ("plot.beside(run, run.trace)", "run as a Run; got a Trace"),
     ("run.held(9)", "rank"),
-    ("report(run, names=-1)", "names as a whole number.*got -1"),
     ("plot.memory(run.trace)", "run as a Run; got a Trace"),
     ("plot.memory_card({'a': -1}, 10)", "a.* as a number of at least 0; got -1"),
     ("plot.memory_card({'a': 1}, 0)", "capacity as a number above 0; got 0"),
