@@ -364,6 +364,17 @@ def test_attention_is_charged_four_products_of_its_length():
     assert [e.flops for e in trace if e.op.startswith("attention")] == [forward, int(2.5 * forward)]
 
 
+def test_the_cpus_own_attention_is_charged_as_attention():
+    def worker(world):
+        aten, q = torch.ops.aten, torch.zeros(1, 2, 8, 4)
+        out, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(q, q, q)
+        aten._scaled_dot_product_flash_attention_for_cpu_backward(out, q, q, q, out, logsumexp, 0.0, False)
+
+    kernels = run(worker, ranks=1).trace.select(stream="compute")
+    forward = 2 * 2 * 8 * 8 * (4 + 4)
+    assert [kernel.flops for kernel in kernels if kernel.flops] == [forward, int(2.5 * forward)]
+
+
 def test_a_meta_loss_is_nan_and_an_integer_cannot_be_had():
     def worker(world):
         loss = torch.zeros(3).sum()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmlab.comm.simulated.rank import Rank
 
 aten = torch.ops.aten
+ATTENTION_BACKWARD = 2.5  # FLOPs against forward: five matrix products for two, the scores computed again
 MATMULS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 SYNCS = {  # what they give depends on values, so the host must wait for the device
     aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2, aten.unique_dim
@@ -32,8 +33,11 @@ SYNCS = {  # what they give depends on values, so the host must wait for the dev
 FREE = {aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty, aten.new_empty_strided, aten.lift_fresh,
         aten.set_, aten.resize_}  # fmt: skip
 ROWS = {aten.embedding, aten.index_select, aten.gather, aten.index}  # they read only the rows they give
+CPU_ATTENTION = {  # the CPU's own kernels, where a program calls them itself; torch's table of FLOPs has not got them
+    aten._scaled_dot_product_flash_attention_for_cpu: 1.0,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: ATTENTION_BACKWARD,
+}
 STATE = {aten.zeros_like, aten.clone}  # how optimizers make what they keep; the rest of a step's tensors are passing
-ATTENTION_BACKWARD = 2.5  # FLOPs against forward: five matrix products for two, the scores computed again
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def _kind(op: torch._ops.OpOverload) -> Kind:
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments)
     aliases = any(a.alias_info is not None for a in op._schema.returns)
     matmul, free = packet in MATMULS, packet in FREE or (aliases and not writes)
-    counts_flops = matmul or packet in flop_registry
+    counts_flops = matmul or packet in flop_registry or packet in CPU_ATTENTION
     name = "matmul" if matmul else packet.__name__.strip("_")
     return Kind(
         name=name,
@@ -211,7 +215,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, rank: Rank, options: dict[str, Any], q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> Tensor:
-        ctx.rank, ctx.flops = rank, 2 * prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        ctx.rank, ctx.flops = rank, attention_flops(q, k, v)
         inputs = [x.detach().requires_grad_(x.requires_grad) for x in (q, k, v)]
         with unseen():
             same = q.shape[-1] == v.shape[-1]  # laid out as the queries are, as the fused kernels do
@@ -281,4 +285,13 @@ def _flops(kind: Kind, op: Any, args: tuple[Any, ...], result: Any) -> int:
     if kind.matmul:
         a, b = args[-2:] if op.overloadpacket in (aten.mm, aten.bmm) else args[1:3]
         return 2 * a.numel() * b.shape[-1]
-    return int(flop_registry[op.overloadpacket](*args, out_val=result))
+    packet = op.overloadpacket
+    if packet in CPU_ATTENTION:
+        q, k, v = args[1:4] if packet.__name__.endswith("backward") else args[:3]  # the gradient comes first
+        return int(CPU_ATTENTION[packet] * attention_flops(q, k, v))
+    return int(flop_registry[packet](*args, out_val=result))
+
+
+def attention_flops(q: Tensor, k: Tensor, v: Tensor) -> int:
+    """Scores, and their products with the values, [B, h, T, d] each."""
+    return 2 * prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])

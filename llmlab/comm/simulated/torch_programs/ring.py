@@ -6,7 +6,6 @@ step is ours, charged to the clock as one fused kernel (Dao 2023), as everywhere
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from llmlab.comm.simulated.rank import Rank
-from llmlab.comm.simulated.recorder import ATTENTION_BACKWARD, charge_attention, unseen
+from llmlab.comm.simulated.recorder import ATTENTION_BACKWARD, attention_flops, charge_attention, unseen
 from llmlab.comm.simulated.torch_programs.private import RING, place
 
 ATTENTION = F.scaled_dot_product_attention  # torch's own: context parallel may have replaced it by now
@@ -62,7 +61,7 @@ def _step(rank: Rank) -> Any:
         with unseen():
             run = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
             out, logsumexp = run(q, k, v, 0.0, is_causal, scale=scale)
-        charge_attention(rank, "attention", _flops(q, k, v), [q, k, v], [out, logsumexp])
+        charge_attention(rank, "attention", attention_flops(q, k, v), [q, k, v], [out, logsumexp])
         return out, logsumexp
 
     return forward
@@ -76,12 +75,8 @@ def _step_backward(rank: Rank) -> Any:
         with unseen():
             run = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
             grads = run(grad_out, query, key, value, out, logsumexp, 0.0, is_causal, scale=scale)
-        flops = int(ATTENTION_BACKWARD * _flops(query, key, value))
+        flops = int(ATTENTION_BACKWARD * attention_flops(query, key, value))
         charge_attention(rank, "attention_backward", flops, [query, key, value, out, grad_out], list(grads))
         return grads
 
     return backward
-
-
-def _flops(q: Tensor, k: Tensor, v: Tensor) -> int:
-    return 2 * prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
