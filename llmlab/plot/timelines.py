@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -26,6 +27,7 @@ from llmlab.plot.style import (
 from llmlab.reporting import report
 
 FURNITURE, TITLE = 1.75, 0.3  # inches for the legend, a title, the time axis and the caption; for a second title
+LINE = 76  # letters of a title across the figure
 LEAST = 7.5  # points of a row whose letters can still be read
 
 
@@ -69,7 +71,7 @@ def compare_timelines(
     rows = figure.subplots(2, sharex=True, height_ratios=wanted)
     for axes, laid, inches, trace, name in zip(rows, both, wanted, (a, b), names, strict=True):
         _draw(axes, laid, end, inches * room)
-        axes.set_title(f"{name}: {_title(trace)}", loc="left")
+        axes.set_title(textwrap.fill(f"{name}: {_title(trace)}", LINE), loc="left")
     rows[0].set_xlabel("")
     kinds = [kind for kind in KIND_STYLE if any(kind in laid.kinds for laid in both)]
     _legend(figure, kinds)
