@@ -23,9 +23,10 @@ from racing import Race, race, read_options, where
 
 import llmlab as lab
 
-SCRIPT = """
+INIT = 'dist.init_process_group("gloo")'
+SCRIPT = f"""
 import torch, torch.distributed as dist
-dist.init_process_group("gloo")
+{INIT}
 dist.all_reduce(torch.ones(1))
 dist.destroy_process_group()
 """
@@ -57,8 +58,9 @@ def with_ipyparallel(ranks: int) -> None:
 
     with ipyparallel.Cluster(n=ranks, log_level=40) as engines, tempfile.TemporaryDirectory() as folder:
         engines.wait_for_engines(ranks)
-        engines[:].use_cloudpickle()
-        asked = [engines[i].apply_async(reduce_with_gloo, i, ranks, f"{folder}/store") for i in range(ranks)]
+        meet = "dist.init_process_group('gloo', init_method='file://{}/store', rank={}, world_size={})"
+        programs = (SCRIPT.replace(INIT, meet.format(folder, rank, ranks)) for rank in range(ranks))
+        asked = [engines[rank].execute(program, block=False) for rank, program in enumerate(programs)]
         for each in asked:
             each.get()
 

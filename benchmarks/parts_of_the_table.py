@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import adam
 import bpe as training_bpe
@@ -17,7 +14,6 @@ import data_parallel
 import expert_parallel
 import generation as generating
 import launching_beside
-import nbformat
 import pipeline_parallel
 import simulator as simulating
 import speedup_on_two
@@ -25,7 +21,6 @@ import tensor_parallel
 import training_step
 import zero_parallel
 from answering import importing, seconds
-from nbclient import NotebookClient
 from racing import race
 from run_all import Row, alone, beside
 
@@ -34,7 +29,6 @@ import llmlab as lab
 TIED = speedup_on_two.model_of()
 NOT_TIED = replace(TIED, tie_embeddings=False)
 FSDP = "fully_shard"
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 def collectives(rounds: int) -> Iterator[Row]:
@@ -125,12 +119,10 @@ def bpe(rounds: int) -> Iterator[Row]:
 
 def launching(rounds: int) -> Iterator[Row]:
     """From nothing to a first finished all-reduce."""
-    for ranks in (2, 4):
-        taken = launching_beside.race_starts(ranks, rounds).wall
-        for opponent in list(taken)[1:]:
-            what = f"{ranks} processes, to the first all-reduce"
-            shown = what if ranks == 2 else ""
-            yield beside(what, taken["ours"], opponent, taken[opponent], processes=ranks, headline=shown)
+    taken = launching_beside.race_starts(2, rounds).wall
+    what = "2 processes, to the first all-reduce and their end"
+    for opponent in list(taken)[1:]:
+        yield beside(what, taken["ours"], opponent, taken[opponent], processes=2, headline=what)
     if find_spec("ipyparallel") is None:
         print("ipyparallel is not installed: not measured")
 
@@ -152,12 +144,3 @@ def answering(rounds: int) -> Iterator[Row]:
     yield alone("layouts predicted", [len(layouts) / s for s in taken], "layouts/s", headline="predictor, one core")
     imports = {what: seconds(importing(what), rounds) for what in ("llmlab, torch", "torch")}
     yield beside("import llmlab", imports["llmlab, torch"], "import torch", imports["torch"], headline="import llmlab")
-
-
-def notebooks(rounds: int) -> Iterator[Row]:
-    """Each notebook, all cells, once: its seconds are the learner's, so threads are as they come."""
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        client = NotebookClient(nbformat.read(path, 4), timeout=600, resources={"metadata": {"path": str(NOTEBOOKS)}})
-        start = time.perf_counter()
-        client.execute()
-        yield alone(path.stem, [time.perf_counter() - start], "s", threads=os.cpu_count())

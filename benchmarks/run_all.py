@@ -123,7 +123,7 @@ def into_readme(text: str, rows: Iterable[Row]) -> str:
     return before + BEGIN + in_words(rows) + END + rest.split(END, 1)[1]
 
 
-PARTS = ("collectives", "modes", "training", "generation", "bpe", "launching", "simulator", "answering", "notebooks")
+PARTS = ("collectives", "modes", "training", "generation", "bpe", "launching", "simulator", "answering")
 
 
 def main() -> None:

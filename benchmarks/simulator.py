@@ -1,29 +1,24 @@
-"""How fast the simulator is: rank-operations a second, and the seconds of a few programs, recorded.
+"""How fast the simulator is: rank-operations a second, and the seconds of a few programs.
 
-    python benchmarks/simulator.py [runs]       writes data/measured/simulator.csv
+    python benchmarks/simulator.py [runs]       (run_all.py keeps them)
 
 A rank-operation is one rank's side of one collective, here of four numbers. Each program runs `runs` times (default 7)
-after one that is not counted; the median and the least are kept, in seconds of the wall and of the processor: on a
-machine that does other things at the same time only the latter says something about the program.
+after one that is not counted; of the wall's and the processor's seconds the median is printed, and the least: on a
+machine that does other things at the same time only the processor's say something about the program.
 """
 
 from __future__ import annotations
 
-import csv
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
-from pathlib import Path
 
 import torch
+from racing import where
 
 import llmlab as lab
 
-OUT = Path(__file__).resolve().parents[1] / "data" / "measured" / "simulator.csv"
 CONFIG = lab.Config(vocab_size=256, d_model=64, n_layer=4, n_head=4, max_seq=64)
 
 
@@ -58,31 +53,12 @@ PROGRAMS = {  # what it is, the rank-operations in it where they are counted, ho
 
 
 def main(runs: int = 7) -> None:
-    threads = f"{torch.get_num_threads()} thread of torch, shared with other work"
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), {threads}"
-    versions = f"python {platform.python_version()}, torch {torch.__version__}"
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    rows = []
+    print(f"on {where()}")
     for name, (program, operations, most) in PROGRAMS.items():
         walls, processor = measured(program, min(runs, most))
-        rate = round(operations / min(processor)) if operations else ""
-        rows.append(
-            {
-                "program": name, "runs": len(walls), "wall_s": f"{statistics.median(walls):.3g}",
-                "least_wall_s": f"{min(walls):.3g}", "processor_s": f"{statistics.median(processor):.3g}",
-                "least_processor_s": f"{min(processor):.3g}", "rank_operations_per_processor_s": rate,
-                "machine": machine, "versions": versions, "when": when,
-            }
-        )  # fmt: skip
-        print(", ".join(f"{key} {value}" for key, value in list(rows[-1].items())[:7] if value != ""), flush=True)
-        write(rows)  # what is measured is kept, whatever happens to the rest
-
-
-def write(rows: list[dict[str, object]]) -> None:
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        rate = f", {operations / min(processor):,.0f} rank-operations a second of it" if operations else ""
+        took = f"{statistics.median(walls):.3g} s, processor {statistics.median(processor):.3g} s"
+        print(f"MEASURED  {name}: {took}, at least {min(processor):.3g} s{rate}", flush=True)
 
 
 def measured(program: Callable[[], object], runs: int) -> tuple[list[float], list[float]]:

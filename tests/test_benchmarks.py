@@ -45,7 +45,7 @@ def test_a_ratio_is_the_median_of_the_pairs_and_not_of_the_seconds(run_all):
 
 def test_what_is_written_is_read_again_in_the_order_of_the_parts(run_all, tmp_path):
     rows = [
-        run_all.alone("notebook", [2.0], "s", part="notebooks"),
+        run_all.alone("import", [2.0], "s", part="answering"),
         run_all.alone("one", [1.0, 2.0, 3.0], "s", part="bpe"),
     ]
     run_all.write(rows, tmp_path / "speeds.csv")
