@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import io
 import pickle
+import pkgutil
 import warnings
 from collections.abc import Callable
 from types import CodeType, ModuleType
@@ -70,10 +70,9 @@ class Pickler(cloudpickle.Pickler):
     """cloudpickle, for tensors of every dtype; a view travels without the rest of its storage."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if (
-            isinstance(obj, ModuleType) and type(obj) is not ModuleType
-        ):  # torch.distributed.config: cloudpickle copies it
-            return importlib.import_module, (obj.__name__,)
+        # torch's own kinds of module, which cloudpickle would copy; not all can be imported: torch.ops.aten
+        if isinstance(obj, ModuleType) and type(obj) is not ModuleType:
+            return pkgutil.resolve_name, (obj.__name__,)
         if isinstance(obj, CodeType):  # cloudpickle 3.1.3 drops its file's name: no report could show its line
             return _in_its_file, (*self.dispatch_table[CodeType](obj), obj.co_filename)
         if type(obj) in (Tensor, nn.Parameter) and obj.layout == torch.strided and not obj.is_quantized:

@@ -314,3 +314,13 @@ def test_a_misspelt_collective_gets_the_name_that_was_meant(engine, said, meant)
 
 def misspelt(world, said):
     getattr(world, said)(torch.ones(2))
+
+
+@pytest.mark.parametrize("engine", [lab.Simulator(ranks=2), Processes(ranks=2)])
+def test_a_worker_may_use_torchs_own_kinds_of_module(engine):
+    aten, config = torch.ops.aten, torch.distributed.config  # no plain modules; the first cannot be imported
+
+    def worker(world):
+        return aten is torch.ops.aten and config is torch.distributed.config and aten.add(torch.ones(1), 1).item()
+
+    assert engine.run(worker).results == [2.0, 2.0]

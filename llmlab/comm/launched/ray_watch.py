@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from llmlab.comm.errors import RankDied
-from llmlab.comm.launched.diagnosis import find_deadlock, find_left_over, find_mismatch, steady
+from llmlab.comm.launched.diagnosis import find_left_over, find_mismatch
 from llmlab.comm.launched.shipping import cell_sources
-from llmlab.comm.launched.verdict import Facts, root_cause, too_late, where_all_are
+from llmlab.comm.launched.verdict import Facts, judge, root_cause, too_late, where_all_are
 from llmlab.comm.lines import RankLines
 
 _LOOK_S = 0.3  # between two looks at ranks that have not returned
@@ -103,14 +103,7 @@ class RayWatch:
 
     def _look(self) -> None:
         """Judge by the answers to the last question, and ask again."""
-        facts = self.facts
-        busy = facts.busy
-        if steady(facts.before, busy):
-            recent = [state.short() for state in facts.returned.values()]
-            trouble = find_mismatch([*busy.values(), *recent]) or find_deadlock(facts.before, busy, facts.returned)
-            if trouble:
-                raise trouble
-        facts.before, facts.states = busy, {}
+        judge(self.facts)
         self._ask()
 
     def _ask(self, everyone: bool = False) -> None:

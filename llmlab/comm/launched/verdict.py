@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from llmlab.comm import reports, where
 from llmlab.comm.errors import MismatchError, RankDied, RankTimeout, rank_error
-from llmlab.comm.launched.diagnosis import describe, find_mismatch
+from llmlab.comm.launched.diagnosis import describe, find_deadlock, find_mismatch, steady
 from llmlab.comm.launched.ledger import Entry, State
 from llmlab.comm.launched.rank_process import Outcome, note_file
 from llmlab.comm.launched.shipping import Failure, unpack_failure
@@ -56,6 +56,17 @@ class Facts:
         """Ranks that neither answered, nor returned, nor died."""
         known = self.states.keys() | self.outcomes.keys() | self.deaths.keys()
         return [rank for rank in range(self.size) if rank not in known]
+
+
+def judge(facts: Facts) -> None:
+    """Raise the mismatch or deadlock that the answers to the last question show; else keep them for the next."""
+    busy = facts.busy
+    if steady(facts.before, busy):
+        recent = [state.short() for state in facts.returned.values()]
+        trouble = find_mismatch([*busy.values(), *recent]) or find_deadlock(facts.before, busy, facts.returned)
+        if trouble:
+            raise trouble
+    facts.before, facts.states = busy, {}
 
 
 def root_cause(facts: Facts) -> BaseException:

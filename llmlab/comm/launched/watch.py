@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from llmlab.comm.launched.diagnosis import find_deadlock, find_left_over, find_mismatch, steady
+from llmlab.comm.launched.diagnosis import find_left_over, find_mismatch
 from llmlab.comm.launched.live_output import RankOutput
 from llmlab.comm.launched.pool import Pool, RankEnds
 from llmlab.comm.launched.shipping import cell_sources
-from llmlab.comm.launched.verdict import Facts, root_cause, too_late, where_all_are
+from llmlab.comm.launched.verdict import Facts, judge, root_cause, too_late, where_all_are
 from llmlab.comm.launched.wire import Channel
 
 _START_S = 120.0  # for ranks to be born and meet; interpreters that import torch on a busy machine take their time
@@ -120,15 +120,8 @@ class Watch:
 
     def _look(self) -> None:
         """Judge by the answers to the last question, and ask again."""
-        facts = self.facts
-        busy = facts.busy
-        if steady(facts.before, busy):
-            recent = [state.short() for state in facts.returned.values()]
-            trouble = find_mismatch([*busy.values(), *recent]) or find_deadlock(facts.before, busy, facts.returned)
-            if trouble:
-                raise trouble
+        judge(self.facts)
         self._ask_how_all_ended()
-        facts.before, facts.states = busy, {}
         self._ask()
 
     def _ask(self) -> None:
