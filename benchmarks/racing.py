@@ -132,7 +132,8 @@ def print_seconds(run: lab.Run, what: str = "seconds a step") -> dict[str, list[
 def where() -> str:
     """Say what this runs on, and how busy it is where the machine tells."""
     load = f"; load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{describe_machine()}, {torch.get_num_threads()} threads{load}"
+    threads = torch.get_num_threads()
+    return f"{describe_machine()}, {threads} thread{'s' if threads > 1 else ''}{load}"
 
 
 def read_options(about: str | None, **defaults: int) -> argparse.Namespace:

@@ -107,12 +107,14 @@ def in_words(rows: Iterable[Row]) -> str:
     lines = ["| what | ours | beside | times as fast |", "|---|---|---|---|"]
     for row in shown:
         times = f"**{row.times_as_fast}** ({row.low} to {row.high})" if row.opponent else ""
-        lines.append(f"| {row.headline} | {row.ours} {row.unit} | {row.opponent} | {times} |")
-    machines = sorted({f"{row.machine.split('; load')[0]} ({row.versions})" for row in shown})
+        runs = f" (runs: {row.rounds})" if row.rounds < ENOUGH else ""
+        lines.append(f"| {row.headline}{runs} | {row.ours} {row.unit} | {row.opponent} | {times} |")
+    machines = sorted({row.machine.split("; load")[0] for row in shown})
     days = sorted({row.date for row in shown})
     lines += [
         "",
-        f"Measured on {', '.join(days)}; medians of at least 7 pairs and their quartiles. {'; '.join(machines)}.",
+        f"Measured on {', '.join(days)}; medians of at least {ENOUGH} pairs and their quartiles, or of as many runs "
+        f"where no number is given. {'; '.join(machines)}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -123,13 +125,14 @@ def into_readme(text: str, rows: Iterable[Row]) -> str:
     return before + BEGIN + in_words(rows) + END + rest.split(END, 1)[1]
 
 
+ENOUGH = 7  # pairs, for a median to stand in the table without a word
 PARTS = ("collectives", "modes", "training", "generation", "bpe", "launching", "simulator", "answering")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--rounds", type=int, default=9, help="pairs of each, at least 7 for the table")
+    parser.add_argument("--rounds", type=int, default=9, help=f"pairs of each, at least {ENOUGH} for the table")
     parser.add_argument("--csv", type=Path, default=TABLE, help="write elsewhere, to try; the README then stays")
     options = parser.parse_args()
     torch.set_num_threads(1)
