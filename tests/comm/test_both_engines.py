@@ -114,6 +114,20 @@ def test_a_mistake_is_told_alike_by_both_engines(processes, worker):
     assert simulated[0] is kind and first in simulated[1]
 
 
+def test_a_mistake_is_told_by_a_rank_that_is_slow_to_say_where_it_is(processes):
+    def worker(world):
+        import ctypes
+
+        if world.rank == 0:
+            world.isend(torch.ones(3), 1)
+            ctypes.PyDLL(None).usleep(1_200_000)  # PyDLL keeps Python's lock: nobody answers for this rank
+        else:
+            world.recv(torch.ones(3, dtype=torch.float64), 0)
+
+    with pytest.raises(lab.MismatchError, match="the dtype is float32 and float64"):
+        processes.run(worker)
+
+
 @pytest.mark.parametrize("worker", [other_reduction, other_root, other_dtype, other_operation])
 def test_strict_ranks_tell_it_alike_too(worker):
     strict = complaint(Processes(2, strict=True), worker)
