@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llmlab.comm.cores import on_one_core
+
 if TYPE_CHECKING:
     from llmlab.comm.simulated.rank import Rank
     from llmlab.comm.simulated.simulation import Simulation
@@ -30,7 +32,7 @@ class Surroundings:
 
 @contextmanager
 def one_thread_at_a_time() -> Iterator[None]:
-    """One intra-op thread, no collector, long turns; a default dtype that a worker sets ends with the run."""
+    """One intra-op thread, one core, no collector, long turns; a default dtype that a worker sets ends with the run."""
     with ExitStack() as after:
         after.callback(torch.set_default_dtype, torch.get_default_dtype())
         after.callback(torch.set_num_threads, torch.get_num_threads())
@@ -40,4 +42,5 @@ def one_thread_at_a_time() -> Iterator[None]:
         if gc.isenabled():
             after.callback(gc.enable)
         gc.disable()
+        after.enter_context(on_one_core())
         yield
