@@ -10,20 +10,13 @@ strings, were scored once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import comb
 
 from applications_translation import DATA, SENTENCES, better, scored, split_pairs
-from scored import Score, stopwatch
+from scored import Score, sign_test, stopwatch
 
 from llmlab import applications as apps
 
 SEEDS, ROUNDS = (0, 1, 2), 8
-
-
-def sign_test(more: int, fewer: int) -> float:
-    """Compute how likely a coin gives a count at least as uneven (two-sided)."""
-    n = more + fewer
-    return min(1.0, 2 * sum(comb(n, k) for k in range(min(more, fewer) + 1)) / 2**n)
 
 
 def scores() -> Iterator[Score]:

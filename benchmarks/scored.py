@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import date
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def stopwatch() -> Iterator[list[float]]:
     start = time.process_time()
     yield taken
     taken.append(time.process_time() - start)
+
+
+def sign_test(more: int, fewer: int) -> float:
+    """Compute how likely a coin gives a count at least as uneven (two-sided)."""
+    n = more + fewer
+    return min(1.0, 2 * sum(comb(n, k) for k in range(min(more, fewer) + 1)) / 2**n)
 
 
 def write_scores(path: Path, task: str, scores: Sequence[Score]) -> None:

@@ -6,12 +6,14 @@ from llmlab.applications.answering import (
     Passage,
     Question,
     answer,
+    answer_rank,
     hit_rate,
     holds,
     nearest_sentence,
     passages_of,
     read_questions,
 )
+from llmlab.applications.fusing import Fused, fuse, leave_one_out, mean_reciprocal_rank
 from llmlab.applications.made_up import made_up_pairs
 from llmlab.applications.remembering import Glossary, TranslationMemory
 from llmlab.applications.summarizing import SentenceScorer, sentences_of
@@ -29,6 +31,7 @@ from llmlab.applications.translating import (
 )
 
 __all__ = [
+    "Fused",
     "Glossary",
     "LearnedGlossary",
     "Meanings",
@@ -40,11 +43,15 @@ __all__ = [
     "TranslationMemory",
     "WordAligner",
     "answer",
+    "answer_rank",
     "encode_pairs",
+    "fuse",
     "hit_rate",
     "holds",
     "ibm_model_1",
+    "leave_one_out",
     "made_up_pairs",
+    "mean_reciprocal_rank",
     "nearest_sentence",
     "pair_batch",
     "pair_batches",

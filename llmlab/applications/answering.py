@@ -5,7 +5,8 @@
     passages -> vectors /
 
 The vectors are those of a text encoder such as MiniLM (Reimers and Gurevych 2019); BM25, which wants the same words on
-both sides, is the yardstick. Reading what was found instead of answering from memory: Lewis et al. 2020.
+both sides, is the yardstick; `fusing` searches by both. Reading what was found instead of answering from memory: Lewis
+et al. 2020.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from llmlab.generation import generate
 from llmlab.hardware.facts import read_facts
 from llmlab.model.text_encoder import TextEncoder
 from llmlab.text import BPE, chat_prompt
-from llmlab.text.ranking import BM25
+from llmlab.text.ranking import BM25, best_first
 from llmlab.text.wordpiece import WordPiece
 
 QUESTIONS = "questions.csv"  # under data/; written by hand for this course
@@ -115,23 +116,35 @@ class Meanings:
                 found[some] = self.encoder.embed(torch.tensor(rows), torch.tensor(lengths))
         return found
 
+    def scores(self, question: str) -> list[float]:
+        """Score every text, in order: the cosine of its angle to the question, -1 to 1."""
+        vector = self.embed([string("Meanings", "question", question)])[0]
+        return (self.vectors @ vector).tolist()
+
     def search(self, question: str, k: int = 5) -> list[int]:
-        """Give the places of the `k` nearest texts, the nearest first."""
+        """Give the places of the `k` nearest texts, the nearest first, ties in order."""
         whole("search", "k", k, least=1)
-        vector = self.embed([string("search", "question", question)])[0]
-        return (self.vectors @ vector).topk(min(k, len(self.texts))).indices.tolist()
+        return best_first(self.scores(question), k)
+
+
+def answer_rank(question: Question, passages: Sequence[Passage], found: Sequence[int]) -> int | None:
+    """Give the rank, from 1, of the first passage found that is of the question's topic and holds an answer, or None.
+
+    found: places in `passages`, the best first.
+    """
+    for rank, i in enumerate(listing("answer_rank", "found", found, "places"), 1):
+        if question.topic in passages[i].topics and holds(passages[i].text, question.answers):
+            return rank
+    return None
 
 
 def hit_rate(questions: Sequence[Question], passages: Sequence[Passage], index: Any, k: int) -> float:
-    """Compute for how many questions, 0 to 100, one of the `k` passages found is of its topic and holds an answer."""
-    hits = [
-        any(
-            question.topic in passages[i].topics and holds(passages[i].text, question.answers)
-            for i in index.search(question.question, k)
-        )
-        for question in listing("hit_rate", "questions", questions, "Question")
-    ]
-    return 100 * sum(hits) / len(hits)
+    """Compute for how many questions, 0 to 100, one of the `k` passages found answers (see `answer_rank`)."""
+    asked = listing("hit_rate", "questions", questions, "Question")
+    if not asked:
+        raise ValueError("hit_rate wants questions to ask, got none")
+    ranks = [answer_rank(question, passages, index.search(question.question, k)) for question in asked]
+    return 100 * sum(rank is not None for rank in ranks) / len(ranks)
 
 
 def answer(model: Any, tokenizer: BPE, question: str, passage: str | None = None, max_new_tokens: int = 16) -> str:

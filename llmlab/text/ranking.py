@@ -10,7 +10,7 @@ A rare word counts more, a second occurrence counts less than the first, and a l
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import log
 
 from llmlab.arguments import function, real, string, whole
@@ -58,5 +58,9 @@ class BM25:
     def search(self, question: str, k: int = 5) -> list[int]:
         """Give the places of the `k` texts of the highest scores, the best first, ties in order."""
         whole("search", "k", k, least=1)
-        scores = self.scores(question)
-        return sorted(range(len(scores)), key=lambda i: -scores[i])[:k]
+        return best_first(self.scores(question), k)
+
+
+def best_first(scores: Sequence[float], k: int) -> list[int]:
+    """Give the places of the `k` highest scores, the best first, ties in order."""
+    return sorted(range(len(scores)), key=lambda i: -scores[i])[:k]

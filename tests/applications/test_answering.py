@@ -57,6 +57,18 @@ def test_a_hit_wants_the_right_topic_and_the_answer():
     second = apps.Question("Which keys must a loop of the break have?", ("hashable",), "dict")
     assert apps.hit_rate([right, elsewhere, unsaid, second], PASSAGES, index, k=1) == 25
     assert apps.hit_rate([right, elsewhere, unsaid, second], PASSAGES, index, k=3) == 50
+    with pytest.raises(ValueError, match="hit_rate wants questions to ask, got none"):
+        apps.hit_rate([], PASSAGES, index, k=1)
+
+
+def test_the_rank_of_an_answer_is_where_the_first_passage_says_it():
+    asked = apps.Question("Which keys must a dictionary have?", ("hashable",), "dict")
+    assert [apps.answer_rank(asked, PASSAGES, found) for found in ([2, 0, 1], [0, 1, 2], [0, 1], [])] == [
+        1,
+        3,
+        None,
+        None,
+    ]
 
 
 def test_the_nearest_sentence_shares_the_rare_words():
@@ -73,9 +85,14 @@ def test_minilm_finds_a_passage_by_its_meaning():
     cached(MINILM)
     encoder, tokenizer = lab.load_pretrained("minilm-l6")
     index = apps.Meanings(encoder, tokenizer, [passage.text for passage in PASSAGES], batch=2)
-    assert index.search("Which statement leaves a cycle?", 1) == [1]  # it shares no word with the passage
+    question = "Which statement leaves a cycle?"
+    assert index.search(question, 1) == [1]  # it shares no word with the passage
+    assert apps.Fused(lab.text.BM25(index.texts), index, weight=1).search(question, 3) == index.search(question, 3)
     alone = torch.cat([index.embed([passage.text]) for passage in PASSAGES])
     assert torch.allclose(index.vectors, alone, atol=1e-5)  # fp32: vectors of length 1, sums of 384 terms
+    index.embed = None  # a wrong k is refused before anything is computed
+    with pytest.raises(ValueError, match="search wants k as a whole number of at least 1; got 0"):
+        index.search(question, 0)
     with pytest.raises(ValueError, match="texts as a list"):
         apps.Meanings(encoder, tokenizer, "one text")
 
