@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from llmlab.comm.group import Group
 from llmlab.parallel.placement import shard_of
 
+MESSAGE_BYTES = 25 << 20  # a message's worth of parameters: as torch's DDP fills its buckets
+
 
 class Gathering:
     """Knows the whole model's parameters by name, and which of them this rank holds (a part of).
@@ -35,18 +37,37 @@ class Gathering:
         """Shard -> Replicate, every parameter: `whole_here` gives one as its tensor-parallel slice knows it.
 
         Every name of the model comes out, on every rank, a tied table under both of its names. Each parameter is
-        broadcast by the first rank that holds it: for checkpoints, lessons and tests, not for every step.
+        broadcast by the first rank that holds it, several in one message: for checkpoints, lessons and tests, not for
+        every step.
         """
         found = {}
-        for name, source in zip(self.like, self._holders(), strict=True):
-            if name in self.held:
-                parameter = self.held[name]
-                piece, placement = whole_here(parameter), shard_of(parameter)
-                whole = piece.clone() if placement is None else placement.gather(piece)
-            else:
-                whole = torch.empty_like(self.like[name], device=self.world.device)
-            found[name] = self.world.broadcast(whole.detach(), source)
+        for source, names in self._messages():
+            wholes = {name: self._whole(name, whole_here) for name in names}
+            sent = self.world.broadcast(torch.cat([whole.detach().flatten() for whole in wholes.values()]), source)
+            pieces = sent.split([whole.numel() for whole in wholes.values()])
+            for (name, whole), piece in zip(wholes.items(), pieces, strict=True):
+                found[name] = piece.view(whole.shape).clone()  # its own memory: one may be kept when the others go
         return {alias: found[name] for alias, name in self.aliases.items()}
+
+    def _whole(self, name: str, whole_here: Callable[[nn.Parameter], Tensor]) -> Tensor:
+        """A parameter put together from its slices where this rank holds one; elsewhere as much room."""
+        if name not in self.held:
+            return torch.empty_like(self.like[name], device=self.world.device)
+        piece, placement = whole_here(self.held[name]), shard_of(self.held[name])
+        return piece if placement is None else placement.gather(piece)
+
+    def _messages(self) -> list[tuple[int, list[str]]]:
+        """Who sends what together: of one dtype, at most MESSAGE_BYTES of it or one parameter."""
+        messages: list[tuple[int, list[str]]] = []
+        last: tuple[int, torch.dtype] | None = None
+        nbytes = 0
+        for source, (name, like) in sorted(zip(self._holders(), self.like.items(), strict=True), key=lambda p: p[0]):
+            nbytes += like.nbytes
+            if last != (source, like.dtype) or nbytes > MESSAGE_BYTES:
+                messages.append((source, []))
+                last, nbytes = (source, like.dtype), like.nbytes
+            messages[-1][1].append(name)
+        return messages
 
     def _holders(self) -> list[int]:
         """The first rank of the world that holds each parameter."""
