@@ -70,7 +70,9 @@ class MoE(nn.Module):
         if self.n_active > 1:  # a single weight divided by itself would be 1, and teach the router nothing
             weights = weights / weights.sum(-1, keepdim=True)
         load, probability = self.judge(choice, p)
-        self.balance, self.load = balance_loss(load, probability), load.detach()
+        balance = balance_loss(load, probability)
+        if not self.place.recomputing:  # or it would keep the graph of what backward computes again
+            self.balance, self.load = balance, load.detach()
         return weights.to(tokens.dtype), choice
 
     def judge(self, choice: Int[Tensor, "N k"], p: Float[Tensor, "N E"]) -> tuple[Tensor, Tensor]:

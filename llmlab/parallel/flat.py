@@ -147,6 +147,11 @@ class FlatBucket:
         if grad is not None and grad is not view:
             hold_grad(p, view.copy_(grad))  # of p's shape still, but its memory is the buffer's: backward adds in place
 
+    @property
+    def piled(self) -> bool:
+        """Whether gradients are here that were not sent."""
+        return self.gradient is not None or any(held_grad(p) is not None for p in self.parameters)
+
     def _make_room(self) -> None:
         if self.gradient is None:
             self.gradient = torch.empty(self._whole.shape, dtype=self.dtype, device=self.group.device)
@@ -158,8 +163,11 @@ class FlatBucket:
         """Partial -> Shard(0): begin to reduce what has piled up; what has not come counts as zero."""
         self._make_room()
         for p, view in self._gradient_of.items():
-            if held_grad(p) is None:
+            grad = held_grad(p)
+            if grad is None:
                 view.zero_()
+            elif grad is not view:
+                view.copy_(grad)
             hold_grad(p, None)
         assert self.gradient is not None
         if self.numel < self.gradient.shape[0]:

@@ -167,7 +167,7 @@ class ZeRO:
 
     def finish(self) -> None:
         """After the last backward of a step: complete the gradient of every owned piece."""
-        self._reduce(bucket for bucket in self.order if bucket in self._due or bucket.gradient is not None)
+        self._reduce(bucket for bucket in self.order if bucket in self._due or bucket.piled)
         self._settle()
         sum_partial(self.owned.values())
         self._due = set(self.order)
@@ -206,7 +206,10 @@ class ZeRO:
 
         def collect(parameter: nn.Parameter) -> None:
             bucket = self.bucket_of[parameter]
-            bucket.collect(parameter)  # its gradient is a view of the bucket's buffer from here on
+            # where gradients pile up a vector alone makes no buffer: a zero-bubble pipeline has biases' gradients well
+            # before those of matrices, and a buffer would stand empty meanwhile
+            if self.syncing or parameter.dim() > 1 or bucket.gradient is not None:
+                bucket.collect(parameter)  # its gradient is a view of the bucket's buffer from here on
             self.begin_backward()
             self._waiting[bucket] -= 1
             if self.syncing and self.stage == 2:
@@ -245,7 +248,7 @@ class ZeRO:
         """Reduce the buckets that never filled (a parameter was not used here), and have all of them done."""
         self._running = False
         if self.syncing and self.stage > 1:
-            self._reduce(bucket for bucket in self.order if bucket in self._due or bucket.gradient is not None)
+            self._reduce(bucket for bucket in self.order if bucket in self._due or bucket.piled)
         self._settle()
         self.units.free()
 

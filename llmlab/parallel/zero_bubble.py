@@ -70,7 +70,8 @@ class _Multiply(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
-        ctx.deferred.owed.append((ctx.edge, dy, x))
+        # detached: x as saved knows its graph, and that the message it came of and its gradient, already sent on
+        ctx.deferred.owed.append((ctx.edge, dy, x.detach()))
         dx = dy @ weight if ctx.needs_input_grad[0] else None
         db = dy.flatten(0, -2).sum(0) if ctx.has_bias and ctx.needs_input_grad[1] else None
         return dx, db, None, None

@@ -38,6 +38,15 @@ def test_gradients_are_the_same_to_the_bit(what, options):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+def test_a_mixture_keeps_no_graph_of_what_backward_computed_again():
+    model = recompute(Transformer(Config(20, 16, 2, 4, 8, n_expert=4)), "full")
+    tokens = torch.randint(20, (2, 8))
+    loss = model.loss(tokens, tokens)
+    forward = [block.mlp.balance for block in model.blocks]
+    loss.backward()
+    assert [block.mlp.balance for block in model.blocks] == forward
+
+
 def kept_numbers(model):
     """How many numbers of activations backward is waiting with."""
     kept = {}

@@ -162,6 +162,24 @@ def test_microbatches_add_up_however_their_gradients_are_reduced(stage, how):
         assert distance(one, many) < 1e-9
 
 
+def test_where_gradients_pile_up_a_vector_alone_makes_no_buffer():
+    def worker(world):
+        torch.manual_seed(0)
+        linear = nn.Linear(3, 2, dtype=torch.float64)
+        sharded = ZeRO(linear, world, stage=2)
+        (bucket,) = sharded.buckets
+        with sharded.no_sync():
+            linear.bias.sum().backward()
+            alone = bucket.gradient is None
+            linear(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+            linear.bias.sum().backward()
+        sharded.finish()
+        return alone, [sharded.whole_gradient(p).tolist() for p in linear.parameters()]
+
+    for alone, (weight, bias) in Simulator(2).run(worker).results:
+        assert alone and weight == [[1.0] * 3] * 2 and bias == [3.0] * 2
+
+
 def test_no_sync_sends_no_gradient():
     def reductions(how):
         return len(numbers(2).run(accumulate, 3, how).trace.select(rank=0, op="reduce_scatter"))

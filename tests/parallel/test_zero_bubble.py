@@ -49,6 +49,14 @@ def test_b_leaves_the_matrix_without_a_gradient_and_w_owes_nothing_after():
     assert weight.grad.shape == weight.shape
 
 
+def test_what_is_owed_keeps_nothing_of_what_its_input_was_made_of():
+    """An input with its graph would keep the message it came of, and that one's gradient, from B to W."""
+    (x, weight, bias), deferred = operands(), DeferredWeights()
+    deferred(F.layer_norm(x, (4,)), weight, bias).sum().backward()
+    ((_, _, owed_input),) = deferred.collect()
+    assert owed_input.grad_fn is None
+
+
 def test_w_reaches_a_parameter_through_whatever_lies_before_the_matrix():
     """A slice, a sum, a matrix used twice: the graph behind it is walked by W, once, and not by B."""
     (x, weight, _), deferred = operands(), DeferredWeights()
