@@ -4,7 +4,7 @@
     P(y) = g P_written(y) + (1 - g) sum of the copy attention on the places of the source where y stands
 
 The mixture is the pointer-generator's (See, Liu and Manning 2017). Ours starts as a copier: the copy attention leans
-towards the places that come after the token just written, and g is small, so before any training it copies the draft.
+towards the places that come after the token just written, and g is small, so untrained it mostly copies the draft.
 """
 
 from __future__ import annotations
