@@ -13,6 +13,7 @@ from llmlab.applications.answering import (
     passages_of,
     read_questions,
 )
+from llmlab.applications.copying import Copier, correct_drafts, spaced, with_drafts
 from llmlab.applications.fusing import Fused, fuse, leave_one_out, mean_reciprocal_rank
 from llmlab.applications.made_up import made_up_pairs
 from llmlab.applications.remembering import Glossary, TranslationMemory
@@ -31,6 +32,7 @@ from llmlab.applications.translating import (
 )
 
 __all__ = [
+    "Copier",
     "Fused",
     "Glossary",
     "LearnedGlossary",
@@ -44,6 +46,7 @@ __all__ = [
     "WordAligner",
     "answer",
     "answer_rank",
+    "correct_drafts",
     "encode_pairs",
     "fuse",
     "hit_rate",
@@ -62,6 +65,8 @@ __all__ = [
     "prose_pairs",
     "read_questions",
     "sentences_of",
+    "spaced",
     "translate",
     "translation_scores",
+    "with_drafts",
 ]
