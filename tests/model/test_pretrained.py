@@ -117,7 +117,8 @@ def check_gradients(agree, theirs, ours):
     agree(*zip(*(pair for name, pair in found.items() if name not in none), strict=True))
     for name in none:
         largest = ours.get_parameter(name.replace("key.bias", "query.bias")).grad.abs().max()
-        assert all(grad.abs().max() < 1e-4 * largest for grad in found[name])
+        # some thousand terms of that size: a thousandth in fp32, which a machine's own order of summing decides
+        assert all(grad.abs().max() < 1e4 * torch.finfo(grad.dtype).eps * largest for grad in found[name])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
