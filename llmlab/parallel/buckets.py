@@ -6,6 +6,7 @@ Li et al. 2020, "PyTorch Distributed: experiences on accelerating data parallel 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,15 @@ from llmlab.comm.call import Handle
 from llmlab.comm.group import Group
 
 MB = 2**20  # torch counts its buckets in these too
+T = TypeVar("T", bound=Tensor)
 
 
-def make_buckets(parameters: Iterable[nn.Parameter], bucket_mb: float = 25) -> list[list[nn.Parameter]]:
+def make_buckets(parameters: Iterable[T], bucket_mb: float = 25) -> list[list[T]]:
     """Group parameters in reverse order, about the order of their gradients; a bucket is full once it holds bucket_mb.
 
     A bucket has one dtype. The last one is what is left.
     """
-    buckets: list[list[nn.Parameter]] = []
+    buckets: list[list[T]] = []
     room = 0.0
     for parameter in reversed(list(parameters)):
         if room <= 0 or parameter.dtype != buckets[-1][-1].dtype:

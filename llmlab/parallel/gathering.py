@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from llmlab.comm.group import Group
+from llmlab.parallel.buckets import make_buckets
 from llmlab.parallel.placement import shard_of
-
-MESSAGE_BYTES = 25 << 20  # a message's worth of parameters: as torch's DDP fills its buckets
 
 
 class Gathering:
@@ -56,18 +55,13 @@ class Gathering:
         piece, placement = whole_here(self.held[name]), shard_of(self.held[name])
         return piece if placement is None else placement.gather(piece)
 
-    def _messages(self) -> list[tuple[int, list[str]]]:
-        """Who sends what together: of one dtype, at most MESSAGE_BYTES of it or one parameter."""
-        messages: list[tuple[int, list[str]]] = []
-        last: tuple[int, torch.dtype] | None = None
-        nbytes = 0
-        for source, (name, like) in sorted(zip(self._holders(), self.like.items(), strict=True), key=lambda p: p[0]):
-            nbytes += like.nbytes
-            if last != (source, like.dtype) or nbytes > MESSAGE_BYTES:
-                messages.append((source, []))
-                last, nbytes = (source, like.dtype), like.nbytes
-            messages[-1][1].append(name)
-        return messages
+    def _messages(self) -> Iterator[tuple[int, list[str]]]:
+        """Who sends which parameters together, in the same order on every rank."""
+        holders = self._holders()
+        for source in sorted(set(holders)):
+            names = {self.like[name]: name for name, holder in zip(self.like, holders, strict=True) if holder == source}
+            for bucket in make_buckets(names):
+                yield source, [names[like] for like in bucket]
 
     def _holders(self) -> list[int]:
         """The first rank of the world that holds each parameter."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -64,7 +65,8 @@ def test_the_source_of_a_cell_is_shown(ranks):
     import linecache
 
     source = "def worker(world):\n    return missing_name\n"
-    name = "/tmp/ipykernel_1/42.py"  # as ipykernel names its cells; there is no such file
+    # as ipykernel names its cells; there is no such file
+    name = os.path.join(tempfile.gettempdir(), "ipykernel_1", "42.py")
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     space: dict = {"__name__": "__main__"}
     exec(compile(source, name, "exec"), space)

@@ -12,7 +12,7 @@ import llmlab as lab
 from llmlab.comm.processes import Processes
 from llmlab.comm.simulator import Simulator
 from llmlab.model import Block
-from llmlab.parallel import compose, data, step
+from llmlab.parallel import compose, data, gathering, step
 from llmlab.parallel.compose import parallelize
 from llmlab.parallel.layout import Layout
 from llmlab.parallel.pipeline import Pipeline
@@ -141,6 +141,26 @@ def test_taking_the_wrong_tokens_of_the_sequence_is_caught(monkeypatch):
     columns = step.columns
     monkeypatch.setattr(step, "columns", lambda seq, group, context: columns(seq, group, "contiguous"))
     assert caught(**PLANTED["context"])
+
+
+@pytest.mark.parametrize("layout", [Layout(dp=2), Layout(pp=2, microbatches=2)])
+def test_a_model_is_gathered_in_one_message_for_each_holder(layout, monkeypatch):
+    def worker(world):
+        step = parallelize(lab.Transformer(CONFIG), make_optimizer("sgd"), layout, world)
+        with world.span("gathering"):
+            return step.state_dict()
+
+    def gathered():
+        run = Simulator(2, kernels=False).run(worker)
+        (span,) = run.trace.select(rank=0, op="gathering")
+        sent = [event for event in run.trace.select(rank=0, op="broadcast") if event.start >= span.start]
+        return len(sent), run.results[1]
+
+    together, weights = gathered()
+    monkeypatch.setattr(gathering, "make_buckets", lambda parameters: [[each] for each in parameters])
+    apart, same = gathered()
+    assert together == layout.pp and apart == len(list(lab.Transformer(CONFIG).parameters()))
+    assert all(torch.equal(weights[name], same[name]) for name in weights | same)
 
 
 # --- on real processes, in other precisions -------------------------------------------------------------------------

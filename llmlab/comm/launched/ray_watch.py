@@ -18,7 +18,7 @@ from llmlab.comm.launched.verdict import Facts, judge, root_cause, too_late, whe
 from llmlab.comm.lines import RankLines
 
 _LOOK_S = 0.3  # between two looks at ranks that have not returned
-_SETTLE_S = 0.5  # after a failure, for the others to say theirs, or what they wait in
+_SETTLE_S = 0.5  # at the end, for the last of what ranks printed, or what they wait in
 _DEATH_S = 5.0  # after a broken connection, for Ray to find out whose actor has died
 
 
@@ -122,7 +122,7 @@ class RayWatch:
     def _settle(self) -> None:
         """Something failed: give the others a moment to fail too, or to be found waiting in vain."""
         self._for(_DEATH_S, lambda: self.facts.only_echoes and bool(self._runs))
-        self._hear(_SETTLE_S, everyone=True)
+        self._hear(self.facts.patience_s, everyone=True)
 
     def _for(self, seconds: float, wanted: Callable[[], bool]) -> None:
         end = time.monotonic() + seconds

@@ -17,6 +17,9 @@ from llmlab.comm.launched.ledger import Entry, State
 from llmlab.comm.launched.rank_process import Outcome, note_file
 from llmlab.comm.launched.shipping import Failure, unpack_failure
 
+_SETTLE_S = 0.5  # after a failure, for the others to say theirs, or what they wait in
+_SILENCE_S = 5.0  # after what can only be an echo, for a rank that has said nothing: it is the one that knows why
+
 
 @dataclass
 class Facts:
@@ -42,6 +45,11 @@ class Facts:
     def only_echoes(self) -> bool:
         """Whether what failed so far failed because of somebody of whom nothing is known yet."""
         return not self.deaths and all(failure.echo for failure in self.failures.values())
+
+    @property
+    def patience_s(self) -> float:
+        """For how long to wait for answers after a failure: what is cut short on a busy machine may be the cause."""
+        return _SILENCE_S if self.only_echoes else _SETTLE_S
 
     @property
     def returned(self) -> dict[int, State]:

@@ -20,8 +20,7 @@ from llmlab.comm.launched.wire import Channel
 
 _START_S = 120.0  # for ranks to be born and meet; interpreters that import torch on a busy machine take their time
 _LOOK_S = 0.3  # between two looks at ranks that have not returned
-_SETTLE_S = 0.5  # after a failure, for the others to say theirs, or what they wait in
-_SILENCE_S = 5.0  # after what can only be an echo, for a rank that has said nothing: it is the one that knows why
+_SETTLE_S = 0.5  # after a failure, for the others to fail too
 _DEATH_S = 2.0  # from a closed socket to the word of how the rank ended
 
 
@@ -143,14 +142,10 @@ class Watch:
     def _settle(self) -> None:
         """Something failed: give the others a moment to fail too, or to be found waiting in vain."""
         end = time.monotonic() + _SETTLE_S
-        self._hear_all()
+        self._hear(self.facts.patience_s)
         while time.monotonic() < end and (self.facts.only_echoes or self._some_compute()):
             self._read(0.02)
-            self._hear_all()
-
-    def _hear_all(self) -> None:
-        """Ask anew, with time to answer: on a busy machine, what a moment too short leaves unsaid may be the cause."""
-        self._hear(_SILENCE_S if self.facts.only_echoes else _SETTLE_S)
+            self._hear(self.facts.patience_s)
 
     def _some_compute(self) -> bool:
         return any(state.waiting is None for state in self.facts.busy.values())
