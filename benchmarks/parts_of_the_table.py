@@ -14,6 +14,7 @@ import data_parallel
 import expert_parallel
 import generation as generating
 import launching_beside
+import notebook_times
 import pipeline_parallel
 import simulator as simulating
 import speedup_on_two
@@ -144,3 +145,14 @@ def answering(rounds: int) -> Iterator[Row]:
     yield alone("layouts predicted", [len(layouts) / s for s in taken], "layouts/s", headline="predictor, one core")
     imports = {what: seconds(importing(what), rounds) for what in ("llmlab, torch", "torch")}
     yield beside("import llmlab", imports["llmlab, torch"], "import torch", imports["torch"], headline="import llmlab")
+
+
+def notebooks(rounds: int) -> Iterator[Row]:
+    """All cells of each notebook in a fresh kernel, once."""
+    taken = {path.stem: notebook_times.seconds(path) for path in sorted(notebook_times.NOTEBOOKS.glob("*.ipynb"))}
+    for name, wall in taken.items():
+        yield alone(f"notebook {name}", [wall], "s", processes=2)
+    longest = max(taken, key=lambda name: taken[name])
+    yield alone("the longest notebook", [taken[longest]], "s", processes=2, headline=f"the longest notebook, {longest}")
+    every = f"all {len(taken)} notebooks, one after another"
+    yield alone(every, [sum(taken.values())], "s", processes=2, headline=every)

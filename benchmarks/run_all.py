@@ -126,7 +126,7 @@ def into_readme(text: str, rows: Iterable[Row]) -> str:
 
 
 ENOUGH = 7  # pairs, for a median to stand in the table without a word
-PARTS = ("collectives", "modes", "training", "generation", "bpe", "launching", "simulator", "answering")
+PARTS = ("collectives", "modes", "training", "generation", "bpe", "launching", "simulator", "answering", "notebooks")
 
 
 def main() -> None:

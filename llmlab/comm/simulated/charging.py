@@ -16,9 +16,10 @@ from torch import Tensor
 
 from llmlab.comm.simulated.clock import (
     PS,
+    After,
     Flow,
     Logged,
-    Next,
+    PutDown,
     Time,
     Timeline,
     When,
@@ -65,38 +66,28 @@ class Clocks:
         """Put a kernel on the compute stream."""
         duration = self._durations.get((kind, flops, nbytes, dtype)) or self._duration(kind, flops, nbytes, dtype)
         self.spend_launch()
-        host, compute = self.host, self.compute
-        slowed = kind == "matmul" and self.timeline.kernel_share_lost > 0
-        if isinstance(host, int) and not slowed:
-            if isinstance(compute, int):
-                start = host if host > compute else compute
-                self.compute = start + duration
-                self._log("compute", name, "", nbytes, flops, start, start + duration)
-            elif compute.least >= host:  # it starts when the one before it ends
-                what = (self.number, "compute", name, "", nbytes, flops)
-                self.compute = Next(compute, duration, self.timeline, self.events, what)
-            else:
-                self.compute = self._run_later(duration, slowed, name, nbytes, flops)
+        begin = self.timeline.latest(self.host, self.compute)
+        if kind == "matmul" and self.timeline.kernel_share_lost > 0:
+            self.compute = self._run_slowed(begin, duration, name, nbytes, flops)
+        elif isinstance(begin, int):
+            self.compute = begin + duration
+            self._log("compute", name, "", nbytes, flops, begin, begin + duration)
         else:
-            self.compute = self._run_later(duration, slowed, name, nbytes, flops)
+            self.compute = After(begin, duration)
+            PutDown(begin, duration, self.events, (self.number, "compute", name, "", nbytes, flops))
         if self._one_clock:
             self.host = self.compute
 
-    def _run_later(self, duration: int, slowed: bool, name: str, nbytes: int, flops: int) -> Time:
-        """When a kernel ends that begins at a moment not known yet, or that communication may slow."""
-        timeline = self.timeline
-        begin = timeline.latest(self.host, self.compute)
-        end = When(least(begin) + duration)
+    def _run_slowed(self, begin: Time, duration: int, name: str, nbytes: int, flops: int) -> Time:
+        """When a kernel ends that communication may slow."""
+        timeline, end = self.timeline, When(least(begin) + duration)
 
-        def done(start: int, stop: int) -> None:
-            self._log("compute", name, "", nbytes, flops, start, stop)
-            timeline.resolve(end, stop)
+        def run(start: int) -> None:
+            def done(stop: int) -> None:
+                self._log("compute", name, "", nbytes, flops, start, stop)
+                timeline.resolve(end, stop)
 
-        def run(ps: int) -> None:
-            if slowed:
-                timeline.start_flow(ps, Flow(float(duration), {}, lambda stop: done(ps, stop), self.number))
-            else:
-                done(ps, ps + duration)
+            timeline.start_flow(start, Flow(float(duration), {}, done, self.number))
 
         timeline.after([begin], run)
         return settled(end)
@@ -132,10 +123,8 @@ class Clocks:
         host = self.host
         if isinstance(host, int):
             self.host = host + self._launch
-        elif self._launch:
-            self.host = settled(self.timeline.later(host, self._launch))
         else:
-            self.host = settled(host)
+            self.host = self.timeline.later(host, self._launch) if self._launch else settled(host)
         if not isinstance(self.compute, int):
             self.compute = settled(self.compute)
 

@@ -63,20 +63,48 @@ Time = int | When
 Operation = tuple[int, str, str, str, int, int]  # the first fields of Logged
 
 
-class Next(When):
-    """The end of a kernel that begins when `before` is: put down among `events`, as `what`, once that is known."""
+class After(When):
+    """So long after a moment that is not known yet. Nobody tells it: it is known when that one is, whom it names to all
+    who wait. So a thousand kernels in a row wait for one moment, and not each for the one before."""
 
-    __slots__ = ("before", "duration", "events", "timeline", "what")
+    __slots__ = ("base", "by")
 
-    def __init__(self, before: When, duration: int, timeline: Timeline, events: list[Logged], what: Operation):
-        super().__init__(before.least + duration)
-        self.before, self.duration, self.timeline, self.events, self.what = before, duration, timeline, events, what
-        before.waiters.append(self)
+    def __init__(self, time: When, by: int) -> None:
+        if type(time) is After:
+            time, by = time.base, time.by + by
+        self.base, self.by = time, by
+
+    @property
+    def least(self) -> int:  # type: ignore[override]
+        return self.base.least + self.by
+
+    @property
+    def ps(self) -> int | None:  # type: ignore[override]
+        ps = self.base.ps
+        return None if ps is None else ps + self.by
+
+    @property
+    def waiters(self) -> list[Callable[[], None]]:  # type: ignore[override]
+        return self.base.waiters
+
+
+def base_of(time: When) -> When:
+    """The moment that somebody will resolve."""
+    return time.base if type(time) is After else time
+
+
+class PutDown:
+    """A kernel that begins at a moment not known yet, to be put down among `events` once it is."""
+
+    __slots__ = ("begin", "duration", "events", "what")
+
+    def __init__(self, begin: When, duration: int, events: list[Logged], what: Operation):
+        self.begin, self.duration, self.events, self.what = begin, duration, events, what
+        begin.waiters.append(self)
 
     def __call__(self) -> None:
-        start = known(self.before)
+        start = known(self.begin)
         self.events.append(Logged(*self.what, start, start + self.duration, None))
-        self.timeline.resolve(self, start + self.duration)
 
 
 @dataclass(eq=False)
@@ -112,7 +140,7 @@ class Timeline:
     def after(self, times: Iterable[Time], then: Callable[[int], None]) -> None:
         """Call `then(latest)` as soon as all these moments are known."""
         times = list(times)
-        unknown = {t for t in times if not isinstance(t, int) and t.ps is None}
+        unknown = {base_of(t) for t in times if not isinstance(t, int) and t.ps is None}
         if not unknown:
             then(max(map(known, times)))
             return
@@ -151,14 +179,16 @@ class Timeline:
         for t in times:
             if isinstance(t, int):
                 at = t
-            elif t.ps is not None:
-                at = t.ps
+            elif (ps := t.ps) is not None:
+                at = ps
             else:
                 at = t.least
                 if unknown is None:
                     unknown = t
-                elif unknown is not t:
+                elif base_of(unknown) is not base_of(t):
                     several = True
+                elif at > unknown.least:  # of two that follow the same moment the later one
+                    unknown = t
             if at > surely:
                 surely = at
         if unknown is None:
@@ -172,11 +202,7 @@ class Timeline:
     def later(self, time: Time, by: int) -> Time:
         """The moment `by` picoseconds after another."""
         time = settled(time)
-        if isinstance(time, int):
-            return time + by
-        result = When(least(time) + by)
-        self.after([time], lambda ps: self.resolve(result, ps + by))
-        return result
+        return time + by if isinstance(time, int) else After(time, by)
 
     # --- flows --------------------------------------------------------------------------------------------------
 
@@ -228,12 +254,12 @@ def known(time: Time) -> int:
 
 def least(time: Time) -> int:
     """The picoseconds before which a moment cannot be: its own where it is known."""
-    return time if isinstance(time, int) else time.least if time.ps is None else time.ps
+    return time if isinstance(time, int) else time.least if (ps := time.ps) is None else ps
 
 
 def settled(time: Time) -> Time:
     """A moment as a plain integer where it is known already."""
-    return time if isinstance(time, int) or time.ps is None else time.ps
+    return time if isinstance(time, int) or (ps := time.ps) is None else ps
 
 
 def share(flows: list[Flow]) -> None:
