@@ -53,7 +53,7 @@ def modes(rounds: int) -> Iterator[Row]:
     yield from against_torch(rounds)
     run = lab.Processes(2, timeout_s=900).run(speedup_on_two.race, TIED, speedup_on_two.MODES, rounds, False)
     taken = run.results[0]
-    for mode in speedup_on_two.MODES:
+    for mode in (*speedup_on_two.MODES, speedup_on_two.APART):
         for alone_with in (speedup_on_two.ONE, speedup_on_two.TWO):
             shown = f"{mode} on 2 processes, {TIED.n_param / 1e6:.1f}M parameters"
             opponent = f"1 process, {alone_with}"

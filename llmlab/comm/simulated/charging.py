@@ -16,7 +16,6 @@ from torch import Tensor
 
 from llmlab.comm.simulated.clock import (
     PS,
-    After,
     Flow,
     Logged,
     PutDown,
@@ -73,7 +72,7 @@ class Clocks:
             self.compute = begin + duration
             self._log("compute", name, "", nbytes, flops, begin, begin + duration)
         else:
-            self.compute = After(begin, duration)
+            self.compute = self.timeline.later(begin, duration)
             PutDown(begin, duration, self.events, (self.number, "compute", name, "", nbytes, flops))
         if self._one_clock:
             self.host = self.compute

@@ -58,39 +58,37 @@ class When:
 
 
 Time = int | When
+FEW = 4  # unknown moments that one is the latest of; more are made one
 
 
 Operation = tuple[int, str, str, str, int, int]  # the first fields of Logged
 
 
-class After(When):
-    """So long after a moment that is not known yet. Nobody tells it: it is known when that one is, whom it names to all
-    who wait. So a thousand kernels in a row wait for one moment, and not each for the one before."""
+class Latest(When):
+    """The latest of a known moment and of some that are not known yet, each with picoseconds added.
 
-    __slots__ = ("base", "by")
+    Nobody resolves it: it is known when they are. So a thousand kernels in a row wait for the few moments that their
+    rank waits for, and not each for the one before.
+    """
 
-    def __init__(self, time: When, by: int) -> None:
-        if type(time) is After:
-            time, by = time.base, time.by + by
-        self.base, self.by = time, by
+    __slots__ = ("sure", "terms")
 
-    @property
-    def least(self) -> int:  # type: ignore[override]
-        return self.base.least + self.by
+    def __init__(self, sure: int, terms: dict[When, int]) -> None:
+        self.sure, self.terms = sure, terms
 
     @property
     def ps(self) -> int | None:  # type: ignore[override]
-        ps = self.base.ps
-        return None if ps is None else ps + self.by
+        latest = self.sure
+        for when, by in self.terms.items():
+            if when.ps is None:
+                return None
+            if when.ps + by > latest:
+                latest = when.ps + by
+        return latest
 
     @property
-    def waiters(self) -> list[Callable[[], None]]:  # type: ignore[override]
-        return self.base.waiters
-
-
-def base_of(time: When) -> When:
-    """The moment that somebody will resolve."""
-    return time.base if type(time) is After else time
+    def least(self) -> int:  # type: ignore[override]
+        return max(self.sure, *(when.least + by for when, by in self.terms.items()))
 
 
 class PutDown:
@@ -98,12 +96,18 @@ class PutDown:
 
     __slots__ = ("begin", "duration", "events", "what")
 
-    def __init__(self, begin: When, duration: int, events: list[Logged], what: Operation):
+    def __init__(self, begin: Latest, duration: int, events: list[Logged], what: Operation):
         self.begin, self.duration, self.events, self.what = begin, duration, events, what
-        begin.waiters.append(self)
+        self()
 
     def __call__(self) -> None:
-        start = known(self.begin)
+        start = self.begin.sure
+        for when, by in self.begin.terms.items():
+            if when.ps is None:
+                when.waiters.append(self)
+                return
+            if when.ps + by > start:
+                start = when.ps + by
         self.events.append(Logged(*self.what, start, start + self.duration, None))
 
 
@@ -140,7 +144,7 @@ class Timeline:
     def after(self, times: Iterable[Time], then: Callable[[int], None]) -> None:
         """Call `then(latest)` as soon as all these moments are known."""
         times = list(times)
-        unknown = {base_of(t) for t in times if not isinstance(t, int) and t.ps is None}
+        unknown = {when for t in times for when in unresolved(t)}
         if not unknown:
             then(max(map(known, times)))
             return
@@ -173,36 +177,36 @@ class Timeline:
             self._draining = False
 
     def latest(self, *times: Time) -> Time:
-        """The latest of some moments: itself one of them where that is sure."""
-        surely, several = 0, False
-        unknown: When | None = None
+        """The latest of some moments."""
+        sure, terms = 0, {}
         for t in times:
             if isinstance(t, int):
-                at = t
-            elif (ps := t.ps) is not None:
-                at = ps
+                sure = max(sure, t)
+                continue
+            if type(t) is Latest:
+                sure, parts = max(sure, t.sure), t.terms
             else:
-                at = t.least
-                if unknown is None:
-                    unknown = t
-                elif base_of(unknown) is not base_of(t):
-                    several = True
-                elif at > unknown.least:  # of two that follow the same moment the later one
-                    unknown = t
-            if at > surely:
-                surely = at
-        if unknown is None:
-            return surely
-        if not several and unknown.least == surely:
-            return unknown
-        result = When(surely)
-        self.after(times, lambda ps: self.resolve(result, ps))
-        return result
+                parts = {t: 0}
+            for when, by in parts.items():
+                if when.ps is not None:
+                    sure = max(sure, when.ps + by)
+                elif by >= terms.get(when, 0):
+                    terms[when] = by
+        if len(terms) <= FEW:
+            return Latest(sure, terms) if terms else sure
+        result, all_ = When(), Latest(sure, terms)
+        result.least = all_.least
+        self.after([all_], lambda ps: self.resolve(result, ps))
+        return Latest(0, {result: 0})
 
     def later(self, time: Time, by: int) -> Time:
         """The moment `by` picoseconds after another."""
-        time = settled(time)
-        return time + by if isinstance(time, int) else After(time, by)
+        if isinstance(time, int):
+            return time + by
+        found = self.latest(time)
+        if isinstance(found, int):
+            return found + by
+        return Latest(found.sure + by, {when: more + by for when, more in found.terms.items()})
 
     # --- flows --------------------------------------------------------------------------------------------------
 
@@ -250,6 +254,13 @@ def known(time: Time) -> int:
     ps = time if isinstance(time, int) else time.ps
     assert ps is not None
     return ps
+
+
+def unresolved(time: Time) -> list[When]:
+    """What must be known before this moment is."""
+    if isinstance(time, int):
+        return []
+    return [when for when in (time.terms if type(time) is Latest else [time]) if when.ps is None]
 
 
 def least(time: Time) -> int:

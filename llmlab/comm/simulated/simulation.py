@@ -23,7 +23,7 @@ from llmlab.comm.simulated.printing import Printing, Progress
 from llmlab.comm.simulated.rank import Rank
 from llmlab.comm.simulated.scheduler import Scheduler, Task
 from llmlab.comm.simulated.striking import Faults
-from llmlab.comm.simulated.surroundings import Surroundings, one_thread_at_a_time
+from llmlab.comm.simulated.surroundings import Surroundings, one_thread_at_a_time, without_collector
 from llmlab.comm.trace import Run, Trace
 from llmlab.comm.turns import turn
 from llmlab.hardware import cluster as find_cluster
@@ -75,16 +75,17 @@ class Simulation:
 
     def run(self) -> Run:
         first = [0] if self.fold else range(self.options.ranks) if self.alike is None else self.alike.running
-        with turn(), self._surroundings():
-            for number in first:
-                self.start_rank(number)
-            self.scheduler.run(every=0.05, meanwhile=self._meanwhile)
-            if self.alike is not None:
-                self.alike.ended()
-            self.meeting.check_nothing_left()
-            while self.timeline.next_event() is not None:
-                self.timeline.step()
-        return self._report()
+        with turn(), without_collector():
+            with self._surroundings():
+                for number in first:
+                    self.start_rank(number)
+                self.scheduler.run(every=0.05, meanwhile=self._meanwhile)
+                if self.alike is not None:
+                    self.alike.ended()
+                self.meeting.check_nothing_left()
+                while self.timeline.next_event() is not None:
+                    self.timeline.step()
+            return self._report()
 
     def _meanwhile(self) -> None:
         """Show what ranks print; and of very many ranks, every few seconds, how far they are."""
@@ -93,7 +94,7 @@ class Simulation:
 
     @contextmanager
     def _surroundings(self) -> Iterator[None]:
-        """One intra-op thread, no collector, prints caught, the optimizers heard; all as before afterwards."""
+        """One intra-op thread, prints caught, the optimizers heard; all as before afterwards."""
         with ExitStack() as after:
             after.enter_context(one_thread_at_a_time())
             after.callback(register_optimizer_step_pre_hook(self._enter_optimizer).remove)

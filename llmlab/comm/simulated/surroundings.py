@@ -32,15 +32,24 @@ class Surroundings:
 
 @contextmanager
 def one_thread_at_a_time() -> Iterator[None]:
-    """One intra-op thread, one core, no collector, long turns; a default dtype that a worker sets ends with the run."""
+    """One intra-op thread, one core, long turns; a default dtype that a worker sets ends with the run."""
     with ExitStack() as after:
         after.callback(torch.set_default_dtype, torch.get_default_dtype())
         after.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)
         after.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(0.1)  # one thread runs at a time: no other is waiting for its turn
-        if gc.isenabled():
-            after.callback(gc.enable)
-        gc.disable()
         after.enter_context(on_one_core())
         yield
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Python's collector would go through the millions of objects of a run again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
