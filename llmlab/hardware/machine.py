@@ -20,6 +20,7 @@ from llmlab.hardware.measurement import measure
 from llmlab.hardware.specs import DTYPES, Cluster, Device, Link
 
 CACHE = Path.home() / ".cache" / "llmlab"
+_MEANWHILE: dict[Path, dict[str, float]] = {}  # measured while the machine was busy, by where it is not kept
 VERSION = 2  # of what is measured: a kept measurement of another version is measured again
 
 
@@ -60,19 +61,24 @@ def this_machine(refresh: bool = False, say: Callable[[str], Any] = print) -> Cl
     """Measure this machine as a cluster of one node, or give what was measured before.
 
     Matrix and attention rates, memory bandwidth and the cost of a small operation are one thread's while every core
-    works (with GPUs: one GPU's); the link is fitted to sends and all-reduces between processes. `say` hears of it.
+    works (with GPUs: one GPU's); the link is fitted to sends and all-reduces between processes. `say` hears of it. What
+    was measured while other programs kept all cores busy is too slow: it is kept for this session, and no longer.
     """
     flag("this_machine", "refresh", refresh)
     function("this_machine", "say", say, "text")
     machine = describe_machine()
     kept = CACHE / f"machine-{_key(machine)}.json"
-    found = None if refresh else _load(kept)
+    found = None if refresh else _load(kept) or _MEANWHILE.get(kept)
     if found is None:
         say(f"Measuring this machine, once, some seconds: {machine}")
-        start = time.perf_counter()
+        start, load = time.perf_counter(), _load_average()
         found = measure(min(machine.cores, 8))
         say(f"Measured in {time.perf_counter() - start:.1f} s: {_in_words(found)}")
-        _keep(kept, found, say)
+        if load > machine.cores:
+            say(f"Other programs were busy (load average {load:.1f}): the next session measures again.")
+            _MEANWHILE[kept] = found
+        else:
+            _keep(kept, found, say)
     return _as_cluster(machine, found)
 
 
@@ -130,6 +136,11 @@ def _keep(path: Path, found: dict[str, float], say: Callable[[str], Any]) -> Non
         path.write_text(text)
     except OSError as error:
         say(f"Could not keep it in {path.parent} ({error}): the next session measures again.")
+
+
+def _load_average() -> float:
+    """Programs that ran or wanted to in the last minute; 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def _usable_cores() -> int:

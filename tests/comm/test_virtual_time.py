@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import llmlab as lab
-from llmlab.comm.simulated.clock import Flow, Timeline, share
+from llmlab.comm.simulated.clock import Flow, Timeline, When, known, share
 from llmlab.hardware import Cluster, Device, Link
 
 PS = 1e-12
@@ -200,8 +200,6 @@ def test_fair_shares_fill_the_most_crowded_port_first():
 
 
 def test_a_timeline_resolves_long_chains_without_recursion():
-    from llmlab.comm.simulated.clock import When
-
     timeline, first = Timeline(), When()
     last = first
     for _ in range(10_000):
@@ -512,3 +510,19 @@ def test_a_tensor_squeezed_in_place_without_numbers_is_so_every_time():
         return [list((torch.ones(5, device=world.device) @ x).shape) for _ in range(3)]  # ends with a squeeze_
 
     assert lab.Simulator(1, numerics=False).run(multiply).results == [[[3]] * 3]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 9])
+def test_the_latest_of_moments_not_known_yet_is_right_once_all_are_known(n):
+    timeline, moments = Timeline(), [When(least=i) for i in range(n)]
+    found, told = 7, []
+    for i, moment in enumerate(moments):  # each with a delay of its own, and all of them with the next one's
+        found = timeline.later(timeline.latest(found, timeline.later(moment, 10 * i)), 1)
+    timeline.after([found], told.append)
+    times = [(31 * i) % 17 for i in range(n)]
+    wanted = 7 + n
+    for i, at in enumerate(times):
+        wanted = max(wanted, at + 10 * i + n - i)
+        assert not told
+        timeline.resolve(moments[i], at)
+    assert told == [wanted] == [known(found)]

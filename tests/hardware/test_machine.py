@@ -26,6 +26,7 @@ def measurements(tmp_path, monkeypatch):
     """Give what `measure` was asked for; it answers at once, and is kept in a folder of the test's own."""
     asked = []
     monkeypatch.setattr(machine, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(machine, "_load_average", lambda: 0.5)
     monkeypatch.setattr(machine, "measure", lambda ranks: asked.append(ranks) or FOUND)
     return asked
 
@@ -64,6 +65,18 @@ def test_what_was_measured_is_kept_until_a_refresh(measurements):
     assert this_machine(say=said.append) == first and len(measurements) == 1 and len(said) == 2
     this_machine(refresh=True, say=said.append)
     assert len(measurements) == 2
+
+
+def test_what_a_busy_machine_measured_is_kept_for_the_session_only(measurements, monkeypatch):
+    monkeypatch.setattr(machine, "_load_average", lambda: 100.0)
+    said = []
+    first = this_machine(say=said.append)
+    assert this_machine(say=said.append) == first and len(measurements) == 1
+    assert "load average 100.0" in said[-1] and not machine.CACHE.exists()
+    monkeypatch.setattr(machine, "_MEANWHILE", {})  # the next session
+    monkeypatch.setattr(machine, "_load_average", lambda: 0.5)
+    this_machine(say=said.append)
+    assert len(measurements) == 2 and machine.CACHE.exists()
 
 
 def test_a_kept_file_cut_short_is_measured_again(measurements):

@@ -58,6 +58,7 @@ class When:
 
 
 Time = int | When
+_NONE: dict[When, int] = {}
 FEW = 4  # unknown moments that one is the latest of; more are made one
 
 
@@ -176,30 +177,31 @@ class Timeline:
         finally:
             self._draining = False
 
-    def latest(self, *times: Time) -> Time:
+    def latest(self, *times: Time) -> int | Latest:
         """The latest of some moments."""
-        sure, terms = 0, {}
+        sure = 0
+        terms: dict[When, int] = {}
         for t in times:
             if isinstance(t, int):
-                sure = max(sure, t)
-                continue
-            if type(t) is Latest:
-                sure, parts = max(sure, t.sure), t.terms
+                at, parts = t, _NONE
+            elif type(t) is Latest:
+                at, parts = t.sure, t.terms
             else:
-                parts = {t: 0}
+                at, parts = 0, {t: 0}
             for when, by in parts.items():
-                if when.ps is not None:
-                    sure = max(sure, when.ps + by)
-                elif by >= terms.get(when, 0):
-                    terms[when] = by
+                if when.ps is None:
+                    terms[when] = max(by, terms.get(when, 0))
+                elif when.ps + by > at:
+                    at = when.ps + by
+            if at > sure:
+                sure = at
         if len(terms) <= FEW:
             return Latest(sure, terms) if terms else sure
-        result, all_ = When(), Latest(sure, terms)
-        result.least = all_.least
-        self.after([all_], lambda ps: self.resolve(result, ps))
+        result = When(Latest(sure, terms).least)
+        self.after([Latest(sure, terms)], lambda ps: self.resolve(result, ps))
         return Latest(0, {result: 0})
 
-    def later(self, time: Time, by: int) -> Time:
+    def later(self, time: Time, by: int) -> int | Latest:
         """The moment `by` picoseconds after another."""
         if isinstance(time, int):
             return time + by
