@@ -20,6 +20,7 @@ from llmlab.cost.scoring import (
     read_memory_tables,
     read_tables,
     regrets,
+    regrets_of_errors,
     score,
     sweeps,
     verdicts,
@@ -181,6 +182,12 @@ def test_the_regret_of_an_oracle_is_none():
             return self.seconds
 
     assert regrets(Oracle(rows.rows), KNOWN) == pytest.approx([0.0, 0.0])
+
+
+def test_the_regret_grows_with_the_error_of_predictions():
+    rows = TABLES["bloom_prequel"]
+    none, small, large = (np.mean(regrets_of_errors(rows, sigma)) for sigma in (0.0, 0.05, 0.5))
+    assert none == pytest.approx(0.0, abs=1e-12) and none < small < large
 
 
 def test_utilisation_agrees_with_the_printed_one():
