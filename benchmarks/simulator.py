@@ -35,6 +35,18 @@ def train(world, layout, batch):
         step(tokens, tokens)
 
 
+def train_in_turn(ranks):
+    """What those ranks compute, one rank after another, and nobody simulates it."""
+    tokens = torch.zeros(1, 64, dtype=torch.long)
+    for _ in range(ranks):
+        model = lab.Transformer(CONFIG)
+        optimizer = lab.optim.AdamW(model.parameters())
+        for _ in range(2):
+            optimizer.zero_grad()
+            model.loss(tokens, tokens).backward()
+            optimizer.step()
+
+
 def run(ranks: int, worker: Callable[..., None], *args: object, **options: object) -> Callable[[], object]:
     return lambda: lab.Simulator(ranks, **options).run(worker, *args)
 
@@ -49,6 +61,7 @@ PROGRAMS = {  # what it is, the rank-operations in it where they are counted, ho
         run(1024, train, THOUSAND, 256, numerics=False, fold="auto"), 0, 3,
     ),
     "256 ranks, dp, 2 steps, with numbers": (run(256, train, WIDE, 256), 0, 1),
+    "the numbers alone of that, no simulator": (lambda: train_in_turn(256), 0, 7),
 }  # fmt: skip
 
 
