@@ -216,7 +216,9 @@ class OwnParallelize(Library):
         layer = gather(w * x.layer_params, w * x.expert_params, 1)
         full = BUCKET_BYTES + w * x.config.d_model * x.q_width / x.layout.tp  # a bucket overflows by its last matrix
         last = gather(np.maximum(w * table, w * params % full), 0, 1)
-        left = ends + gather(w * x.layer_params % full, 0, 1)  # with ZeRO no bucket has gradients of two blocks
+        # with ZeRO no bucket has gradients of two blocks, and a block's first bucket has those that come last: the
+        # others wait for it, all but experts'
+        left = ends + gather(w * (x.layer_params - x.expert_params), 0, np.maximum(1, np.ceil(filled)))
         reduced = left + backward.shown(np.maximum(0, step - left))
         stalled = np.where(alone, reduced, (1 - 1 / buckets) * step)
         hidden = forward.times(1 / layers).shown(layer) + backward.times(1 / layers).shown(
@@ -224,7 +226,8 @@ class OwnParallelize(Library):
         )
         # ZeRO-3: the first gather of each pass hides behind nothing, nor do the last reductions (all, in a pipeline)
         late = np.where(alone, layer + ends, stalled)
-        again = ends + forward.times(1 / layers).shown(ends) + 2 * layer + (layers - 1) * hidden + late
+        v = x.layout.virtual_stages  # chunks of an interleaved pipeline, each a pass of its own
+        again = ends + forward.times(1 / layers).shown(ends) + 2 * v * layer + (layers - v) * hidden + late
         # experts' gradients have buckets of their own, and none travels before its layers have filled it
         held = w * layers * x.expert_params
         filling = np.minimum(1, BUCKET_BYTES / np.maximum(held, 1))
@@ -260,6 +263,8 @@ class OwnParallelize(Library):
         fill = message * (x.layout.pp - 1)
         late = np.maximum(0.0, whole + fill - x.layout.pp * slowest)
         rounds = np.ceil(x.m / x.layout.pp) - 1
+        # an interleaved round comes back to a stage after p messages, and has no other micro-batches to fill that
+        fill = fill + message * (x.layout.virtual_stages - 1) * x.layout.pp
         return fill + np.where(np.asarray(x.layout.schedule) == "1f1b", rounds * late, 0.0)
 
     def ending(self, stage: Counts) -> Counts:

@@ -6,9 +6,10 @@ what is kept was counted, so that no factor is on it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmlab.cost.arrays import ByName, Counts, Numbers
 from llmlab.cost.memory import in_flight
@@ -151,7 +152,7 @@ def on_way_bytes(x: Sizes, stage: Counts) -> Numbers:
 # --- activations ------------------------------------------------------------------------------------------------------
 
 
-def zero_bubble(x: Sizes) -> Any:
+def zero_bubble(x: Sizes) -> NDArray[np.bool_]:
     """Whether weights' gradients are made apart, later."""
     return np.asarray(x.layout.schedule) == "zb_h1"
 

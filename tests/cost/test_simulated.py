@@ -16,10 +16,10 @@ from llmlab.parallel.layout import Layout
 
 SMALL = Config(vocab_size=8192, d_model=1024, n_layer=2, n_head=16, max_seq=1024)
 # Drawn like the benchmark's fifty, the quick ones among the first: data, tensor, context and pipeline parallelism,
-# ZeRO 0 to 3, experts, interleaving, every recomputation.
-SEEDS = [5, 9, 10, 12, 13, 17, 20, 22, 24]
+# ZeRO 0 to 3, experts, interleaving, every recomputation; interleaved messages, and interleaved ZeRO-3.
+SEEDS = [5, 9, 10, 12, 13, 17, 20, 22, 24, 89, 3028]
 # Where other moments are the fullest: ZeRO-2 and 3 of a pipeline, mixtures, full recomputation of split tokens, ZB-H1.
-FULL = [2000, 2003, 2020, 2029, 2031, 2049, 3031]
+FULL = [33, 34, 112, 1047, 2000, 2003, 2020, 2029, 2031, 2049, 3031]
 MODEL = ("sizes", "software", "own", "own_memory", "compute", "network", "step", "memory", "prediction", "stack")
 
 
