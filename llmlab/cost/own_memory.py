@@ -80,7 +80,7 @@ def passes(x: Sizes, stage: Counts, kept: Numbers, there: Numbers) -> list[Momen
     new, held = np.where(zero >= 2, 1, there == 0), ~zb & ((zero < 2) | ~alone)
     at = there + on_way_bytes(x, stage) * (there > 0)
     # ZeRO-2 and 3 have received, by the last block, what the others' gradients were reduced to
-    received = ((zero >= 2) & alone & (there == 0)) * w * x.sharded_params(stage) / layers
+    received = ((zero >= 2) & alone & (there == 0)) * w * x.sharded_params(stage) / np.maximum(layers, 1)
     in_mlp, in_attention = (at + ~zb * part for part in layer_gradients(x, new))
     before = new * held * (chunk - 1) * layer + (layers - 1) * received
     # the head's part of a tied gradient waits for the embedding's, alone or in a bucket; ZB-H1's is not made yet
