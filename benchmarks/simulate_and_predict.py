@@ -4,12 +4,11 @@
 
 The simulator runs `parallelize` without its numbers, kernel by kernel; `predict(..., stack="llmlab")` evaluates the
 formulas of llmlab/cost. They share no code and no constant was fitted: what a kernel moves was counted from the models'
-text and from recorded runs, and corrected where draws 0 to 149 showed it wrong (`llmlab/cost/own.py`). The default 50
-were drawn blind; once they had been seen, four things were corrected: what ZeRO-3 gathers, what a mixture keeps and
-works with, that ZB-H1 has no second set of gradients without replicas, and when experts' buckets can travel. So they
-are not blind any more. Of them 47 are within 5% in time and 48 in memory. Draws 2000 to 2049, scored once and nothing
-corrected since: 45 in time, the worst 9.6% off, and 40 in memory, the worst 18.7% off (pipelines with ZeRO-2 or 3,
-mixtures, full recomputation under tensor and sequence parallelism).
+text and from recorded runs, what is held moment by moment from the engine (`llmlab/cost/own.py`, `own_memory.py`).
+Both were corrected where draws 0 to 149, 1000 to 1049, 2000 to 2049 and 3000 to 3049 showed them wrong: of these 300
+now 279 are within 5% in time and all in memory. Draws 6000 to 6049, scored once, blind, and nothing corrected since: 48
+of 50 in time, the worst 8.0% off, and 47 in memory, the worst 8.0% off (a ring computed again in full with ZeRO, twice,
+and an interleaved pipeline of two micro-batches).
 Both sides are modelled: nothing here is measured.
 """
 

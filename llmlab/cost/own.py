@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 
 from llmlab.cost.arrays import ByName, Counts, Numbers
-from llmlab.cost.memory import in_flight
 from llmlab.cost.network import Axis, hidden_values
+from llmlab.cost.own_memory import BUCKET_BYTES, needed
 from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
 from llmlab.cost.software import Gather, Library, Pass, inner
-
-BUCKET_BYTES = 25 * 2**20  # that travel together
 
 
 class OwnParallelize(Library):
@@ -218,7 +216,9 @@ class OwnParallelize(Library):
         layer = gather(w * x.layer_params, w * x.expert_params, 1)
         full = BUCKET_BYTES + w * x.config.d_model * x.q_width / x.layout.tp  # a bucket overflows by its last matrix
         last = gather(np.maximum(w * table, w * params % full), 0, 1)
-        left = ends + gather(w * x.layer_params % full, 0, 1)  # with ZeRO no bucket has gradients of two blocks
+        # with ZeRO no bucket has gradients of two blocks, and a block's first bucket has those that come last: the
+        # others wait for it, all but experts'
+        left = ends + gather(w * (x.layer_params - x.expert_params), 0, np.maximum(1, np.ceil(filled)))
         reduced = left + backward.shown(np.maximum(0, step - left))
         stalled = np.where(alone, reduced, (1 - 1 / buckets) * step)
         hidden = forward.times(1 / layers).shown(layer) + backward.times(1 / layers).shown(
@@ -226,7 +226,8 @@ class OwnParallelize(Library):
         )
         # ZeRO-3: the first gather of each pass hides behind nothing, nor do the last reductions (all, in a pipeline)
         late = np.where(alone, layer + ends, stalled)
-        again = ends + forward.times(1 / layers).shown(ends) + 2 * layer + (layers - 1) * hidden + late
+        v = x.layout.virtual_stages  # chunks of an interleaved pipeline, each a pass of its own
+        again = ends + forward.times(1 / layers).shown(ends) + 2 * v * layer + (layers - v) * hidden + late
         # experts' gradients have buckets of their own, and none travels before its layers have filled it
         held = w * layers * x.expert_params
         filling = np.minimum(1, BUCKET_BYTES / np.maximum(held, 1))
@@ -262,6 +263,8 @@ class OwnParallelize(Library):
         fill = message * (x.layout.pp - 1)
         late = np.maximum(0.0, whole + fill - x.layout.pp * slowest)
         rounds = np.ceil(x.m / x.layout.pp) - 1
+        # an interleaved round comes back to a stage after p messages, and has no other micro-batches to fill that
+        fill = fill + message * (x.layout.virtual_stages - 1) * x.layout.pp
         return fill + np.where(np.asarray(x.layout.schedule) == "1f1b", rounds * late, 0.0)
 
     def ending(self, stage: Counts) -> Counts:
@@ -284,111 +287,6 @@ class OwnParallelize(Library):
             found.append(Pass(seconds - ring * same["cp"] + sum(waits.values()) - met, met))
         return found[0], found[1]
 
-    # --- memory -----------------------------------------------------------------------------------------------------
-
     def memory(self, x: Sizes, stage: Counts, fused: bool, activations: float) -> ByName:
-        """Bytes of a rank of this stage, by category, at the fullest of four moments; attention is always fused here,
-        and what is kept was counted, so that no factor is on it."""
-        zero, end, w, layers = x.layout.zero, x.layout.pp - 1, x.w, x.layers(stage)
-        params, sharded, alone = x.params(stage), x.sharded_params(stage), end == 0
-        at_once = (np.asarray(x.layout.schedule) == "zb_h1") & (x.layout.dp * x.layout.cp == 1)
-        table = np.where((stage == 0) | (stage == end), w * x.config.vocab_size * x.config.d_model / x.layout.tp, 0)
-        layer, around = w * x.layer_params, w * (params - layers * x.layer_params)
-        made = w * np.where(zero >= 2, sharded, params)
-        piled = np.where(x.m > in_flight(x, stage), made, 0)  # from the micro-batches before
-        passing = (self.passing(x, layers) + np.where(zero > 0, around, 0)) * ((zero > 1) | (x.m == 1))
-        (kept, one), (loss, softmax), block = self.activations(x, stage), self.loss_bytes(x), self.block_bytes(x)
-        # ZeRO-3 gathers what is at work: a table in the loss, two layers in a block
-        tables, blocks = (zero == 3) * around, (zero == 3) * np.minimum(layers, 2) * layer
-        moments = [  # activations, gradients, what is worked with, what is gathered
-            (kept, piled, (softmax + loss) * (stage == end), tables * (stage == end)),  # a backward begins
-            (kept, piled, block + np.where(alone, table, 0) + passing, blocks),  # it is in its first block
-            # the first one ends: its micro-batch is gone, its gradients are there
-            (
-                kept - one,
-                made,
-                np.maximum(block, np.where(alone, 2 * table, 0)) + np.where(zero >= 2, passing, 0),
-                np.maximum(tables, blocks),
-            ),
-            # the last one ends: a tied table's gradients are added, from both ends of a pipeline
-            (0 * kept, made, table * np.where(alone, 2 + (x.m > 1), 3) + np.where(zero >= 2, around, 0), tables),
-        ]
-        # [4] or [4, n layouts] -> which moment, for each layout its own; then that moment's four parts
-        fullest = np.argmax(np.stack([sum(moment) for moment in moments]), axis=0)
-        kept, gradients, working, gathered = (np.choose(fullest, parts) for parts in zip(*moments, strict=True))
-        return {
-            "parameters": w * np.where(zero == 3, sharded, params) + gathered,
-            # a backward's own before they are added, in buckets where there are replicas; ZB-H1 adds each W's at once
-            "gradients": gradients + np.where((zero == 0) & ~at_once, w * params, 0),
-            "optimizer": 2 * w * np.where(zero >= 1, sharded, params),
-            "activations": kept,
-            "working": working,
-            "runtime": 0 * params,  # simulated ranks load no libraries; 0 of the others' shape
-        }
-
-    def passing(self, x: Sizes, layers: Counts) -> Numbers:
-        """Bytes of whole gradients of a layer that are made or on their way at once: one bucket, two that are sent as
-        they fill, a layer in ZeRO-3; a pipeline's stage hands all over at once."""
-        layer = x.w * x.layer_params
-        largest = x.w * x.config.d_model * np.maximum(x.q_width, x.config.d_ff) / x.layout.tp
-        buckets = np.choose(x.layout.zero, [0, 1, 2, 1e30])  # ZeRO-3: as many as a layer fills
-        alone = np.minimum(layer, buckets * np.maximum(BUCKET_BYTES, largest))
-        together = np.where(x.layout.zero == 2, layers, 1) * layer
-        return np.where((x.layout.pp > 1) & (x.layout.zero >= 2), together, alone)
-
-    def activations(self, x: Sizes, stage: Counts) -> tuple[Numbers, Numbers]:
-        """Bytes kept of all micro-batches under way, beside one softmax; and what the end of a backward frees."""
-        end, kind = x.layout.pp - 1, np.asarray(x.layout.schedule)
-        under_way = in_flight(x, stage)
-        owed = np.where(kind == "zb_h1", np.minimum(x.m, stage + under_way) - under_way, 0)
-        waiting = np.where(kind == "gpipe", x.m - 1, 0) * self.loss_bytes(x)[0]
-        head = x.w * x.n * (x.config.vocab_size / x.layout.tp + x.config.d_model)
-        # messages: asked for one action early, not yet taken by the next stage
-        messages = np.where(end > 0, 3 + 5 * (kind == "zb_h1"), 0) * x.w * x.n * x.config.d_model * x.split
-        one, owes = x.layers(stage) * self.layer_bytes(x), x.layers(stage) * self.owed_bytes(x) + (stage == end) * head
-        freed = one - np.where(kind == "zb_h1", owes, 0)
-        return under_way * one + owed * owes + (stage == end) * waiting + messages, freed
-
-    def layer_bytes(self, x: Sizes, recompute: Counts | None = None) -> Numbers:
-        """Bytes one layer keeps of one micro-batch: inputs of two norms, and what they give, whole after a gather."""
-        c, t, w = x.config, x.layout.tp, x.w
-        # of every choice the token sent, as it came and as its expert has it, and what is weighed
-        hidden, routed = w * x.n * c.d_model, 3 * x.active_experts
-        heads = 2 * (x.q_width + x.kv_width) / c.d_model + 2 * inner(x)
-        statistics = 4 * x.n * (4 * x.split + c.n_head / t)
-        kept = hidden * (2 * x.split + 2 + routed + heads / t) + statistics
-        return np.choose(x.recompute if recompute is None else recompute, [kept, kept, hidden * x.split])
-
-    def owed_bytes(self, x: Sizes) -> Numbers:
-        """Bytes a layer keeps from B to W: every product's input, and its output's gradient."""
-        heads = 2 * (x.q_width + x.kv_width) / x.config.d_model + 2 * inner(x)
-        whole = np.where(x.active_experts > 0, 3 + 2 * x.active_experts, 4)
-        return x.w * x.n * x.config.d_model * (whole + heads / x.layout.tp)
-
-    def block_bytes(self, x: Sizes) -> Numbers:
-        """Bytes that a block's backward works with: gradients of inner values and of the residual stream.
-
-        Experts come one after another, so that a mixture's peak is where gradients of choices travel (weighed, handed
-        over, arrived), or in attention, with those of queries, keys and values.
-        """
-        c, t = x.config, x.layout.tp
-        again = np.where(np.asarray(x.recompute) == 2, self.layer_bytes(x, 0), 0)
-        heads = 2 + (x.q_width + 2 * x.kv_width) / c.d_model / t
-        mixed = np.where(x.active_experts > 0, np.maximum(3 * x.active_experts, heads), 0)
-        mlp = np.maximum(2 + x.dense_mlps * c.d_ff / c.d_model / t, mixed)
-        return again + x.w * x.n * x.config.d_model * np.maximum(mlp, self.ring_numbers(x))
-
-    def ring_numbers(self, x: Sizes) -> Numbers:
-        """Numbers for each hidden one that a ring's backward works with, less what its MLP has given back by then: the
-        queries' and the output's gradients, keys and values in use and on their way, and the fp32 sums that go round.
-        From nine recorded runs of wide and of grouped heads."""
-        narrow, waiting = x.w == 2, np.minimum(x.layout.cp - 1, 2)
-        queries, keys = (4.7, 12 + 2 * waiting) if narrow else (3.2, 4 + 4 * waiting)
-        heads = (queries * x.q_width + keys * x.kv_width) / x.config.d_model
-        return np.where(x.layout.cp > 1, (heads - 2 * inner(x)) / x.layout.tp - 1, 0)
-
-    def loss_bytes(self, x: Sizes) -> tuple[Numbers, Numbers]:
-        """Bytes kept from the loss's forward to its backward, in fp32, and those that either works with beside them."""
-        logits = x.n * x.config.vocab_size / x.layout.tp
-        beside = np.where(x.layout.tp > 1, 4 + 2 * (x.w == 2), 8)
-        return 4 * logits + x.w * x.n * x.config.d_model * (1 + x.split), beside * logits
+        """Bytes of a rank of this stage, by category: see own_memory.py, which counts what is kept, without factors."""
+        return needed(x, stage)
