@@ -82,22 +82,31 @@ def passes(x: Sizes, stage: Counts, kept: Numbers, there: Numbers) -> list[Momen
     # ZeRO-2 and 3 have received, by the last block, what the others' gradients were reduced to
     received = ((zero >= 2) & alone & (there == 0)) * w * x.sharded_params(stage) / np.maximum(layers, 1)
     in_mlp, in_attention = (at + ~zb * part for part in layer_gradients(x, new))
-    before = new * held * (chunk - 1) * layer + (layers - 1) * received
+    before = new * held * (chunk - 1) * layer + np.maximum(0, layers - 2) * received
     # the head's part of a tied gradient waits for the embedding's, alone or in a bucket; ZB-H1's is not made yet
     tied = np.where(alone, table + (zero > 0) * around, last * (zero >= 2) * ~zb * table)
-    tables, blocks = (zero == 3) * around, (zero == 3) * np.minimum(layers, 2) * layer
+    tables, weights = (zero == 3) * around, (zero == 3) * layer
+    blocks = np.minimum(layers, 2) * weights  # the next one's are fetched, too
+    # but a block that ends a stage's forward is still whole, and nothing is fetched until backward is through it
+    whole = ~last & (np.asarray(x.recompute) == 0) & (x.layout.virtual_stages == 1)
+    at_first = np.where(whole, weights, blocks)
+    flying = alone * in_flight_bytes(x) * (layers > 1)
+    at_end = flying * ~((zero == 2) & (x.layout.ep > 1))  # experts' buckets have taken its turn by then
     mlp, attention = (part + tied for part in block_bytes(x))
     in_first = kept + back + head
+    in_second = kept + back - np.where(~zb & (chunk > 2), one, np.inf)
     in_last = kept + back + left + np.where(zb, one - owes, one)
     in_last = in_last + (~alone & (chunk > 1)) * hidden_bytes(x) * x.split  # the gradient that came is still there
     ended = at + new * held * (chunk * layer + ~alone * around)
     return [
         Moment(kept + ahead, at, forward_bytes(x), blocks),
         Moment(kept, at, (sum(loss_bytes(x)) + at_loss) * last, tables * last),
-        Moment(in_first, in_mlp, mlp, blocks),
-        Moment(in_first, in_attention, attention, blocks),
-        Moment(in_last, in_mlp + before, mlp, blocks),
-        Moment(in_last, in_attention + before, attention, blocks),
+        Moment(in_first, in_mlp, mlp, at_first),
+        Moment(in_first, in_attention, attention, at_first),
+        Moment(in_second, in_mlp + new * held * layer + flying, mlp, blocks),
+        Moment(in_second, in_attention + new * held * layer + at_end, attention, blocks),
+        Moment(in_last, in_mlp + before + flying, mlp, weights),
+        Moment(in_last, in_attention + before + at_end, attention, weights),
         # it has gone through its blocks: the embedding's gradient is a whole table
         Moment(kept + back + left, ended, np.where(alone, 2 * table, np.where(first, table, largest(x))), tables),
         # W makes all of a stage's gradients, and frees what they are made of when it is through
@@ -116,8 +125,13 @@ def layer_gradients(x: Sizes, new: Counts) -> tuple[Numbers, Numbers]:
     filling = np.choose(zero, [0, bucket_bytes(x), bucket_bytes(x), x.w * x.layer_params])
     experts = x.w * x.expert_params
     sent = experts * x.layout.ep / x.sharers + np.minimum(experts, np.maximum(BUCKET_BYTES, largest(x)))
-    left = np.where(routed & (zero == 2) & (x.layout.pp == 1), sent - experts, 0)
-    return np.where(routed, 0, new * filling + largest(x)), np.where(new, x.w * x.layer_params + left, largest(x))
+    left = np.where(routed & (x.layout.ep > 1) & (zero == 2) & (x.layout.pp == 1), sent - experts, 0)
+    # experts that all ranks have are in a block's own buckets; by the last one's gradients the others' values are gone
+    count, each = np.maximum(1, x.n_expert), 2 * x.config.d_ff / x.config.d_model / x.layout.tp + 1
+    gone = hidden_bytes(x) * x.active_experts * (each * (1 - 1 / count) + 2)  # with what was weighed, and its gradient
+    filling = np.where(routed & (zero == 2), np.maximum(bucket_bytes(x), experts - gone), filling)
+    elsewhere = routed & ((x.layout.ep > 1) | (zero < 2))
+    return np.where(elsewhere, 0, new * filling + largest(x)), np.where(new, x.w * x.layer_params + left, largest(x))
 
 
 def largest(x: Sizes) -> Numbers:
@@ -138,7 +152,15 @@ def bucket_bytes(x: Sizes) -> Numbers:
     rest = np.where(x.active_experts > 0, BUCKET_BYTES, np.maximum(0, BUCKET_BYTES - 2 * wide))
     small = np.minimum(4, np.ceil(rest / square)) * square
     dense = np.where(wide >= BUCKET_BYTES, wide, 2 * wide + small)
-    return np.where(x.active_experts > 0, small, dense)
+    experts = np.minimum(x.w * x.expert_params, np.ceil(BUCKET_BYTES / wide) * wide)
+    return np.where(x.active_experts > 0, np.where(x.layout.ep > 1, small, experts), dense)
+
+
+def in_flight_bytes(x: Sizes) -> Numbers:
+    """Bytes of the last bucket that ZeRO-2 or 3 sent of the block before, and of what comes of it: it is let go when
+    the next one is sent, at the end of a block."""
+    bucket = np.where(x.layout.zero == 3, x.w * x.layer_params, bucket_bytes(x))
+    return (x.layout.zero >= 2) * bucket * (1 + 1 / x.sharers)
 
 
 def on_way_bytes(x: Sizes, stage: Counts) -> Numbers:
@@ -225,15 +247,19 @@ def block_bytes(x: Sizes) -> tuple[Numbers, Numbers]:
     each = x.active_experts * c.d_ff / c.d_model / t / np.maximum(x.n_expert / x.layout.ep, 1)
     middle = 1 + sp * x.split + np.where(zb, 2, 1) * wide
     before = np.where(zb, 1, 1 - wide) + np.where(sp, 1 + np.where(zb, 1, 2) * x.split + zb, summed)
+    routed = x.active_experts > 0
     # sequence parallelism gathers the gradient of what a mixture gave
-    mixed = (x.active_experts > 0) * (sp + np.maximum(3 * x.active_experts, 1 + np.where(zb, 2, 1) * each))
+    mixed = routed * (sp + np.maximum(3 * x.active_experts, 1 + np.where(zb, 2, 1) * each))
     heads = (
         2
         + (x.q_width + 2 * x.kv_width) / c.d_model / t
         + np.where(zb, 2 * sp, -2 * inner(x) / t - 3 * x.active_experts)
     )
     ring = ring_numbers(x) + (zb & (x.layout.cp > 1)) * (2 * inner(x) / t + 1 + 2 * sp)
-    mlp, attention = np.maximum(np.maximum(middle, before), mixed), np.maximum(ring, heads)
+    mlp, attention = (
+        np.maximum(np.maximum(middle, before), mixed),
+        np.where(routed & (x.layout.cp == 1), heads, np.maximum(ring, heads)),
+    )
     return again + hidden_bytes(x) * mlp, again + hidden_bytes(x) * attention
 
 
