@@ -13,7 +13,7 @@ import numpy as np
 
 from llmlab.cost.arrays import ByName, Counts, Numbers
 from llmlab.cost.network import Axis, hidden_values
-from llmlab.cost.own_memory import BUCKET_BYTES, needed
+from llmlab.cost.own_memory import BUCKET_BYTES, bucket_bytes, needed
 from llmlab.cost.roofline import Roofline
 from llmlab.cost.sizes import Sizes
 from llmlab.cost.software import Gather, Library, Pass, inner
@@ -218,12 +218,16 @@ class OwnParallelize(Library):
         last = gather(np.maximum(w * table, w * params % full), 0, 1)
         # with ZeRO no bucket has gradients of two blocks, and a block's first bucket has those that come last: the
         # others wait for it, all but experts'
-        left = ends + gather(w * (x.layer_params - x.expert_params), 0, np.maximum(1, np.ceil(filled)))
-        reduced = left + backward.shown(np.maximum(0, step - left))
+        spread = np.where(x.layout.ep > 1, w * x.expert_params, 0)
+        left = ends + gather(w * x.layer_params - spread, 0, np.maximum(1, np.ceil(filled)))
+        # each waits for the one before: all but a block's last are through before the next block begins
+        flying = np.minimum(bucket_bytes(x), w * x.layer_params - spread)
+        stood = gather(w * x.layer_params - spread - flying, 0, np.maximum(0, np.ceil(filled) - 1))
+        rest = np.maximum(0, step - left - (layers - 1) * stood)
+        reduced = left + (layers - 1) * stood + backward.shown(rest)
         stalled = np.where(alone, reduced, (1 - 1 / buckets) * step)
-        hidden = forward.times(1 / layers).shown(layer) + backward.times(1 / layers).shown(
-            np.where(alone, 2, 1) * layer
-        )
+        until, since = self.around_balance(x, forward, backward)
+        hidden = until.times(1 / layers).shown(layer) + since.times(1 / layers).shown(np.where(alone, 2, 1) * layer)
         # ZeRO-3: the first gather of each pass hides behind nothing, nor do the last reductions (all, in a pipeline)
         late = np.where(alone, layer + ends, stalled)
         v = x.layout.virtual_stages  # chunks of an interleaved pipeline, each a pass of its own
@@ -241,6 +245,16 @@ class OwnParallelize(Library):
         ]
         total: list[Any] = [2 * step, 2 * step, (m + 1) * step, 3 * m * step]
         return np.choose(x.layout.zero, total), np.choose(x.layout.zero, shown)
+
+    def around_balance(self, x: Sizes, forward: Pass, backward: Pass) -> tuple[Pass, Pass]:
+        """What ZeRO-3's messages hide behind: both passes; but a mixture's balance is summed after them, so that they
+        hide behind attention, forward and again, and behind the experts' backward."""
+        experts = x.active_experts * x.mlp_weights
+        attention = np.where(experts > 0, x.attention_weights / (x.attention_weights + experts), 1.0)
+        again = np.asarray(x.recompute) == 2
+        free = np.where(experts > 0, (1 - attention) * backward.free, backward.free)
+        free = np.where((experts > 0) & again, attention * forward.free, free)
+        return Pass(attention * forward.free, forward.busy), Pass(free, backward.busy)
 
     def filled(self, x: Sizes) -> Numbers:
         """Buckets that a layer's gradients fill: one for each large matrix, and small ones together."""
