@@ -34,7 +34,7 @@ class OwnParallelize(Library):
         apart, copied = np.where(x.layout.tp > 1, 4, 0), np.where(self.slices(x) > 0, 8, 0)
         added = np.where((x.m > 1) | (x.layout.zero > 0), self.tensors(x), 0)
         routed, local = x.active_experts > 0, x.n_expert / x.layout.ep
-        ahead, back = np.where(routed, 22 + 3 * local, 0), np.where(routed, 23 + 7 * local, 0)
+        ahead, back = np.where(routed, 38 + 4 * local, 0), np.where(routed, 44 + 8 * local, 0)
         ring = np.where(x.layout.cp > 1, x.layout.cp, 0)
         return 12 + apart + copied + ahead + 7 * ring, 26 + added + copied + back + 8 * ring
 

@@ -40,15 +40,24 @@ def test_memory_is_within_a_twenty_fifth_of_the_simulators(seed):
     assert predicted.memory_bytes == pytest.approx(simulated.memory_bytes, rel=0.04)
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
-@pytest.mark.parametrize("layout", [
-    *(Layout(dp=4, zero=zero, microbatches=2) for zero in range(4)),
-    *(Layout(dp=2, pp=2, zero=zero, microbatches=4) for zero in (0, 2, 3)),
+def test_the_memory_of_a_forward_is_found_where_that_is_the_fullest_moment():
+    case = draw_case(2008)  # the first of four stages; without `forward_bytes` it would be 5% less
+    simulated, predicted = simulate(**vars(case)), predict(**vars(case), stack="llmlab")
+    assert predicted.memory_bytes == pytest.approx(simulated.memory_bytes, rel=0.02)
+
+
+@pytest.mark.parametrize(("layout", "recompute"), [
+    (Layout(dp=4, zero=0, microbatches=2), "none"),
+    (Layout(dp=4, zero=1, microbatches=2), "full"),
+    (Layout(dp=4, zero=2, microbatches=2), "full"),
+    (Layout(dp=4, zero=3, microbatches=2), "full"),
+    (Layout(dp=2, pp=2, zero=3, microbatches=4), "none"),
 ], ids=str)  # fmt: skip
-def test_memory_of_experts_that_no_rank_shares_is_within_a_twentieth(layout, recompute):
-    asked = {"global_batch": 8, "seq": 1024, "recompute": recompute}
+def test_experts_that_every_rank_has_are_within_a_twentieth(layout, recompute):
+    asked = {"global_batch": 4 * layout.microbatches, "seq": 1024, "recompute": recompute}
     simulated = simulate(MIXTURE, layout, "a100", **asked)
     predicted = predict(MIXTURE, layout, "a100", stack="llmlab", **asked)
+    assert predicted.seconds == pytest.approx(simulated.seconds, rel=0.05)
     assert predicted.memory_bytes == pytest.approx(simulated.memory_bytes, rel=0.05)
 
 
