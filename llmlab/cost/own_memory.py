@@ -166,7 +166,8 @@ def in_flight_bytes(x: Sizes) -> Numbers:
 def on_way_bytes(x: Sizes, stage: Counts) -> Numbers:
     """Bytes of the last bucket that ZeRO-2 or 3 sent of a pipeline's stage: it waits for the next one. A first stage's
     is of positions."""
-    bucket = np.where(x.layout.zero == 3, x.w * x.layer_params, bucket_bytes(x))
+    spread = np.where(x.layout.ep > 1, x.expert_params, 0)  # they have left by then
+    bucket = np.where(x.layout.zero == 3, x.w * (x.layer_params - spread), bucket_bytes(x))
     bucket = np.where((stage == 0) & (x.layout.virtual_stages == 1), x.w * x.positions, bucket)
     return ((x.layout.zero >= 2) & (x.layout.pp > 1)) * bucket
 
