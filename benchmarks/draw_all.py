@@ -28,6 +28,7 @@ def draw(rows: Sequence[Row]) -> Figure:
         axes.annotate(row.times_as_fast, (high, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
+    axes.set_xlim(right=2 * axes.get_xlim()[1])  # room for the last figure
     axes.set_ylim(-0.7, len(compared) - 0.3)
     axes.set_yticks(range(len(compared)), [f"{row.what}, beside {row.opponent}" for row in compared], fontsize=8)
     axes.set_xlabel("times as fast as the opponent (measured, wall clock; median and quartiles of pairs)")
