@@ -19,6 +19,10 @@ from racing import where
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
+def every_notebook() -> list[Path]:
+    return sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
 def seconds(path: Path) -> float:
     """Run every cell. Raises nbclient's CellExecutionError where one fails."""
     notebook = nbformat.read(path, as_version=4)
@@ -30,7 +34,7 @@ def seconds(path: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
-    paths = parser.parse_args().notebooks or sorted(NOTEBOOKS.glob("*.ipynb"))
+    paths = parser.parse_args().notebooks or every_notebook()
     print(f"on {where()}\n")
     taken = []
     for path in paths:

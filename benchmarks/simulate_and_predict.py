@@ -3,12 +3,12 @@
     python benchmarks/simulate_and_predict.py [cases] [first seed]
 
 The simulator runs `parallelize` without its numbers, kernel by kernel; `predict(..., stack="llmlab")` evaluates the
-formulas of llmlab/cost. They share no code and no constant was fitted: what a kernel moves was counted from the models'
-text and from recorded runs, what is held moment by moment from the engine (`llmlab/cost/own.py`, `own_memory.py`).
-Both were corrected where draws 0 to 149, 1000 to 1049, 2000 to 2049, 3000 to 3049, 6000 to 6049 and 7000 to 7028 showed
-them wrong, each drawn blind once: the last time 26 of 29 were within 5% in time, the worst 13.3% off (a zero-bubble
-pipeline), and 28 in memory, the worst 21.5% off. Draws 8000 to 8049, scored once and nothing corrected since: 49 of 50
-within 5% in time, 1.1% off on average and 6.2% at worst; 49 in memory, 0.8% off on average and 6.1% at worst.
+formulas of llmlab/cost. They share no code: what a kernel moves and what is held was counted from the models' and the
+engine's text and, where that did not settle it, read off recorded runs (`llmlab/cost/own.py`, `own_memory.py`). Both
+were corrected where draws 0 to 149, 1000 to 1049, 2000 to 2049, 3000 to 3049, 6000 to 6049 and 7000 to 7028 showed them
+wrong. The last two, when they were blind: 48 of 50 and 26 of 29 within 5% in time, the worst 13.3% off (a zero-bubble
+pipeline); 47 of 50 and 28 of 29 in memory, the worst 21.5% off. Draws 8000 to 8049, scored once and nothing corrected
+since: 49 of 50 within 5% in time, 1.1% off on average and 6.2% at worst; 49 in memory, 0.8% and 6.1%.
 Both sides are modelled: nothing here is measured.
 """
 

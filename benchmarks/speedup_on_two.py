@@ -4,9 +4,10 @@
 
 One model, one batch, one optimizer; every way takes the same steps in turns within one run, there and back, so that
 what else the machine does hits all alike. Beside them two processes that train on half a batch each and never talk say
-what two cores give at most: they share their memory, and often more. --first 1 gives each turn real-time priority (it
-wants root), so that a busy machine's other work waits for some tenths of a second. `speedups` gives the paired ratios,
-for whoever makes a table of them. At the end all ways but those halves must hold the same weights.
+what two cores give to work that is merely dealt out: they share their memory, and often more. --first 1 gives each turn
+real-time priority (it wants root), so that a busy machine's other work waits for some tenths of a second. `speedups`
+gives the paired ratios, for whoever makes a table of them. At the end all ways but those halves must hold the same
+weights.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from llmlab.parallel.zero import zero
 RANKS, BATCH, SEQ, MICROBATCHES = 2, 8, 128, 4  # BATCH: sequences, of all ranks together
 ONE, TWO = "one thread", "two threads"  # of one process
 MODES = ("data", "ZeRO-3", "tensor", "pipeline", "context")
-APART = "two halves, no messages"  # what two cores give at most
+APART = "two halves, no messages"  # what two cores give to work merely dealt out
 
 
 def sgd(parameters) -> torch.optim.Optimizer:

@@ -2,7 +2,8 @@
 biases, a tied table) and mixtures of them, all in one dtype.
 
 Every operation is a kernel of its own, which reads and writes each of its tensors once; messages travel while others
-are computed; gradients are made anew in every step. All of it was counted: nothing is fitted.
+are computed; gradients are made anew in every step. It was counted; what could not be was
+read off recorded runs and says so, and no constant is fitted to seconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Bytes that a rank of `parallelize` with `optim.AdamW` holds at its fullest moment, by category: counted, not fitted.
+"""Bytes that a rank of `parallelize` with `optim.AdamW` holds at its fullest moment, by category.
 
-A step has few moments at which a rank can be fullest, and `moments` writes them out. Attention is always fused, and
-what is kept was counted, so that no factor is on it.
+A step has few moments at which a rank can be fullest, and `moments` writes them out. Attention is always fused. Most
+was counted from the engine's text. Read off recorded peaks instead, and to be trusted less: how many messages are held
+in a loss and in an interleaved backward, what ring attention works with, and what of a mixture is gone by its last
+expert's gradients.
 """
 
 from __future__ import annotations
@@ -94,6 +96,7 @@ def passes(x: Sizes, stage: Counts, kept: Numbers, there: Numbers) -> list[Momen
     at_end = flying * ~((zero == 2) & (x.layout.ep > 1))  # experts' buckets have taken its turn by then
     mlp, attention = (part + tied for part in block_bytes(x))
     in_first = kept + back + head
+    # no such moment (minus infinity) where backward has no block between its first and its last
     in_second = kept + back - np.where(~zb & (chunk > 2), one, np.inf)
     in_last = kept + back + left + np.where(zb, one - owes, one)
     in_last = in_last + (~alone & (chunk > 1)) * hidden_bytes(x) * x.split  # the gradient that came is still there

@@ -221,27 +221,27 @@ def regrets(rows: Rows, stacks: dict[str, Stack]) -> list[float]:
 
     Rows that differ in nothing a layout says count as one, with their median.
     """
-    return _regrets(rows, rows.predict_seconds(stacks))
+    return _regrets(sweeps(rows), rows.seconds, rows.predict_seconds(stacks))
 
 
 def regrets_of_errors(rows: Rows, sigma: float, draws: int = 20) -> list[float]:
     """What choosing costs where predictions are the measured seconds times e^(sigma z): of several draws.
 
     z is drawn for each shape of kernels (a model's width, tp, pp, a micro-batch) and shared by the rows that have it,
-    as errors of a closed form are.
+    as a closed form's errors mostly are; but it leans to no layout, as theirs may.
     """
     shapes = [(row.config["d_model"], row.layout["tp"], row.layout["pp"], row.micro_batch) for row in rows.rows]
     _, place = np.unique(np.array(shapes, float), axis=0, return_inverse=True)
-    dice, found = np.random.default_rng(0), []
+    dice, groups, found = np.random.default_rng(0), sweeps(rows), []
     for _ in range(draws):
         errors = dice.standard_normal(place.max() + 1)[place.reshape(-1)]
-        found += _regrets(rows, rows.seconds * np.exp(sigma * errors))
+        found += _regrets(groups, rows.seconds, rows.seconds * np.exp(sigma * errors))
     return found
 
 
-def _regrets(rows: Rows, predicted: np.ndarray) -> list[float]:
-    measured, found = rows.seconds, []
-    for layouts in sweeps(rows):
+def _regrets(groups: list[dict[Hashable, list[int]]], measured: np.ndarray, predicted: np.ndarray) -> list[float]:
+    found = []
+    for layouts in groups:
         times = {indices[0]: float(np.median(measured[indices])) for indices in layouts.values()}
         pick = min(times, key=lambda index: predicted[index])
         found.append(times[pick] / min(times.values()) - 1)

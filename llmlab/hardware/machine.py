@@ -68,16 +68,17 @@ def this_machine(refresh: bool = False, say: Callable[[str], Any] = print) -> Cl
     function("this_machine", "say", say, "text")
     machine = describe_machine()
     kept = CACHE / f"machine-{_key(machine)}.json"
-    found = None if refresh else _load(kept) or _MEANWHILE.get(kept)
+    found = None if refresh else _MEANWHILE.get(kept) or _load(kept)
     if found is None:
         say(f"Measuring this machine, once, some seconds: {machine}")
         start, load = time.perf_counter(), _load_average()
         found = measure(min(machine.cores, 8))
         say(f"Measured in {time.perf_counter() - start:.1f} s: {_in_words(found)}")
         if load > machine.cores:
-            say(f"Other programs were busy (load average {load:.1f}): the next session measures again.")
+            say(f"Other programs were busy (load average {load:.1f}): it counts for this session only.")
             _MEANWHILE[kept] = found
         else:
+            _MEANWHILE.pop(kept, None)
             _keep(kept, found, say)
     return _as_cluster(machine, found)
 

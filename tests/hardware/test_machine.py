@@ -26,6 +26,7 @@ def measurements(tmp_path, monkeypatch):
     """Give what `measure` was asked for; it answers at once, and is kept in a folder of the test's own."""
     asked = []
     monkeypatch.setattr(machine, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(machine, "_MEANWHILE", {})
     monkeypatch.setattr(machine, "_load_average", lambda: 0.5)
     monkeypatch.setattr(machine, "measure", lambda ranks: asked.append(ranks) or FOUND)
     return asked
@@ -77,6 +78,17 @@ def test_what_a_busy_machine_measured_is_kept_for_the_session_only(measurements,
     monkeypatch.setattr(machine, "_load_average", lambda: 0.5)
     this_machine(say=said.append)
     assert len(measurements) == 2 and machine.CACHE.exists()
+
+
+def test_a_refresh_counts_for_the_session_whatever_was_kept(measurements, monkeypatch):
+    this_machine(say=lambda line: None)
+    slower = {**FOUND, "fp32": 1e10}
+    monkeypatch.setattr(machine, "measure", lambda ranks: slower)
+    monkeypatch.setattr(machine, "_load_average", lambda: 100.0)
+    refreshed = this_machine(refresh=True, say=lambda line: None)
+    assert this_machine(say=lambda line: None) == refreshed
+    monkeypatch.setattr(machine, "_MEANWHILE", {})  # the next session has what was kept before
+    assert this_machine(say=lambda line: None).device.flops_per_s["fp32"] == FOUND["fp32"]
 
 
 def test_a_kept_file_cut_short_is_measured_again(measurements):

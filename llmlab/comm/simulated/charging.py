@@ -156,7 +156,7 @@ class Clocks:
     def known_host(self) -> float | None:
         """Seconds on the host's clock, where they are known."""
         self.host = settled(self.host)
-        return None if isinstance(self.host, When) else self.host / PS
+        return self.host / PS if isinstance(self.host, int) else None
 
     def _log(
         self, stream: str, op: str, axis: str, nbytes: int, flops: int, start: int, stop: int, peer: int | None = None

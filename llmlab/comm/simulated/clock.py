@@ -57,15 +57,10 @@ class When:
         self.waiters: list[Callable[[], None]] = []
 
 
-Time = int | When
-_NONE: dict[When, int] = {}
-FEW = 4  # unknown moments that one is the latest of; more are made one
-
-
 Operation = tuple[int, str, str, str, int, int]  # the first fields of Logged
 
 
-class Latest(When):
+class Latest:
     """The latest of a known moment and of some that are not known yet, each with picoseconds added.
 
     Nobody resolves it: it is known when they are. So a thousand kernels in a row wait for the few moments that their
@@ -78,7 +73,7 @@ class Latest(When):
         self.sure, self.terms = sure, terms
 
     @property
-    def ps(self) -> int | None:  # type: ignore[override]
+    def ps(self) -> int | None:
         latest = self.sure
         for when, by in self.terms.items():
             if when.ps is None:
@@ -88,7 +83,7 @@ class Latest(When):
         return latest
 
     @property
-    def least(self) -> int:  # type: ignore[override]
+    def least(self) -> int:
         return max(self.sure, *(when.least + by for when, by in self.terms.items()))
 
 
@@ -102,14 +97,17 @@ class PutDown:
         self()
 
     def __call__(self) -> None:
-        start = self.begin.sure
-        for when, by in self.begin.terms.items():
-            if when.ps is None:
-                when.waiters.append(self)
-                return
-            if when.ps + by > start:
-                start = when.ps + by
+        awaited = unresolved(self.begin)
+        if awaited:
+            awaited[0].waiters.append(self)
+            return
+        start = known(self.begin)
         self.events.append(Logged(*self.what, start, start + self.duration, None))
+
+
+Time = int | When | Latest
+_NONE: dict[When, int] = {}
+FEW = 4  # unknown moments that one is the latest of; more are made one
 
 
 @dataclass(eq=False)
@@ -184,7 +182,7 @@ class Timeline:
         for t in times:
             if isinstance(t, int):
                 at, parts = t, _NONE
-            elif type(t) is Latest:
+            elif isinstance(t, Latest):
                 at, parts = t.sure, t.terms
             else:
                 at, parts = 0, {t: 0}
@@ -262,7 +260,7 @@ def unresolved(time: Time) -> list[When]:
     """What must be known before this moment is."""
     if isinstance(time, int):
         return []
-    return [when for when in (time.terms if type(time) is Latest else [time]) if when.ps is None]
+    return [when for when in (time.terms if isinstance(time, Latest) else [time]) if when.ps is None]
 
 
 def least(time: Time) -> int:
